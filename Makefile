@@ -1,0 +1,65 @@
+# Two commands matter: `make run` and `make test`. Each does all the set-up it needs, once; see `make help`.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+VENV   := .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+AGENT  := bandsox/agent/bin
+ARCHES := x86_64 aarch64
+IMAGE  ?= debootstrap:bookworm?include=python3
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help run test test-fast lint types format agent bench build clean setup setup-test init
+
+help: ## show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+run: init ## run code in a real VM, with all set-up
+	@bandsox run --timings '$(IMAGE)' -- python3 -c 'print("Hello from VM!")'
+
+test: setup-test agent ## run every test, with all set-up
+	@scripts/test
+
+lint: $(VENV)/.installed agent ## ruff, import rules, go vet, gofmt
+	ruff check .
+	ruff format --check .
+	lint-imports
+	cd bandsox/agent && test -z "$$(gofmt -l .)" && go vet ./...
+
+types: $(VENV)/.installed ## mypy --strict
+	mypy
+
+format: $(VENV)/.installed ## format the code
+	ruff format .
+	ruff check --fix .
+	cd bandsox/agent && gofmt -w .
+
+bench: init ## measure against the floor of the same run; prints the tables of docs/performance.md
+	python -m bench
+
+agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch)) ## build the guest agent
+
+build: $(VENV)/.installed agent ## build the source distribution and the wheel
+	python -m build --no-isolation
+
+init: setup agent
+	@bandsox init --quiet
+
+setup: $(VENV)/.installed
+	@scripts/system-packages runtime
+
+setup-test: setup
+	@scripts/system-packages test
+
+clean: ## remove what was built here
+	rm -rf build dist $(AGENT) $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
+	@scripts/virtualenv $(PYTHON) $(VENV)
+	@touch $@
+
+$(AGENT)/bandsox-agent-%: $(shell find bandsox/agent -name '*.go' -not -name '*_test.go') bandsox/agent/go.mod bandsox/agent/go.sum $(VENV)/.installed
+	@scripts/build-agent $* $@

@@ -1,0 +1,89 @@
+"""BandSox: any OCI image as a real virtual machine, in milliseconds, on any Linux host.
+
+    from bandsox import BandSox
+
+    with BandSox() as bs:
+        vm = bs.create_vm("python:3-alpine", enable_networking=False)
+        print(vm.exec_python_capture("print('Hello from VM!')")["stdout"])
+        vm.delete()
+
+Everything a user names is here; the names are imported when they are first used, so that importing the package costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bandsox.core import AsyncBandSox, BandSox
+    from bandsox.errors import BandSoxError
+    from bandsox.models import (
+        DirEntry,
+        ExecResult,
+        FileChange,
+        FileStat,
+        GuestInfo,
+        Image,
+        ImageConfig,
+        Isolation,
+        Metrics,
+        Progress,
+        SessionInfo,
+        VMStatus,
+    )
+    from bandsox.vm import AsyncMicroVM, MicroVM
+
+__version__ = "4.0.0.dev0"
+
+_PLACES = {
+    "bandsox.core": ("AsyncBandSox", "BandSox"),
+    "bandsox.vm": ("AsyncMicroVM", "MicroVM"),
+    "bandsox.errors": ("BandSoxError",),
+    "bandsox.models": (
+        "DirEntry",
+        "ExecResult",
+        "FileChange",
+        "FileStat",
+        "GuestInfo",
+        "Image",
+        "ImageConfig",
+        "Isolation",
+        "Metrics",
+        "Progress",
+        "SessionInfo",
+        "VMStatus",
+    ),
+}
+
+__all__ = [
+    "AsyncBandSox",
+    "AsyncMicroVM",
+    "BandSox",
+    "BandSoxError",
+    "DirEntry",
+    "ExecResult",
+    "FileChange",
+    "FileStat",
+    "GuestInfo",
+    "Image",
+    "ImageConfig",
+    "Isolation",
+    "Metrics",
+    "MicroVM",
+    "Progress",
+    "SessionInfo",
+    "VMStatus",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for place, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(place), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

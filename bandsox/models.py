@@ -1,0 +1,284 @@
+"""What is passed between the rooms: specifications, records and results.
+
+Frozen, typed and free of behaviour beyond what can be derived from their own fields. Values are
+validated where they enter (CLI, REST, library call); from then on they are trusted.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+# ── progress of long work ───────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One report of a piece of long work.
+
+    ``task`` identifies the piece (a layer's digest, a stage name) among those that go on at once;
+    ``done`` and ``total`` are in ``unit``; ``total`` is None while it is unknown.
+    """
+
+    task: str
+    label: str
+    done: int = 0
+    total: int | None = None
+    unit: Literal["bytes", "steps"] = "steps"
+    finished: bool = False
+
+
+ProgressCallback = Callable[[Progress], None]
+
+# ── images ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """The part of an OCI image configuration that a machine honours (OCI image-spec, ``config.md``)."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = "/"
+    user: str = ""
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    exposed_ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: str = ""
+    shell: tuple[str, ...] = ()
+    on_build: tuple[str, ...] = ()
+    healthcheck: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in this storage directory, ready to run.
+
+    ``id`` is the digest of its configuration (``sha256:…``), as in Docker. ``rootfs`` is the flattened,
+    read-only squashfs, named by the digest ``rootfs_digest`` of the layers it was made of.
+    """
+
+    id: str
+    references: tuple[str, ...]
+    manifest_digest: str
+    rootfs_digest: str
+    rootfs: Path
+    size: int
+    architecture: str
+    created_at: float
+    config: ImageConfig
+    source: str
+
+
+# ── machines ────────────────────────────────────────────────────────────────────────────────────
+
+
+class VMStatus(str, enum.Enum):
+    """Where a machine is in its life. ``DEAD``: its VMM ended without having been asked to; it can be started again."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    DEAD = "dead"
+
+
+class Isolation(enum.IntEnum):
+    """What stands between the guest's code and the host, weakest first.
+
+    ``EMULATED``: a software CPU in an ordinary process. ``HARDWARE``: the CPU's virtualisation.
+    """
+
+    EMULATED = 1
+    HARDWARE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class VMSpec:
+    """What a machine was asked to be."""
+
+    image: str
+    name: str
+    vcpu: int = 1
+    mem_mib: int = 128
+    disk_size_mib: int = 4096
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    enable_networking: bool = False
+    kernel_path: str | None = None
+    boot_args: str = ""
+    vmm: str | None = None
+    ttl: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VMRecord:
+    """A machine as the store knows it. ``status`` is what was last decided; the engine adds what is alive.
+
+    ``pid`` and ``pid_start`` (clock ticks since boot, field 22 of ``/proc/<pid>/stat``) name the VMM's process
+    beyond doubt. ``rootfs`` and ``kernel`` are artefacts shared with other machines.
+    """
+
+    id: str
+    spec: VMSpec
+    status: VMStatus
+    created_at: float
+    image_id: str
+    image_config: ImageConfig
+    rootfs: Path
+    kernel: Path
+    initramfs: Path
+    vmm: str
+    vmm_version: str
+    accelerator: str
+    accelerator_reason: str
+    isolation: Isolation
+    transport: str
+    pid: int | None = None
+    pid_start: int | None = None
+    token: str = ""
+    expires_at: float | None = None
+    restored_from: str | None = None
+
+
+# ── results ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """How a command ended. ``exit_code`` is 128 + ``signal`` where a signal ended it."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    signal: int | None = None
+    timed_out: bool = False
+    cpu_ms: int = 0
+    max_rss: int = 0
+
+    @property
+    def text(self) -> str:
+        """stdout as text; bytes that are not UTF-8 appear as U+FFFD."""
+        return self.stdout.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """A guest's file. ``mode`` holds the permission bits only, ``mtime`` seconds since the epoch, ``size`` bytes."""
+
+    type: Literal["file", "directory", "symlink", "fifo", "socket", "char", "block", "unknown"]
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    mtime: float
+    nlink: int = 1
+    ino: int = 0
+    target: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DirEntry:
+    """One entry of a guest's directory; ``name`` as the guest's kernel has it, undecoded."""
+
+    name: bytes
+    stat: FileStat
+
+
+@dataclass(frozen=True, slots=True)
+class LineWindow:
+    """Some lines of a guest's file as they are there; `skipped` lines before them, `left` lines after them.
+
+    `truncated` tells that a bound on bytes ended it before the last line that was asked for.
+    """
+
+    data: bytes
+    skipped: int
+    returned: int
+    left: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TreeResult:
+    """A tree that was copied. `refused` counts the entries left out because they are unsafe or of no use on the other side."""
+
+    entries: int
+    bytes: int
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One event of a watch."""
+
+    type: Literal["created", "modified", "removed", "moved", "attributes", "overflow"]
+    path: bytes
+    to: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A long-running process of a guest, which outlives its client."""
+
+    id: str
+    pid: int
+    argv: tuple[bytes, ...]
+    tty: bool
+    started: float
+    running: bool
+    exit_code: int | None
+    attached: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """One process of a guest."""
+
+    pid: int
+    ppid: int
+    uid: int
+    name: bytes
+    argv: tuple[bytes, ...]
+    state: str
+    rss: int
+    cpu_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """A guest's own view of its load: times in ms since boot, sizes in bytes."""
+
+    uptime_ms: int
+    load: tuple[float, float, float]
+    cpu_count: int
+    cpu_user_ms: int
+    cpu_system_ms: int
+    cpu_idle_ms: int
+    cpu_steal_ms: int
+    memory_total: int
+    memory_available: int
+    memory_free: int
+    memory_cached: int
+    disk_total: int
+    disk_free: int
+    process_count: int
+    processes: tuple[ProcessInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestInfo:
+    """What the agent says of itself and its kernel."""
+
+    agent: str
+    kernel: str
+    boot_id: bytes
+    arch: str
+    uptime_ms: int
+    transport: str
+    capabilities: tuple[str, ...]
+    time: float

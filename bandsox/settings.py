@@ -1,0 +1,150 @@
+"""Where things are, decided once: storage directory, runtime directory and the environment's settings.
+
+The storage directory holds everything that lasts. The runtime directory holds sockets and locks, under a
+path short enough for a Unix socket's name (108 bytes, unix(7)), and is gone after a reboot, as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bandsox.errors import HostError
+from bandsox.process import ProcessId
+
+DEFAULT_IMAGE = "debootstrap:bookworm?include=python3"
+"""The image used where no other was named: Debian 12 with Python, which needs no registry."""
+
+
+def default_storage_dir() -> Path:
+    """``BANDSOX_STORAGE``, else ``/var/lib/bandsox`` for root and ``$XDG_DATA_HOME/bandsox`` for others."""
+    if configured := os.environ.get("BANDSOX_STORAGE"):
+        return Path(configured).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/bandsox")
+    data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data_home).expanduser().absolute() / "bandsox"
+
+
+def _runtime_base() -> Path:
+    if configured := os.environ.get("BANDSOX_RUNTIME"):
+        return Path(configured).absolute()
+    if os.geteuid() == 0:
+        return Path("/run/bandsox")
+    if session := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(session) / "bandsox"
+    return Path(f"/tmp/bandsox-{os.geteuid()}")  # noqa: S108 — its owner and mode are checked
+
+
+def make_private_dir(path: Path) -> Path:
+    """Make `path` and its parents, owner-only, and refuse one that somebody else made.
+
+    Raises
+    ------
+    HostError: it exists and belongs to another user, or is a symbolic link.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
+        raise HostError(
+            f"{path} belongs to another user",
+            cause=f"its owner is uid {status.st_uid}, and this process is uid {os.geteuid()}",
+            remedy="choose another directory with BANDSOX_STORAGE or BANDSOX_RUNTIME",
+        )
+    if status.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write an owner-only file that is, at every moment, whole as it was before or whole as it is after."""
+    descriptor, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(work).replace(path)
+    except BaseException:
+        Path(work).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The directories of one storage directory."""
+
+    root: Path
+    runtime: Path
+
+    @classmethod
+    def open(cls, storage_dir: str | os.PathLike[str] | None = None) -> Layout:
+        """Find the storage directory, and make it and its parts where they are missing."""
+        root = Path(storage_dir).expanduser().absolute() if storage_dir is not None else default_storage_dir()
+        make_private_dir(root)
+        key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
+        make_private_dir(_runtime_base())
+        layout = cls(root=root, runtime=make_private_dir(_runtime_base() / key))
+        for directory in (layout.images, layout.vms, layout.kernels, layout.disks, layout.snapshots, layout.work, layout.locks):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        return layout
+
+    @property
+    def database(self) -> Path:
+        """The registry of machines, images and snapshots (SQLite)."""
+        return self.root / "bandsox.db"
+
+    @property
+    def images(self) -> Path:
+        """Layer blobs and flattened root file systems, named by digest."""
+        return self.root / "images"
+
+    @property
+    def vms(self) -> Path:
+        """One directory a machine, holding everything the machine owns."""
+        return self.root / "vms"
+
+    @property
+    def kernels(self) -> Path:
+        """Guest kernels and initramfs archives, named by digest."""
+        return self.root / "kernels"
+
+    @property
+    def disks(self) -> Path:
+        """Formatted empty disks, copied sparsely for each machine."""
+        return self.root / "disks"
+
+    @property
+    def snapshots(self) -> Path:
+        """One directory a snapshot."""
+        return self.root / "snapshots"
+
+    @property
+    def work(self) -> Path:
+        """Work under way, in one directory for each process that works."""
+        return self.root / "tmp"
+
+    @property
+    def temporary(self) -> Path:
+        """This process's own directory for work under way; `bandsox cleanup` removes those of dead processes."""
+        this = ProcessId.current()
+        directory = self.work / f"{this.pid}-{this.start}"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return directory
+
+    @property
+    def locks(self) -> Path:
+        """Lock files, on which the kernel holds the locks of live processes."""
+        return self.root / "locks"
+
+    def vm(self, vm_id: str) -> Path:
+        """The directory of the machine `vm_id`."""
+        return self.vms / vm_id
+
+    def sockets(self, vm_id: str) -> Path:
+        """The directory of the machine's sockets and port locks."""
+        return self.runtime / vm_id

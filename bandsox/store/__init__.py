@@ -1,0 +1,11 @@
+"""The registry of one storage directory: what exists, in SQLite (WAL), safe for many processes.
+
+`Database` owns the file, the schema and the transactions; `VMs` and `Images` are the tables. Whether a machine
+is *alive* is not stored here: that is asked of the kernel.
+"""
+
+from bandsox.store.database import Database
+from bandsox.store.probes import Probes
+from bandsox.store.vms import VMs
+
+__all__ = ["Database", "Probes", "VMs"]

@@ -1,0 +1,128 @@
+"""The table of machines."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bandsox.errors import Conflict, VMNotFound
+from bandsox.models import VMRecord, VMStatus
+from bandsox.store.database import Database
+from bandsox.store.records import decode, encode
+
+
+class VMs:
+    """Machines by id and by name.
+
+    Names are unique among the machines of a storage directory, so that a name can stand wherever an id can.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def insert(self, record: VMRecord) -> None:
+        """Add a machine.
+
+        Raises
+        ------
+        Conflict: another machine has this name.
+        """
+        row = _row(record)
+        columns = ", ".join(row)
+        values = ", ".join(f":{column}" for column in row)
+        try:
+            with self._database.transaction() as connection:
+                connection.execute(f"INSERT INTO vms ({columns}) VALUES ({values})", row)  # noqa: S608 — column names are ours
+        except sqlite3.IntegrityError as error:
+            raise _name_taken(record.spec.name) from error
+
+    def get(self, id_or_name: str) -> VMRecord:
+        """The machine with this id, name, or unambiguous beginning of an id (at least 4 characters).
+
+        Raises
+        ------
+        VMNotFound: there is none.
+        Conflict: the beginning fits several.
+        """
+        connection = self._database.connection()
+        row = connection.execute(
+            "SELECT record FROM vms WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1", (id_or_name,)
+        ).fetchone()
+        if row is not None:
+            return decode(VMRecord, row["record"])
+        rows = []
+        if len(id_or_name) >= 4 and id_or_name.isalnum():
+            rows = connection.execute("SELECT record FROM vms WHERE id GLOB ?1 || '*' LIMIT 2", (id_or_name,)).fetchall()
+        if len(rows) > 1:
+            raise Conflict(f"{id_or_name!r} is the beginning of several ids", remedy="give more of the id, or the name")
+        if not rows:
+            raise VMNotFound(f"no VM has the id or name {id_or_name!r}", remedy="see `bandsox vm list`")
+        return decode(VMRecord, rows[0]["record"])
+
+    def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> builtins.list[VMRecord]:
+        """The machines, newest first; with `metadata_equals` those whose metadata has all these values."""
+        found: builtins.list[VMRecord] = []
+        for record in self._newest_first():
+            if limit is not None and len(found) >= limit:
+                break
+            if metadata_equals and any(record.spec.metadata.get(key) != value for key, value in metadata_equals.items()):
+                continue
+            found.append(record)
+        return found
+
+    def update(self, vm_id: str, /, **changes: Any) -> VMRecord:
+        """Replace fields of a record in one transaction, and return the new record.
+
+        Fields of the specification are given as ``spec_<field>``.
+
+        Raises
+        ------
+        VMNotFound: it was deleted meanwhile.
+        Conflict: the new name belongs to another machine.
+        """
+        spec_changes = {key.removeprefix("spec_"): changes.pop(key) for key in list(changes) if key.startswith("spec_")}
+        with self._database.transaction() as connection:
+            found = connection.execute("SELECT record FROM vms WHERE id = ?", (vm_id,)).fetchone()
+            if found is None:
+                raise VMNotFound(f"VM {vm_id} was deleted")
+            old = decode(VMRecord, found["record"])
+            new = dataclasses.replace(old, spec=dataclasses.replace(old.spec, **spec_changes), **changes)
+            row = _row(new)
+            assignments = ", ".join(f"{column} = :{column}" for column in row)
+            try:
+                connection.execute(f"UPDATE vms SET {assignments} WHERE id = :id", row)  # noqa: S608 — column names are ours
+            except sqlite3.IntegrityError as error:
+                raise _name_taken(new.spec.name) from error
+        return new
+
+    def delete(self, vm_id: str) -> None:
+        """Forget a machine; no error when it is already gone."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM vms WHERE id = ?", (vm_id,))
+
+    def _newest_first(self) -> Iterator[VMRecord]:
+        for row in self._database.connection().execute("SELECT record FROM vms ORDER BY created_at DESC, id"):
+            yield decode(VMRecord, row["record"])
+
+
+def _row(record: VMRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "name": record.spec.name,
+        "status": VMStatus(record.status).value,
+        "created_at": record.created_at,
+        "expires_at": record.expires_at,
+        "pid": record.pid,
+        "pid_start": record.pid_start,
+        "image_id": record.image_id,
+        "rootfs": str(record.rootfs),
+        "record": encode(record),
+    }
+
+
+def _name_taken(name: str) -> Conflict:
+    return Conflict(f"a VM named {json.dumps(name)} exists", remedy="choose another name, or delete that VM")

@@ -1,0 +1,26 @@
+"""Builds the guest agent into the wheel, for every architecture a guest may have."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_MACHINES = ("x86_64", "aarch64")
+
+
+class AgentBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Runs ``scripts/build-agent`` and adds its results to the wheel. An editable installation uses the checkout's own."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build what is missing or old."""
+        if version == "editable":
+            return
+        for machine in _MACHINES:
+            place = f"bandsox/agent/bin/bandsox-agent-{machine}"
+            subprocess.run([str(Path(self.root) / "scripts/build-agent"), machine, place], cwd=self.root, check=True)
+            build_data["force_include"][place] = place
