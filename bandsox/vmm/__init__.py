@@ -1,0 +1,1 @@
+"""Hypervisors behind one protocol, and what they boot: guest kernel and initramfs."""

@@ -1,0 +1,106 @@
+"""The protocol every hypervisor (VMM) module fulfils.
+
+A VMM starts as a process of its own that outlives its creator and is driven through files and sockets of the
+machine's two directories, so that any process of the same user can drive it. Nothing is kept in memory: all
+that is needed later stands in the `LaunchSpec` and the `VMRecord`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bandsox.models import Isolation
+from bandsox.process import ProcessId
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """How a VMM runs guest code on this host, and why this way.
+
+    ``proven``: it is known to work everywhere; another one has to boot a guest before it is chosen.
+    """
+
+    name: str
+    isolation: Isolation
+    reason: str
+    proven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One raw disk. The guest sees disks in the order of the list: vda, vdb, …"""
+
+    path: Path
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """Everything a VMM needs to start one machine.
+
+    ``directory`` holds what lasts (console log, memory file), ``sockets`` the machine's sockets: both exist, are
+    owner-only and belong to this machine alone.
+    """
+
+    vm_id: str
+    directory: Path
+    sockets: Path
+    vcpu: int
+    mem_mib: int
+    kernel: Path
+    initramfs: Path
+    disks: Sequence[Disk]
+    boot_args: str
+    accelerator: Accelerator
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the host reaches a machine's agent: ``serial`` ports in a directory, or ``vsock``."""
+
+    transport: str
+    directory: Path
+    ports: int = 0
+
+
+class VMM(Protocol):
+    """One hypervisor."""
+
+    name: str
+
+    async def version(self) -> str:
+        """The hypervisor's version.
+
+        Raises
+        ------
+        MissingTool: it is not installed.
+        """
+
+    def endpoint(self, sockets: Path) -> Endpoint:
+        """Where the agent of the machine with these sockets is reached."""
+
+    async def start(self, spec: LaunchSpec) -> ProcessId:
+        """Start a machine and return its process; the guest has only begun to boot.
+
+        Raises
+        ------
+        VMMError: the hypervisor refused, in its own words.
+        """
+
+    async def pause(self, sockets: Path) -> None:
+        """Stop the guest's CPUs."""
+
+    async def resume(self, sockets: Path) -> None:
+        """Let the guest's CPUs go on."""
+
+    def console(self, directory: Path) -> bytes:
+        """What the guest printed on its console, as far as it is kept."""
+
+    def errors(self, directory: Path) -> str:
+        """What the VMM itself complained of."""
+
+    async def accelerators(self) -> tuple[Accelerator, ...]:
+        """How this VMM could run guest code on this host, best first, as far as can be told without trying."""

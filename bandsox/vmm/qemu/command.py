@@ -1,0 +1,79 @@
+"""QEMU's command line for one machine.
+
+Machine type: QEMU, docs/system/i386/microvm.rst. Only what is used is there: two disks, one virtio-serial
+controller, an entropy source, a serial console.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bandsox.vmm.base import LaunchSpec
+
+PORTS = 16
+"""Connections to the agent that can be open at once."""
+
+_TRANSLATION_CACHE_MIB = 64
+"""Bound on translated code under TCG; the default takes a quarter of the host's memory for every machine."""
+
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+def port_socket(sockets: Path, number: int) -> Path:
+    """The Unix socket of the agent's port `number`."""
+    return sockets / f"port{number}.sock"
+
+
+def monitor_socket(sockets: Path) -> Path:
+    """The Unix socket of the QEMU monitor (QMP)."""
+    return sockets / "qmp.sock"
+
+
+def console_log(directory: Path) -> Path:
+    """The log of the machine's console."""
+    return directory / "console.log"
+
+
+def command(spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[int], tsc_khz: int | None) -> list[str]:
+    """The whole command line. `monitor_fd` and `port_fds` are listening sockets that the process inherits."""
+    emulated = spec.accelerator.name == "tcg"
+    accelerator = f"tcg,tb-size={_TRANSLATION_CACHE_MIB}" if emulated else spec.accelerator.name
+    arguments = [
+        binary,
+        *("-name", f"bandsox-{spec.vm_id},process=bandsox-{spec.vm_id}"),
+        *("-M", "microvm,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=on"),
+        *("-accel", accelerator),
+        *("-cpu", "max" if emulated else "host"),
+        *("-smp", str(spec.vcpu)),
+        *("-m", f"{spec.mem_mib}M"),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", _SANDBOX),
+        *("-kernel", str(spec.kernel), "-initrd", str(spec.initramfs), "-append", boot_args(spec, tsc_khz)),
+        *("-chardev", f"file,id=console,path={_escape(console_log(spec.directory))},append=on", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=monitor,fd={monitor_fd},server=on,wait=off", "-mon", "chardev=monitor,mode=control"),
+        *("-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-device,rng=entropy"),
+        *("-device", f"virtio-serial-device,max_ports={len(port_fds) + 1}"),
+    ]
+    for number, descriptor in enumerate(port_fds):
+        arguments += ["-chardev", f"socket,id=port{number},fd={descriptor},server=on,wait=off"]
+        arguments += ["-device", f"virtserialport,chardev=port{number},name=org.bandsox.{number},nr={number + 1}"]
+    # virtio-mmio devices are found in the reverse of the order in which they were given.
+    for number, disk in reversed(list(enumerate(spec.disks))):
+        read_only = "on" if disk.read_only else "off"
+        cache = "cache.direct=off,cache.no-flush=off,discard=unmap,detect-zeroes=unmap"
+        arguments += ["-drive", f"id=disk{number},if=none,format=raw,read-only={read_only},{cache},file={_escape(disk.path)}"]
+        arguments += ["-device", f"virtio-blk-device,drive=disk{number}"]
+    return arguments
+
+
+def boot_args(spec: LaunchSpec, tsc_khz: int | None) -> str:
+    """The kernel's command line."""
+    words = ["console=ttyS0", "quiet", "pci=off", "panic=-1", "reboot=t", "random.trust_cpu=on"]
+    if spec.accelerator.name == "tcg" and tsc_khz is not None:
+        words += [f"tsc_early_khz={tsc_khz}", f"lpj={tsc_khz * 4}", "no_timer_check"]
+    return " ".join([*words, spec.boot_args]).strip()
+
+
+def _escape(path: Path) -> str:
+    """A path inside a QEMU option, where a comma is written twice."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,84 @@
+"""A client of the QEMU monitor protocol (QEMU, docs/interop/qmp-spec.rst), bounded on every side.
+
+The monitor serves one client at a time; the caller holds the machine's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from bandsox.errors import MachineStopped, VMMError
+
+_LINE_LIMIT = 1 << 20
+_DEADLINE_S = 10.0
+
+
+class Monitor:
+    """A connection to one QEMU, past its greeting."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def execute(self, command: str, **arguments: Any) -> Any:
+        """Run `command` and return its ``return`` value.
+
+        Raises
+        ------
+        VMMError: QEMU refused, or does not answer.
+        MachineStopped: QEMU ended meanwhile.
+        """
+        request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        try:
+            with anyio.fail_after(_DEADLINE_S):
+                self._writer.write(json.dumps(request).encode() + b"\n")
+                await self._writer.drain()
+                while True:
+                    answer = await self._message()
+                    if "return" in answer:
+                        return answer["return"]
+                    if "error" in answer:
+                        raise VMMError(f"QEMU refused `{command}`: {answer['error'].get('desc', answer['error'])}")
+        except ConnectionError as error:
+            raise MachineStopped("the VMM ended", cause=str(error)) from error
+        except TimeoutError as error:
+            raise VMMError(f"QEMU did not answer `{command}` within {_DEADLINE_S:.0f} s") from error
+
+    async def _message(self) -> dict[str, Any]:
+        try:
+            line = await self._reader.readuntil(b"\n")
+            message = json.loads(line)
+        except asyncio.IncompleteReadError as error:
+            raise MachineStopped("the VMM ended") from error
+        except (asyncio.LimitOverrunError, ValueError) as error:
+            raise VMMError("QEMU's monitor sent something that is not QMP") from error
+        if not isinstance(message, dict):
+            raise VMMError("QEMU's monitor sent something that is not QMP")
+        return message
+
+
+@contextlib.asynccontextmanager
+async def connect(socket: Path) -> AsyncIterator[Monitor]:
+    """A monitor connection, ready for commands.
+
+    Raises
+    ------
+    MachineStopped: no QEMU is behind the socket.
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(socket), limit=_LINE_LIMIT)
+    except OSError as error:
+        raise MachineStopped("the VMM is not running", cause=str(error)) from error
+    try:
+        monitor = Monitor(reader, writer)
+        await monitor.execute("qmp_capabilities")
+        yield monitor
+    finally:
+        writer.close()

@@ -1,0 +1,160 @@
+"""QEMU as a VMM: start, pause, resume, console."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from bandsox.errors import MissingTool, VMMError
+from bandsox.models import Isolation
+from bandsox.process import ProcessId
+from bandsox.settings import write_atomically
+from bandsox.vmm import console, tsc
+from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
+from bandsox.vmm.qemu import qmp
+from bandsox.vmm.qemu.command import PORTS, command, console_log, monitor_socket, port_socket
+
+_KVM = Path("/dev/kvm")
+_BINARY = "qemu-system-x86_64"
+_ERRORS_LIMIT = 64 * 1024
+
+
+class Qemu:
+    """The QEMU of this host; `facts` is a directory that lasts until the next reboot."""
+
+    name = "qemu"
+
+    def __init__(self, facts: Path) -> None:
+        self._facts = facts
+
+    async def version(self) -> str:
+        """QEMU's version, such as ``7.2.22``.
+
+        Raises
+        ------
+        MissingTool: QEMU is not installed.
+        """
+        return await asyncio.to_thread(_version, _binary())
+
+    async def accelerators(self) -> tuple[Accelerator, ...]:
+        """KVM where its device can be opened, then TCG, which works everywhere."""
+        emulation = Accelerator("tcg", Isolation.EMULATED, "TCG emulates the CPU in software", proven=True)
+        if not os.access(_KVM, os.R_OK | os.W_OK):
+            missing = "there is no /dev/kvm" if not _KVM.exists() else "this user may not open /dev/kvm"
+            return (replace(emulation, reason=f"{emulation.reason}; {missing}"),)
+        return Accelerator("kvm", Isolation.HARDWARE, "/dev/kvm is there"), emulation
+
+    def endpoint(self, sockets: Path) -> Endpoint:
+        """The virtio-serial ports of the machine with these sockets."""
+        return Endpoint("serial", sockets, PORTS)
+
+    async def start(self, spec: LaunchSpec) -> ProcessId:
+        """Start QEMU detached from this process, with its sockets already listening.
+
+        QEMU inherits listening sockets, so a client that connects at once is kept waiting, never refused.
+
+        Raises
+        ------
+        MissingTool: QEMU is not installed.
+        VMMError: QEMU refused to start, in its own words.
+        """
+        return await asyncio.to_thread(self._start, spec)
+
+    async def pause(self, sockets: Path) -> None:
+        """Stop the guest's CPUs."""
+        async with qmp.connect(monitor_socket(sockets)) as monitor:
+            await monitor.execute("stop")
+
+    async def resume(self, sockets: Path) -> None:
+        """Let the guest's CPUs go on."""
+        async with qmp.connect(monitor_socket(sockets)) as monitor:
+            await monitor.execute("cont")
+
+    def console(self, directory: Path) -> bytes:
+        """What the guest printed on its console, as far as it is kept."""
+        return console.read(console_log(directory))
+
+    def errors(self, directory: Path) -> str:
+        """What QEMU itself complained of."""
+        try:
+            with _errors_log(directory).open("rb") as log:
+                return log.read(_ERRORS_LIMIT).decode(errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _start(self, spec: LaunchSpec) -> ProcessId:
+        console.create(console_log(spec.directory))
+        with contextlib.ExitStack() as stack:
+            monitor = stack.enter_context(_listen(monitor_socket(spec.sockets)))
+            ports = [stack.enter_context(_listen(port_socket(spec.sockets, number))) for number in range(PORTS)]
+            inherited = [monitor.fileno(), *(port.fileno() for port in ports)]
+            arguments = command(spec, _binary(), inherited[0], inherited[1:], self._tsc_khz())
+            errors = stack.enter_context(_errors_log(spec.directory).open("wb"))
+            process = subprocess.Popen(
+                console.limited(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                cwd=spec.directory,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+                pass_fds=inherited,
+                start_new_session=True,
+                restore_signals=False,
+            )
+        # From here on the process is known by its identity; `ProcessId.wait` reaps it.
+        process.returncode = 0
+        identity = ProcessId.of(process.pid)
+        if identity is None:
+            raise VMMError("QEMU ended as soon as it was started")
+        return identity
+
+    def _tsc_khz(self) -> int | None:
+        """The host's counter rate: measured once after each boot of the host, since that takes 50 ms."""
+        known = self._facts / "tsc-khz"
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return int(known.read_text())
+        measured = tsc.host_khz()
+        if measured is not None:
+            write_atomically(known, str(measured).encode())
+        return measured
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(1)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _errors_log(directory: Path) -> Path:
+    return directory / "vmm.log"
+
+
+def _binary() -> str:
+    found = shutil.which(_BINARY)
+    if found is None:
+        raise MissingTool(f"{_BINARY} is not installed", remedy="apt-get install qemu-system-x86")
+    return found
+
+
+@cache
+def _version(binary: str) -> str:
+    printed = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"version (\d+\.\d+(?:\.\d+)*)", printed)
+    if found is None:
+        raise VMMError(f"{binary} does not say its version", cause=printed.strip())
+    return found[1]
