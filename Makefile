@@ -12,7 +12,7 @@ IMAGE  ?= debootstrap:bookworm?include=python3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test test-fast lint types format agent bench build clean setup setup-test init
+.PHONY: help run test test-fast lint types format agent bench build clean lock setup setup-test init
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ format: $(VENV)/.installed ## format the code
 
 bench: init ## measure against the floor of the same run; prints the tables of docs/performance.md
 	python -m bench
+
+lock: ## renew requirements.lock
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock
 
 agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch)) ## build the guest agent
 

@@ -1,0 +1,292 @@
+"""The front door: `BandSox`, and `AsyncBandSox` which it is made of.
+
+Both are a library over a storage directory, as SQLite is over a file: several processes may work on one storage
+directory at once, and machines outlive the process that made them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from bandsox.engine import Engine
+from bandsox.engine.doctor import Finding, examine
+from bandsox.errors import Unsupported, VMNotFound
+from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec
+from bandsox.portal import sync
+from bandsox.settings import DEFAULT_IMAGE
+from bandsox.vm import AsyncMicroVM, MicroVM, vm_info
+
+if TYPE_CHECKING:
+    from bandsox.engine.cleanup import Removed
+
+
+class AsyncBandSox:
+    """The machines and images of one storage directory.
+
+    Parameters
+    ----------
+    storage_dir: where everything that lasts is kept; by default ``BANDSOX_STORAGE``, else ``/var/lib/bandsox`` for root
+        and ``$XDG_DATA_HOME/bandsox`` for others.
+    require: the least isolation a machine may have: ``"hardware"`` refuses to emulate a CPU.
+
+    Raises
+    ------
+    HostError: the storage directory belongs to somebody else.
+    """
+
+    def __init__(
+        self,
+        storage_dir: str | os.PathLike[str] | None = None,
+        server_url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60,
+        *,
+        require: Isolation | str = Isolation.EMULATED,
+    ) -> None:
+        if server_url is not None or headers is not None or str(storage_dir or "").startswith(("http://", "https://")):
+            raise Unsupported("this version has no remote client", remedy="use a storage directory of this host")
+        self.timeout = timeout
+        self.engine = Engine(storage_dir, Isolation[require.upper()] if isinstance(require, str) else require)
+        self.active_vms: dict[str, AsyncMicroVM] = {}
+
+    async def __aenter__(self) -> AsyncBandSox:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the storage directory. Machines and their sessions go on."""
+        for vm in self.active_vms.values():
+            await vm.disconnect()
+        self.active_vms.clear()
+        self.engine.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.storage_dir)!r})"
+
+    # ── where things are ────────────────────────────────────────────────────────────────────────
+
+    @property
+    def storage_dir(self) -> Path:
+        """The directory of everything that lasts."""
+        return self.engine.layout.root
+
+    @property
+    def images_dir(self) -> Path:
+        """Layer blobs and root file systems, named by digest."""
+        return self.engine.layout.images
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """One directory a snapshot."""
+        return self.engine.layout.snapshots
+
+    @property
+    def sockets_dir(self) -> Path:
+        """The sockets of running machines."""
+        return self.engine.layout.runtime
+
+    @property
+    def metadata_dir(self) -> Path:
+        """The directory of each machine."""
+        return self.engine.layout.vms
+
+    # ── machines ────────────────────────────────────────────────────────────────────────────────
+
+    async def create_vm(
+        self,
+        docker_image: str = DEFAULT_IMAGE,
+        name: str | None = None,
+        vcpu: int = 1,
+        mem_mib: int = 128,
+        kernel_path: str | None = None,
+        enable_networking: bool | None = None,
+        enable_vsock: bool = True,
+        force_rebuild: bool = False,
+        disk_size_mib: int = 4096,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        mcp: Mapping[str, Any] | None = None,
+        *,
+        vmm: str | None = None,
+        boot_args: str = "",
+        ttl: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> AsyncMicroVM:
+        """Make a machine of an image and start it; it is returned once its agent answers.
+
+        Parameters
+        ----------
+        docker_image: an image reference; see docs/images.md for its forms.
+        name: a label, unique in this storage directory; made up when absent.
+        vcpu, mem_mib, disk_size_mib: its size; a disk of 0 keeps what the machine writes in its memory.
+        kernel_path: a guest kernel other than the default one.
+        enable_networking: None: a network where this version has one. True: an error where it has none.
+        enable_vsock: accepted for compatibility; the link to the agent is chosen by the VMM.
+        force_rebuild: look at the registry even when the image is here.
+        env_vars: variables for every command, over the image's own.
+        metadata: anything JSON can represent, kept with the machine.
+        vmm, boot_args: which hypervisor, and further kernel arguments.
+        ttl: seconds after which the machine may be removed by `cleanup`.
+        progress: called with each step of long work.
+
+        Raises
+        ------
+        InvalidRequest: a parameter is out of bounds.
+        FileNotFoundError: the kernel or the image does not exist.
+        BootFailed: the machine did not come up; nothing of it is left.
+        """
+        if enable_networking:
+            raise Unsupported("this version gives machines no network", remedy="pass enable_networking=False")
+        if mcp is not None:
+            raise Unsupported("this version does not configure MCP servers", remedy="leave mcp out")
+        spec = VMSpec(
+            image=docker_image,
+            name=name if name is not None else self.engine.new_name(),
+            vcpu=vcpu,
+            mem_mib=mem_mib,
+            disk_size_mib=disk_size_mib,
+            env_vars=dict(env_vars or {}),
+            metadata=dict(metadata or {}),
+            enable_networking=False,
+            kernel_path=os.fspath(kernel_path) if kernel_path is not None else None,
+            boot_args=boot_args,
+            vmm=vmm,
+            ttl=ttl,
+        )
+        return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, progress=progress))
+
+    async def get_vm(self, vm_id: str) -> AsyncMicroVM | None:
+        """The machine with this id or name; None when there is none."""
+        try:
+            return self._handle(await self.engine.get(vm_id))
+        except VMNotFound:
+            return None
+
+    async def list_vms(self, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """All machines, newest first; with `metadata_equals` those whose metadata has all these values."""
+        records = await self.engine.list(limit=limit, metadata_equals=metadata_equals)
+        return [vm_info(record) for record in records]
+
+    async def get_vm_info(self, vm_id: str) -> dict[str, Any] | None:
+        """What is known of a machine; None when there is none."""
+        try:
+            return vm_info(await self.engine.get(vm_id))
+        except VMNotFound:
+            return None
+
+    async def update_vm_metadata(self, vm_id: str, metadata: Mapping[str, Any]) -> None:
+        """Replace a machine's metadata."""
+        await self.engine.set_metadata((await self.engine.get(vm_id)).id, metadata)
+
+    async def rename_vm(self, vm_id: str, name: str) -> None:
+        """Give a machine another name."""
+        await self.engine.rename((await self.engine.get(vm_id)).id, name)
+
+    async def delete_vm(self, vm_id: str) -> None:
+        """Kill a machine and remove everything it owns; no error when there is none."""
+        info = await self.get_vm_info(vm_id)
+        if info is not None:
+            self.active_vms.pop(info["id"], None)
+            await self.engine.delete(info["id"])
+
+    # ── the host ────────────────────────────────────────────────────────────────────────────────
+
+    async def cleanup(self) -> Removed:
+        """Remove what processes that died have left behind, and nothing else."""
+        return await self.engine.cleanup()
+
+    async def doctor(self) -> list[Finding]:
+        """What this host can do, what it lacks, and the command that mends it."""
+        return await examine(self.engine)
+
+    # ── images ──────────────────────────────────────────────────────────────────────────────────
+
+    async def pull_image(
+        self, reference: str, policy: Literal["missing", "always", "never"] = "always", progress: ProgressCallback | None = None
+    ) -> Image:
+        """An image, ready to run: fetched afresh, or with the policy ``missing`` only when it is not here."""
+        return await self.engine.images.resolve(reference, policy, progress)
+
+    async def list_images(self) -> Sequence[Image]:
+        """The images of this storage directory, newest first."""
+        return await self.engine.images.list()
+
+    async def tag_image(self, reference: str, name: str) -> Image:
+        """Give an image that is here a further name, which wins over a registry's."""
+        return await self.engine.images.tag(reference, name)
+
+    async def remove_image(self, reference: str, force: bool = False) -> None:
+        """Remove a name of an image, and the image with its last name.
+
+        Raises
+        ------
+        Conflict: a VM was made of it.
+        """
+        await self.engine.images.remove(reference, force=force)
+
+    def _handle(self, record: VMRecord) -> AsyncMicroVM:
+        known = self.active_vms.get(record.id)
+        if known is None:
+            known = self.active_vms[record.id] = AsyncMicroVM(self.engine, record)
+        known.refresh(record)
+        return known
+
+
+class BandSox:
+    """The blocking face of `AsyncBandSox`: the same methods, parameters and results.
+
+    Every method runs its asynchronous namesake; see there. It can be used from several threads.
+    """
+
+    def __init__(
+        self,
+        storage_dir: str | os.PathLike[str] | None = None,
+        server_url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60,
+        *,
+        require: Isolation | str = Isolation.EMULATED,
+    ) -> None:
+        self._async = AsyncBandSox(storage_dir, server_url, headers, timeout, require=require)
+
+    def __enter__(self) -> BandSox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.storage_dir)!r})"
+
+    storage_dir = property(lambda self: self._async.storage_dir, doc=AsyncBandSox.storage_dir.__doc__)
+    images_dir = property(lambda self: self._async.images_dir, doc=AsyncBandSox.images_dir.__doc__)
+    snapshots_dir = property(lambda self: self._async.snapshots_dir, doc=AsyncBandSox.snapshots_dir.__doc__)
+    sockets_dir = property(lambda self: self._async.sockets_dir, doc=AsyncBandSox.sockets_dir.__doc__)
+    metadata_dir = property(lambda self: self._async.metadata_dir, doc=AsyncBandSox.metadata_dir.__doc__)
+
+    close = sync(AsyncBandSox.close)
+    list_vms = sync(AsyncBandSox.list_vms)
+    get_vm_info = sync(AsyncBandSox.get_vm_info)
+    update_vm_metadata = sync(AsyncBandSox.update_vm_metadata)
+    rename_vm = sync(AsyncBandSox.rename_vm)
+    cleanup = sync(AsyncBandSox.cleanup)
+    doctor = sync(AsyncBandSox.doctor)
+    pull_image = sync(AsyncBandSox.pull_image)
+    list_images = sync(AsyncBandSox.list_images)
+    tag_image = sync(AsyncBandSox.tag_image)
+    remove_image = sync(AsyncBandSox.remove_image)
+
+    @property
+    def active_vms(self) -> dict[str, MicroVM]:
+        """The machines this object has made or looked up, by id."""
+        return {vm_id: MicroVM(vm) for vm_id, vm in self._async.active_vms.items()}
+
+    create_vm = sync(AsyncBandSox.create_vm).then(lambda _, vm: MicroVM(vm))
+    get_vm = sync(AsyncBandSox.get_vm).then(lambda _, vm: None if vm is None else MicroVM(vm))
+    delete_vm = sync(AsyncBandSox.delete_vm)

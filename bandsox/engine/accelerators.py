@@ -1,0 +1,140 @@
+"""The choice of VMM and accelerator, by what the host can really do.
+
+/dev/kvm may be there and yet unable to run an ordinary kernel, so each accelerator that is not proven boots the guest
+kernel to its agent once, within a deadline. What was found is kept for this kernel, this VMM and this host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bandsox.engine import boot, identity, locks, ownership
+from bandsox.errors import BootFailed, InvalidRequest, RequirementNotMet, VMMError
+from bandsox.models import Isolation, Progress, ProgressCallback
+from bandsox.settings import Layout
+from bandsox.store import Probes
+from bandsox.vmm.base import VMM, Accelerator, LaunchSpec
+from bandsox.vmm.kernel import BootFiles
+
+PROBE_DEADLINE_S = 5.0
+"""How long a guest may take to its agent. With hardware behind it, it takes less than a second."""
+
+_PROBE_MEM_MIB = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found out about one accelerator."""
+
+    vmm: str
+    accelerator: str
+    isolation: Isolation
+    usable: bool
+    reason: str
+
+
+class Accelerators:
+    """The accelerators of this host's VMMs."""
+
+    def __init__(self, layout: Layout, vmms: dict[str, VMM], probes: Probes) -> None:
+        self._layout = layout
+        self._vmms = vmms
+        self._probes = probes
+
+    async def choose(
+        self, files: BootFiles, vmm_name: str | None, require: Isolation, progress: ProgressCallback | None = None
+    ) -> tuple[VMM, Accelerator]:
+        """The best VMM and accelerator that works here with this kernel; of `vmm_name` where that is given.
+
+        Raises
+        ------
+        InvalidRequest: there is no such VMM.
+        MissingTool: it is not installed.
+        RequirementNotMet: what works here isolates less than `require`.
+        """
+        if vmm_name is not None and vmm_name not in self._vmms:
+            raise InvalidRequest(f"there is no VMM named {vmm_name!r}", remedy=f"choose one of: {', '.join(self._vmms)}")
+        refused: list[str] = []
+        for vmm in self._vmms.values() if vmm_name is None else (self._vmms[vmm_name],):
+            for accelerator in await vmm.accelerators():
+                verdict = await self.verdict(vmm, accelerator, files, progress)
+                if verdict.usable and accelerator.isolation >= require:
+                    reason = "; ".join([verdict.reason, *refused])
+                    return vmm, Accelerator(accelerator.name, accelerator.isolation, reason, accelerator.proven)
+                refused.append(f"not {vmm.name}/{accelerator.name}: {verdict.reason}")
+        raise RequirementNotMet(
+            f"this host cannot give {require.name.lower()} isolation",
+            cause="; ".join(refused),
+            remedy="see `bandsox doctor`, or do without `require`",
+        )
+
+    async def verdict(self, vmm: VMM, accelerator: Accelerator, files: BootFiles, progress: ProgressCallback | None = None) -> Verdict:
+        """Whether `accelerator` works with this kernel, from memory where it was found out before."""
+        usable, reason = True, accelerator.reason
+        if not accelerator.proven:
+            usable, reason = await self._proven_by_boot(vmm, accelerator, files, progress)
+        return Verdict(vmm.name, accelerator.name, accelerator.isolation, usable, reason)
+
+    async def _proven_by_boot(
+        self, vmm: VMM, accelerator: Accelerator, files: BootFiles, progress: ProgressCallback | None
+    ) -> tuple[bool, str]:
+        key = _key(vmm.name, await vmm.version(), accelerator.name, files)
+        if (known := self._probes.get(key)) is not None:
+            return known
+        async with locks.exclusive(self._layout.locks / "probe", "the probe of this host's accelerators"):
+            if (known := self._probes.get(key)) is not None:
+                return known
+            if progress is not None:
+                progress(Progress("probe", f"trying whether {accelerator.name} runs a guest here"))
+            usable, reason = await self._boot(vmm, accelerator, files)
+            self._probes.put(key, usable, reason, time.time())
+            if progress is not None:
+                progress(Progress("probe", f"{accelerator.name}: {reason}", finished=True))
+        return usable, reason
+
+    async def _boot(self, vmm: VMM, accelerator: Accelerator, files: BootFiles) -> tuple[bool, str]:
+        vm_id = identity.new_id()
+        sockets = self._layout.sockets(vm_id)
+        with tempfile.TemporaryDirectory(prefix="probe-", dir=self._layout.temporary) as work:
+            sockets.mkdir(mode=0o700)
+            spec = LaunchSpec(
+                vm_id=vm_id,
+                directory=Path(work),
+                sockets=sockets,
+                vcpu=1,
+                mem_mib=_PROBE_MEM_MIB,
+                kernel=files.kernel,
+                initramfs=files.initramfs,
+                disks=(),
+                boot_args="bandsox.transport=serial",
+                accelerator=accelerator,
+            )
+            try:
+                async with boot.started(vmm, spec) as process:
+                    await boot.first_answer(
+                        vmm, spec, process, lambda client: client.ping(timeout=PROBE_DEADLINE_S), b"\0" * 32, PROBE_DEADLINE_S
+                    )
+                    await ownership.end(process)
+            except (BootFailed, VMMError) as error:
+                return False, f"it did not run the guest kernel ({error.cause or error.message})"
+            finally:
+                shutil.rmtree(sockets, ignore_errors=True)
+        return True, "it runs the guest kernel"
+
+
+def _key(vmm: str, version: str, accelerator: str, files: BootFiles) -> str:
+    facts = (vmm, version, accelerator, str(files.kernel.resolve()), files.initramfs.name, platform.release(), _cpu_model())
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line
+    return platform.machine()

@@ -1,0 +1,130 @@
+"""What this host can do, what it lacks, and the command that mends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from bandsox.errors import BandSoxError, MissingTool
+from bandsox.vmm import initramfs
+
+if TYPE_CHECKING:
+    from bandsox.engine.engine import Engine
+
+_LOW_SPACE = 5 << 30
+_LOW_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``note``: it works without, but better with."""
+
+    subject: str
+    state: Literal["ok", "note", "missing"]
+    text: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    program: str
+    package: str
+    purpose: str
+    needed: bool = True
+
+
+_TOOLS = (
+    _Tool("sqfstar", "squashfs-tools", "makes the root file system of an image"),
+    _Tool("mkfs.ext4", "e2fsprogs", "formats the writable disk of a VM"),
+    _Tool("prlimit", "util-linux", "bounds what a VMM may write"),
+    _Tool("mmdebstrap", "mmdebstrap", "builds debootstrap: images, among them the default one", needed=False),
+)
+
+
+async def examine(engine: Engine) -> list[Finding]:
+    """Look at the host; boots a guest where an accelerator has not been tried yet."""
+    findings = [_host(), _agent(), *(_tool(tool) for tool in _TOOLS), _storage(engine.layout.root), _memory()]
+    if platform.machine() == "x86_64" and os.geteuid() != 0:
+        findings.append(_unprivileged())
+    findings.append(await _kernel(engine))
+    if findings[-1].state == "ok":
+        findings += await _accelerators(engine)
+    return findings
+
+
+def _host() -> Finding:
+    text = f"Linux {platform.release()} on {platform.machine()}, Python {platform.python_version()}"
+    if platform.machine() != "x86_64":
+        return Finding("host", "missing", f"{text}: VMs run on x86_64 hosts only in this version")
+    return Finding("host", "ok", text)
+
+
+def _agent() -> Finding:
+    try:
+        return Finding("guest agent", "ok", str(initramfs.agent_binary(platform.machine())))
+    except BandSoxError as error:
+        return Finding("guest agent", "missing", error.message, error.remedy)
+
+
+def _tool(tool: _Tool) -> Finding:
+    found = shutil.which(tool.program) or shutil.which(tool.program, path="/usr/sbin:/sbin")
+    if found:
+        return Finding(tool.program, "ok", found)
+    return Finding(tool.program, "missing" if tool.needed else "note", tool.purpose, f"apt-get install {tool.package}")
+
+
+def _storage(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free
+    text = f"{root}: {free / 1e9:.0f} GB free"
+    if free < _LOW_SPACE:
+        return Finding("storage", "note", text, "free some room, or name another place with BANDSOX_STORAGE")
+    return Finding("storage", "ok", text)
+
+
+def _memory() -> Finding:
+    facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(facts["MemAvailable"].split()[0]) * 1024
+    text = f"{available / 1e9:.1f} GB available"
+    return Finding("memory", "ok" if available >= _LOW_MEMORY else "note", text)
+
+
+def _unprivileged() -> Finding:
+    user = os.environ.get("USER") or str(os.geteuid())
+    configured = any(line.startswith(f"{user}:") for line in _lines(Path("/etc/subuid")))
+    if configured and shutil.which("newuidmap"):
+        return Finding("subordinate ids", "ok", f"/etc/subuid has a range for {user}")
+    remedy = f"sudo apt-get install uidmap && sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+    return Finding("subordinate ids", "note", "debootstrap: images need them to be built without root", remedy)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+async def _kernel(engine: Engine) -> Finding:
+    if not engine.kernels.default.is_dir():
+        return Finding("guest kernel", "missing", "none is installed", "bandsox init")
+    label = (engine.kernels.default / "label").read_text().strip()
+    return Finding("guest kernel", "ok", label)
+
+
+async def _accelerators(engine: Engine) -> list[Finding]:
+    findings = []
+    files = await asyncio.to_thread(engine.kernels.boot_files)
+    for vmm in engine.vmms.values():
+        try:
+            version = await vmm.version()
+        except MissingTool as error:
+            findings.append(Finding(vmm.name, "missing", error.message, error.remedy))
+            continue
+        findings.append(Finding(vmm.name, "ok", f"version {version}"))
+        for accelerator in await vmm.accelerators():
+            verdict = await engine.accelerators.verdict(vmm, accelerator, files)
+            subject = f"{vmm.name}/{accelerator.name}"
+            findings.append(Finding(subject, "ok" if verdict.usable else "note", f"{verdict.reason} ({verdict.isolation.name.lower()})"))
+    return findings

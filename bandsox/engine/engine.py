@@ -1,0 +1,360 @@
+"""The engine of one storage directory: its rooms, opened together, and the verbs on machines.
+
+Every verb that changes a machine's life holds that machine's lock, which the kernel gives back if the process dies. A
+machine's record says `creating` until its agent has answered; a record found in that state with its lock free was left
+by a process that died, and is removed by `cleanup`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from bandsox.engine import boot, disks, identity, locks, ownership
+from bandsox.engine.accelerators import Accelerators
+from bandsox.engine.cleanup import Removed, clean
+from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
+from bandsox.guest import GuestClient
+from bandsox.images import Images
+from bandsox.models import Image, Isolation, Progress, ProgressCallback, VMRecord, VMSpec, VMStatus
+from bandsox.process import ProcessId
+from bandsox.settings import Layout
+from bandsox.store import Database, Probes, VMs
+from bandsox.vmm.base import VMM, Accelerator, Disk, LaunchSpec
+from bandsox.vmm.kernel import BootFiles, Kernels
+from bandsox.vmm.qemu import Qemu
+
+BOOT_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 10.0
+
+
+class Engine:
+    """The rooms of one storage directory, and what can be done with its machines.
+
+    Parameters
+    ----------
+    storage_dir: where everything that lasts is kept; None for the default.
+    require: the least isolation a machine may have.
+    """
+
+    def __init__(self, storage_dir: str | os.PathLike[str] | None = None, require: Isolation = Isolation.EMULATED) -> None:
+        self.layout = Layout.open(storage_dir)
+        self.require = require
+        self.database = Database(self.layout.database)
+        self.vms = VMs(self.database)
+        self.images = Images(self.layout, self.database)
+        self.kernels = Kernels(self.layout)
+        self.vmms: dict[str, VMM] = {"qemu": Qemu(self.layout.runtime)}
+        self.accelerators = Accelerators(self.layout, self.vmms, Probes(self.database))
+
+    def close(self) -> None:
+        """Close the registry. Machines go on."""
+        self.database.close()
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, spec: VMSpec, *, force_rebuild: bool = False, progress: ProgressCallback | None = None) -> VMRecord:
+        """Make a machine of an image and start it; it is returned once its agent answers.
+
+        Raises
+        ------
+        InvalidRequest: the specification is out of bounds.
+        ImageError, ImageNotFound: the image cannot be had.
+        BootFailed: the machine did not come up. Nothing of it is left.
+        """
+        identity.check_spec(spec)
+        image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
+        files = await asyncio.to_thread(self.kernels.boot_files, spec.kernel_path, progress)
+        vmm, accelerator = await self.accelerators.choose(files, spec.vmm, self.require, progress)
+        version = await vmm.version()
+        record = _new_record(spec, image, files, vmm, version, accelerator)
+        try:
+            with self._new_directory(record.id):
+                async with self.images.use(image):
+                    await asyncio.to_thread(self.vms.insert, record)
+                await asyncio.to_thread(self._make_disk, record)
+                return await self._start(record, progress)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await asyncio.to_thread(self._forget, record.id)
+            if isinstance(error, OSError) and not isinstance(error, BandSoxError):
+                raise _as_storage_error(error, self.layout.root) from error
+            raise
+
+    async def start(self, vm_id: str, progress: ProgressCallback | None = None) -> VMRecord:
+        """Start a machine that was stopped, with its disk as it was left.
+
+        Raises
+        ------
+        Conflict: it is running or paused.
+        BootFailed: it did not come up; its disk is untouched.
+        """
+        async with self._lock(vm_id):
+            record = await self.get(vm_id)
+            if record.status not in {VMStatus.STOPPED, VMStatus.DEAD}:
+                raise Conflict(f"VM {record.spec.name} is {record.status.value}", remedy="only a stopped VM can be started")
+            if not record.rootfs.exists():
+                raise Conflict("the image this VM was made of has been removed", remedy=f"pull {record.spec.image} again")
+            try:
+                return await self._start(dataclasses.replace(record, token=secrets.token_hex(32)), progress)
+            except BaseException:
+                self.vms.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+                raise
+
+    async def stop(self, vm_id: str, deadline_s: float = STOP_DEADLINE_S) -> VMRecord:
+        """Power a machine off cleanly; kill it when that has taken longer than `deadline_s` seconds.
+
+        A machine that is not running stays as it is.
+        """
+        async with self._lock(vm_id):
+            record = await self.get(vm_id)
+            process = _process(record)
+            if process is None:
+                return self.vms.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+            await self._power_off(record, process, deadline_s)
+            shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
+            return self.vms.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+
+    async def pause(self, vm_id: str) -> VMRecord:
+        """Stop a machine's CPUs; its memory stays where it is. Nothing happens when they are stopped already.
+
+        Raises
+        ------
+        Conflict: it is not running.
+        """
+        return await self._suspend(vm_id, VMStatus.RUNNING, VMStatus.PAUSED)
+
+    async def resume(self, vm_id: str) -> VMRecord:
+        """Let a paused machine go on. Nothing happens when it runs already.
+
+        Raises
+        ------
+        Conflict: it is not paused.
+        """
+        return await self._suspend(vm_id, VMStatus.PAUSED, VMStatus.RUNNING)
+
+    async def delete(self, vm_id: str) -> None:
+        """Kill a machine and remove everything it owns; no error when it is gone already."""
+        try:
+            record = await asyncio.to_thread(self.vms.get, vm_id)
+        except VMNotFound:
+            return
+        async with self._lock(record.id):
+            if (process := _process(record)) is not None:
+                await ownership.end(process)
+            await asyncio.to_thread(self._forget, record.id)
+
+    # ── knowledge ───────────────────────────────────────────────────────────────────────────────
+
+    async def get(self, id_or_name: str) -> VMRecord:
+        """A machine as it is now: one whose VMM has ended is not called running.
+
+        Raises
+        ------
+        VMNotFound: there is none with this id or name.
+        """
+        return _as_it_is(await asyncio.to_thread(self.vms.get, id_or_name))
+
+    async def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
+        """All machines as they are now, newest first."""
+        records = await asyncio.to_thread(self.vms.list, limit=limit, metadata_equals=metadata_equals)
+        return [_as_it_is(record) for record in records]
+
+    async def rename(self, vm_id: str, name: str) -> VMRecord:
+        """Give a machine another name.
+
+        Raises
+        ------
+        Conflict: another machine has it.
+        """
+        return await asyncio.to_thread(self.vms.update, vm_id, spec_name=identity.check_name(name))
+
+    async def set_metadata(self, vm_id: str, metadata: Mapping[str, Any]) -> VMRecord:
+        """Replace a machine's metadata."""
+        return await asyncio.to_thread(self.vms.update, vm_id, spec_metadata=identity.check_metadata(metadata))
+
+    def console(self, record: VMRecord) -> bytes:
+        """What a machine has printed on its console since it was started, at most the first 256 KiB."""
+        return self.vmms[record.vmm].console(self.layout.vm(record.id))
+
+    def new_name(self) -> str:
+        """A name that nobody chose, and nobody has."""
+        return f"vm-{secrets.token_hex(4)}"
+
+    def client(self, record: VMRecord) -> GuestClient:
+        """A client of a machine's agent."""
+        endpoint = self.vmms[record.vmm].endpoint(self.layout.sockets(record.id))
+        return boot.guest_client(endpoint, bytes.fromhex(record.token))
+
+    async def cleanup(self) -> Removed:
+        """Remove what processes that died have left: half-made machines, VMMs without a record, work files."""
+        return await clean(self.layout, self.vms)
+
+    # ── helpers ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _start(self, record: VMRecord, progress: ProgressCallback | None) -> VMRecord:
+        """Boot a machine and record it as running, or leave no process of it."""
+        vmm = self.vmms[record.vmm]
+        spec = self._launch_spec(record)
+        sockets = self.layout.sockets(record.id)
+        shutil.rmtree(sockets, ignore_errors=True)
+        sockets.mkdir(mode=0o700)
+        _report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
+        try:
+            async with boot.started(vmm, spec) as process:
+                self.vms.update(record.id, pid=process.pid, pid_start=process.start, status=VMStatus.CREATING, token=record.token)
+                await boot.first_answer(vmm, spec, process, lambda client: _set_up(client, record), b"\0" * 32, BOOT_DEADLINE_S)
+                running = self.vms.update(record.id, status=VMStatus.RUNNING)
+        except BaseException:
+            shutil.rmtree(sockets, ignore_errors=True)
+            raise
+        _report(progress, "boot", "the machine is up", finished=True)
+        return running
+
+    def _launch_spec(self, record: VMRecord) -> LaunchSpec:
+        directory = self.layout.vm(record.id)
+        root = Disk(record.rootfs, read_only=True)
+        overlay = directory / "disk.img"
+        in_memory = record.spec.disk_size_mib == 0
+        words = ("bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}")
+        return LaunchSpec(
+            vm_id=record.id,
+            directory=directory,
+            sockets=self.layout.sockets(record.id),
+            vcpu=record.spec.vcpu,
+            mem_mib=record.spec.mem_mib,
+            kernel=record.kernel,
+            initramfs=record.initramfs,
+            disks=(root,) if in_memory else (root, Disk(overlay, read_only=False)),
+            boot_args=" ".join((*words, record.spec.boot_args)).strip(),
+            accelerator=Accelerator(record.accelerator, record.isolation, record.accelerator_reason),
+        )
+
+    def _make_disk(self, record: VMRecord) -> None:
+        if record.spec.disk_size_mib:
+            disks.create(self.layout, record.spec.disk_size_mib, self.layout.vm(record.id) / "disk.img")
+
+    async def _power_off(self, record: VMRecord, process: ProcessId, deadline_s: float) -> None:
+        with anyio.move_on_after(deadline_s):
+            if record.status is VMStatus.PAUSED:
+                await self.vmms[record.vmm].resume(self.layout.sockets(record.id))
+            with contextlib.suppress(BandSoxError):
+                await self.client(record).shutdown()
+            await process.wait()
+        await ownership.end(process)
+
+    async def _suspend(self, vm_id: str, before: VMStatus, after: VMStatus) -> VMRecord:
+        async with self._lock(vm_id):
+            record = await self.get(vm_id)
+            if record.status is after:
+                return record
+            if record.status is not before:
+                raise Conflict(f"VM {record.spec.name} is {record.status.value}, not {before.value}")
+            vmm = self.vmms[record.vmm]
+            change = vmm.pause if after is VMStatus.PAUSED else vmm.resume
+            await change(self.layout.sockets(record.id))
+            return self.vms.update(record.id, status=after)
+
+    @contextlib.contextmanager
+    def _new_directory(self, vm_id: str) -> Iterator[None]:
+        """Make a machine's directory, and hold its lock from the moment at which it can be seen."""
+        work = self.layout.temporary / vm_id
+        work.mkdir(mode=0o700)
+        descriptor = locks.try_exclusive(work / "lock")
+        assert descriptor is not None
+        try:
+            work.rename(self.layout.vm(vm_id))
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.asynccontextmanager
+    async def _lock(self, vm_id: str) -> AsyncIterator[None]:
+        path = self.layout.vm(vm_id) / "lock"
+        try:
+            async with locks.exclusive(path, f"VM {vm_id}"):
+                yield
+        except FileNotFoundError as error:
+            if isinstance(error, BandSoxError) or self.layout.vm(vm_id).exists():
+                raise
+            raise VMNotFound(f"no VM has the id {vm_id!r}", remedy="see `bandsox vm list`") from error
+
+    def _forget(self, vm_id: str) -> None:
+        shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
+        shutil.rmtree(self.layout.vm(vm_id), ignore_errors=True)
+        self.vms.delete(vm_id)
+
+
+def _new_record(spec: VMSpec, image: Image, files: BootFiles, vmm: VMM, version: str, accelerator: Accelerator) -> VMRecord:
+    created_at = time.time()
+    return VMRecord(
+        id=identity.new_id(),
+        spec=spec,
+        status=VMStatus.CREATING,
+        created_at=created_at,
+        image_id=image.id,
+        image_config=image.config,
+        rootfs=image.rootfs,
+        kernel=files.kernel,
+        initramfs=files.initramfs,
+        vmm=vmm.name,
+        vmm_version=version,
+        accelerator=accelerator.name,
+        accelerator_reason=accelerator.reason,
+        isolation=accelerator.isolation,
+        transport="serial",
+        token=secrets.token_hex(32),
+        expires_at=created_at + spec.ttl if spec.ttl is not None else None,
+    )
+
+
+async def _set_up(client: GuestClient, record: VMRecord) -> None:
+    """Give a machine that has booted its name, its environment, the time and its secret."""
+    name = identity.hostname(record.spec.name)
+    environment = {**record.image_config.env, **record.spec.env_vars}
+    await client.setup(
+        token=bytes.fromhex(record.token),
+        hostname=name,
+        env=environment,
+        user=record.image_config.user,
+        workdir=record.image_config.workdir or "/",
+        hosts=f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t{name}\n".encode(),
+        timeout=BOOT_DEADLINE_S,
+        time=time.time(),
+        entropy=secrets.token_bytes(64),
+    )
+
+
+def _process(record: VMRecord) -> ProcessId | None:
+    """The machine's VMM, if it is alive."""
+    if record.pid is None or record.pid_start is None:
+        return None
+    process = ProcessId(record.pid, record.pid_start)
+    return process if process.is_alive() else None
+
+
+def _as_it_is(record: VMRecord) -> VMRecord:
+    if record.status in {VMStatus.RUNNING, VMStatus.PAUSED} and _process(record) is None:
+        return dataclasses.replace(record, status=VMStatus.DEAD)
+    return record
+
+
+def _as_storage_error(error: OSError, root: Path) -> BandSoxError:
+    if error.errno == 28:
+        return StorageFull(f"no room left on the file system of {root}", remedy="free some room, or run `bandsox image prune`")
+    return InvalidRequest(f"the storage directory cannot be used: {error}")
+
+
+def _report(progress: ProgressCallback | None, task: str, label: str, finished: bool = False) -> None:
+    if progress is not None:
+        progress(Progress(task, label, finished=finished))

@@ -1,0 +1,100 @@
+"""Ids, names and the specification's bounds: what comes from outside is checked here, once."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from bandsox.engine import disks
+from bandsox.errors import InvalidRequest
+from bandsox.models import VMSpec
+
+MIN_MEM_MIB = 48
+MAX_MEM_MIB = 1024 * 1024
+MAX_VCPU = 64
+_NAME_LIMIT = 128
+_METADATA_LIMIT = 1 << 20
+_ENVIRONMENT_LIMIT = 256 * 1024
+
+
+def new_id() -> str:
+    """A machine's id: 16 hexadecimal digits, never given twice."""
+    return secrets.token_hex(8)
+
+
+def check_name(name: str) -> str:
+    """A name of 1 to 128 printable characters; it is a label and never part of a path.
+
+    Raises
+    ------
+    InvalidRequest: it is something else.
+    """
+    if not isinstance(name, str) or not 1 <= len(name) <= _NAME_LIMIT or not name.isprintable() or name != name.strip():
+        raise InvalidRequest(f"{name!r} cannot be a name", remedy=f"use 1 to {_NAME_LIMIT} printable characters")
+    return name
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as a plain dictionary, which JSON can represent in at most 1 MiB.
+
+    Raises
+    ------
+    InvalidRequest: it cannot be represented, or is larger.
+    """
+    try:
+        encoded = msgspec.json.encode(dict(metadata))
+        plain = msgspec.json.decode(encoded, type=dict[str, Any])
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise InvalidRequest("metadata must be a dictionary that JSON can represent", cause=str(error)) from error
+    if len(encoded) > _METADATA_LIMIT:
+        raise InvalidRequest("metadata must not be larger than 1 MiB as JSON")
+    return plain
+
+
+def check_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables: names without ``=``, no NUL anywhere, at most 256 KiB together.
+
+    Raises
+    ------
+    InvalidRequest: one of them is something else.
+    """
+    for name, value in variables.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidRequest(f"the environment variable {name!r} must have a string as name and value")
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidRequest(f"{name!r} cannot be an environment variable", cause="it holds '=' or NUL, or is empty")
+    if sum(len(name) + len(value) + 2 for name, value in variables.items()) > _ENVIRONMENT_LIMIT:
+        raise InvalidRequest("the environment is larger than 256 KiB")
+    return dict(variables)
+
+
+def check_spec(spec: VMSpec) -> None:
+    """Check every bound of a specification.
+
+    Raises
+    ------
+    InvalidRequest: the first field that is out of bounds.
+    """
+    check_name(spec.name)
+    _check_range("vcpu", spec.vcpu, 1, MAX_VCPU)
+    _check_range("mem_mib", spec.mem_mib, MIN_MEM_MIB, MAX_MEM_MIB)
+    if spec.disk_size_mib != 0:
+        _check_range("disk_size_mib", spec.disk_size_mib, disks.MIN_MIB, disks.MAX_MIB)
+    if spec.ttl is not None and not spec.ttl > 0:
+        raise InvalidRequest("ttl must be a positive number of seconds")
+    if re.search(r"[\0\n\r]", spec.boot_args):
+        raise InvalidRequest("boot_args must be one line")
+
+
+def _check_range(field: str, value: int, lowest: int, highest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise InvalidRequest(f"{field} must be a whole number from {lowest} to {highest}, not {value!r}")
+
+
+def hostname(name: str) -> str:
+    """A host name made of a machine's name: letters, digits and hyphens, at most 63 (RFC 1123)."""
+    return re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[:63].strip("-") or "bandsox"
