@@ -16,6 +16,7 @@
     ├── ImageError            an image could not be fetched or is broken
     │   ├── RegistryError         the registry said no, or spoke nonsense
     │   ├── RegistryUnavailable   the registry could not be reached (retryable)
+    │   ├── BuildFailed           an instruction of a Dockerfile was carried out, and failed
     │   ├── DigestMismatch        content does not have the digest it is named by
     │   └── CorruptImage          a manifest, layer or archive that cannot be read
     ├── MachineError          a machine did not come up, or stopped
@@ -220,6 +221,12 @@ class RegistryUnavailable(ImageError):
 
     code = "registry_unavailable"
     retryable = True
+
+
+class BuildFailed(ImageError):
+    """An instruction of a Dockerfile was carried out, and failed; the message has the end of what it printed."""
+
+    code = "build_failed"
 
 
 class DigestMismatch(ImageError):

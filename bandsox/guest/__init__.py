@@ -1,0 +1,29 @@
+"""The host's side of the guest agent: the way to a guest, the protocol, and a client for every operation.
+
+`GuestClient` is all that most callers need, with a `PortLink` or a `VsockLink`. The protocol is that of ``docs/protocol.md``. The guest is
+hostile: whatever it sends is bounded, typed and verified here, and nothing it names is used on this host.
+"""
+
+from bandsox.guest.client import GuestClient
+from bandsox.guest.execution import Execution, Stream
+from bandsox.guest.link import AGENT_PORT, Channel, Lane, Link, VsockLink
+from bandsox.guest.paths import GuestText
+from bandsox.guest.ports import PortLink
+from bandsox.guest.processes import CommandOptions
+from bandsox.guest.text import TextCallback, TextDecoder
+
+__all__ = [
+    "AGENT_PORT",
+    "Channel",
+    "CommandOptions",
+    "Execution",
+    "GuestClient",
+    "GuestText",
+    "Lane",
+    "Link",
+    "PortLink",
+    "Stream",
+    "TextCallback",
+    "TextDecoder",
+    "VsockLink",
+]

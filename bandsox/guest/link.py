@@ -1,0 +1,148 @@
+"""How a connection to one machine's guest is opened, whatever the transport.
+
+A `Link` knows the way to one guest; `Link.open` gives a `Channel`, a connected socket that belongs to one operation until it is
+released. `VsockLink` goes through a hypervisor's vsock socket, `bandsox.guest.ports.PortLink` through virtio-serial ports.
+What travels on the socket is none of their business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import socket
+import struct
+from pathlib import Path
+from typing import Protocol
+
+import anyio.to_thread
+
+from bandsox.errors import MachineStopped, Timeout
+from bandsox.guest.waiting import DeadlinePassed
+
+AGENT_PORT = 1024
+"""The vsock port on which the guest's agent listens."""
+
+QUEUE_TIMEOUT = 30.0
+"""How long to wait, in seconds, for a listener whose queue is full."""
+
+
+class Lane(enum.IntEnum):
+    """How urgent an operation is, where connections are few: the number of reserved ones it may use.
+
+    Long-lived work leaves two connections to short operations, and these leave one to control, so that a
+    signal or a shutdown always gets through.
+    """
+
+    LONG = 0
+    SHORT = 1
+    CONTROL = 2
+
+
+class Channel:
+    """A connected, non-blocking socket to the guest, and what its transport asks of its user.
+
+    `preamble` goes out before HELLO. `handed_on` tells that the guest will see the next user's bytes right after this
+    one's, so that `release` needs to know whether both ended at a frame boundary. `may_refuse` tells that a connection which closes
+    without a byte never reached the guest.
+    """
+
+    def __init__(self, sock: socket.socket, *, preamble: bytes = b"", handed_on: bool = False, may_refuse: bool = False) -> None:
+        self.sock = sock
+        self.preamble = preamble
+        self.handed_on = handed_on
+        self.may_refuse = may_refuse
+
+    def release(self, *, clean: bool) -> None:
+        """Close the socket. `clean`: the operation ended with both sides at a frame boundary."""
+        self.sock.close()
+
+
+class Link(Protocol):
+    """The way to one machine's guest."""
+
+    async def open(self, lane: Lane, deadline: float | None) -> Channel:
+        """A connection for one operation.
+
+        Parameters
+        ----------
+        lane: how urgent the operation is.
+        deadline: when to give up, on the event loop's clock, in seconds.
+
+        Raises
+        ------
+        MachineStopped: nobody is at the other end.
+        Timeout: no connection was free until the deadline.
+        """
+        ...
+
+
+class VsockLink:
+    """A guest behind the vsock socket of Firecracker or Cloud Hypervisor.
+
+    The hypervisor reads ``CONNECT <port>\\n``, connects and answers ``OK <n>\\n`` (Firecracker, ``docs/vsock.md``). It reads no
+    further before the guest has accepted, so HELLO and request travel with the CONNECT, and its answer is
+    skipped as everything before WELCOME is. Where the guest does not accept, it closes the socket without a byte.
+    """
+
+    def __init__(self, path: Path, port: int = AGENT_PORT) -> None:
+        self.path = path
+        self._preamble = b"CONNECT %d\n" % port
+
+    async def open(self, lane: Lane, deadline: float | None) -> Channel:
+        """See `Link.open`; every lane has as many connections as it likes."""
+        sock = await connect_unix(self.path, deadline)
+        return Channel(sock, preamble=self._preamble, may_refuse=True)
+
+
+async def connect_unix(path: Path, deadline: float | None) -> socket.socket:
+    """A non-blocking socket connected to the Unix socket `path`.
+
+    Raises
+    ------
+    MachineStopped: nobody listens there. Timeout: its queue stayed full until the deadline.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        sock.setblocking(False)
+        try:
+            await _connect(sock, str(path), deadline)
+        except (FileNotFoundError, ConnectionError) as error:
+            raise MachineStopped(f"nobody listens on {path}", cause="the machine's hypervisor has ended") from error
+        except DeadlinePassed as error:
+            raise Timeout(f"the hypervisor did not accept a connection on {path}") from error
+        undo.pop_all()
+    return sock
+
+
+async def _connect(sock: socket.socket, path: str, deadline: float | None) -> None:
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        await _connect_blocking(sock, path, deadline)
+
+
+async def _connect_blocking(sock: socket.socket, path: str, deadline: float | None) -> None:
+    """Wait in a thread for room in the listener's queue: there is no readiness event for it (connect(2), ``EAGAIN``)."""
+    loop = asyncio.get_running_loop()
+    remaining = QUEUE_TIMEOUT if deadline is None else max(0.001, min(QUEUE_TIMEOUT, deadline - loop.time()))
+    sock.setblocking(True)
+    set_socket_timeouts(sock, remaining)
+    try:
+        await anyio.to_thread.run_sync(sock.connect, path, abandon_on_cancel=True)
+    except BlockingIOError as error:
+        raise DeadlinePassed from error
+    set_socket_timeouts(sock, 0)
+    sock.setblocking(False)
+
+
+def set_socket_timeouts(sock: socket.socket, seconds: float) -> None:
+    """Let each blocking call on `sock` end with ``EAGAIN`` after `seconds`; 0: never (socket(7), ``SO_RCVTIMEO``).
+
+    Other than `socket.settimeout` this costs no further system call for each read.
+    """
+    whole = int(seconds)
+    interval = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)

@@ -1,0 +1,53 @@
+"""Files of this host, at the ends of a transfer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from bandsox.errors import InvalidRequest
+
+
+def open_regular(path: Path | bytes, flags: int = 0) -> io.FileIO:
+    """Open a regular file for reading, without waiting for the other end of a pipe that stands there.
+
+    Parameters
+    ----------
+    flags: further flags of open(2).
+
+    Raises
+    ------
+    InvalidRequest: it is a pipe, a directory or the like. OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InvalidRequest(f"not a regular file: {os.fsdecode(path)}")
+    return io.FileIO(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[int]:
+    """A descriptor of a new file that takes the name `path` when the block ends well, and vanishes otherwise.
+
+    Raises
+    ------
+    InvalidRequest: `path` is a directory, a device or the like.
+    """
+    if path.exists() and not path.is_file():
+        raise InvalidRequest(f"not a regular file: {path}")
+    temporary = path.with_name(f".bandsox-{secrets.token_hex(8)}.part")
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with contextlib.ExitStack() as undo:
+        undo.callback(temporary.unlink)
+        try:
+            yield file
+        finally:
+            os.close(file)
+        temporary.replace(path)
+        undo.pop_all()
