@@ -41,9 +41,11 @@ _MIGRATIONS = (
         record          TEXT NOT NULL
     ) STRICT;
     CREATE TABLE image_references (
-        reference TEXT PRIMARY KEY,
-        image_id  TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE
+        reference   TEXT PRIMARY KEY,
+        image_id    TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        fingerprint TEXT
     ) STRICT;
+    CREATE INDEX image_references_by_image ON image_references (image_id);
     CREATE TABLE image_blobs (
         image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
         digest   TEXT NOT NULL,

@@ -1,0 +1,463 @@
+"""The images of one storage directory: from a reference to a read-only root file system, and their upkeep.
+
+Several processes may do everything here at once. Three locks keep them apart:
+
+- ``images``: shared by whoever adds blobs or root file systems, held alone by whoever removes unused ones;
+- ``use``: shared by whoever is about to record a machine that uses an image, held alone while images are removed;
+- one for each reference, blob and root file system that is being made, so that the work is done once.
+
+Files come first and the database's rows last, in one transaction: killed anywhere, a process leaves files that nothing
+names, which the next pull of the same image uses and `Images.prune` removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from bandsox.errors import Conflict, ImageNotFound, InvalidReference
+from bandsox.images import convert, spec
+from bandsox.images.blobs import BlobStore, fsync_directory
+from bandsox.images.flatten import FORMAT, LayerFile
+from bandsox.images.limits import Limits
+from bandsox.images.locks import Locks
+from bandsox.images.reference import Reference, Transport, parse_reference
+from bandsox.images.registries import Registries
+from bandsox.images.transports import Context, Fetched, store_image
+from bandsox.images.workers import Task, in_thread, storage_errors
+from bandsox.models import Image, ImageConfig, ProgressCallback
+from bandsox.settings import Layout
+from bandsox.store import Database, ImageTable
+
+PullPolicy = Literal["missing", "always", "never"]
+
+_MIN_PREFIX = 4
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What a removal did: references that name nothing any more, ids of images that are gone, bytes freed."""
+
+    untagged: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    freed: int = 0
+
+
+class Images:
+    """The images of one storage directory.
+
+    Parameters
+    ----------
+    layout: the storage directory; database: its registry.
+    limits: how large an image may be; by default 64 GiB unpacked, or ``BANDSOX_MAX_IMAGE_MIB``.
+    platform: the platform to take of images that have several; by default the host's.
+    """
+
+    def __init__(self, layout: Layout, database: Database, *, limits: Limits | None = None, platform: spec.Platform | None = None) -> None:
+        self._layout = layout
+        self._rootfs = layout.images / "rootfs"
+        self._rootfs.mkdir(mode=0o700, exist_ok=True)
+        self._table = ImageTable(database, self._rootfs)
+        self._locks = Locks(layout.locks / "images")
+        self._blobs = BlobStore(layout.images, layout.temporary, self._locks)
+        self._limits = limits or Limits.configured()
+        self._platform = platform or spec.host_platform()
+
+    # ── finding ─────────────────────────────────────────────────────────────────────────────────
+
+    async def resolve(self, reference: str | Reference, pull: PullPolicy = "missing", progress: ProgressCallback | None = None) -> Image:
+        """The image that a name, id, unique beginning of an id, or reference of any transport means, ready to run.
+
+        What is here wins over the registry; a file or directory is read again when it has changed.
+
+        Parameters
+        ----------
+        pull: ``missing``: fetch what is not here; ``always``: fetch in any case; ``never``: only what is here.
+
+        Raises
+        ------
+        InvalidReference: it cannot be read, or is the beginning of several ids.
+        ImageNotFound: neither this storage directory nor the place it names has it.
+        ImageError, HostError: it could not be fetched or converted; see `bandsox.errors`.
+        """
+        parsed, found = self._find(reference)
+        if found is not None and (pull == "never" or (pull == "missing" and self._is_current(parsed, found))):
+            return await self._with_rootfs(found, progress)
+        if parsed is None or pull == "never":
+            raise _not_found(str(reference))
+        return await self._pull(parsed, progress, refresh=pull == "always")
+
+    async def pull(self, reference: str | Reference, progress: ProgressCallback | None = None) -> Image:
+        """Fetch an image from where its reference says, even when it is here.
+
+        Raises
+        ------
+        As `resolve`.
+        """
+        parsed = reference if isinstance(reference, Reference) else parse_reference(reference)
+        return await self._pull(parsed, progress, refresh=True)
+
+    async def list(self) -> Sequence[Image]:
+        """All images, newest first."""
+        return [_familiar(image) for image in self._table.list()]
+
+    async def inspect(self, reference: str | Reference) -> Image:
+        """An image that is here.
+
+        Raises
+        ------
+        ImageNotFound: it is not.
+        InvalidReference: as for `resolve`.
+        """
+        return _familiar(self._here(reference))
+
+    def layers(self, image: Image) -> tuple[spec.Layer, ...]:
+        """The layers of an image, lowest first, as `commit` takes them.
+
+        Raises
+        ------
+        CorruptImage: its manifest or configuration is gone from the storage directory.
+        """
+        manifest, config = self._documents(image)
+        return tuple(
+            spec.Layer(layer.digest, layer.size, layer.media_type, diff_id)
+            for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True)
+        )
+
+    # ── naming and adding ───────────────────────────────────────────────────────────────────────
+
+    async def tag(self, reference: str | Reference, name: str) -> Image:
+        """Give an image one more name, taking it from the image that had it.
+
+        Raises
+        ------
+        ImageNotFound: there is no such image here.
+        InvalidReference: `name` is not one an image can have.
+        """
+        image = self._here(reference)
+        self._table.name(str(_local_name(name)), image.id)
+        return _familiar(self._here(image.id))
+
+    async def import_(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        name: str,
+        *,
+        config: ImageConfig | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Image:
+        """Make an image of a root file system's tar archive, given as a file or a binary stream, under a name.
+
+        Parameters
+        ----------
+        config: how machines of the image run commands; empty by default.
+
+        Raises
+        ------
+        ImageNotFound: there is no such file.
+        InvalidReference: `name` is not one an image can have.
+        CorruptImage, StorageFull: as they say.
+        """
+        from bandsox.images.transports import rootfs
+
+        reference = _local_name(name)
+        async with self.adding():
+            context = self._context(progress)
+            if isinstance(source, (str, os.PathLike)):
+                fetched = await rootfs.fetch_file(Path(source).absolute(), context, config)
+                origin = f"rootfs:{Path(source).absolute()}"
+            else:
+                fetched = await rootfs.fetch_stream(source, context, config)
+                origin = "import"
+            return await self._complete(fetched, origin, (str(reference),), progress)
+
+    async def add_layer(self, source: BinaryIO | Iterator[bytes]) -> spec.Layer:
+        """Store a layer from a tar stream, for `commit`; call it inside `adding`.
+
+        Raises
+        ------
+        CorruptImage: it cannot be decompressed. StorageFull: there is no room for it.
+        """
+        chunks = source if isinstance(source, Iterator) else iter(lambda: source.read(1 << 20), b"")
+        return await in_thread(lambda stop: self._blobs.add_layer(chunks, self._limits, stop))
+
+    async def commit(
+        self,
+        layers: Sequence[spec.Layer],
+        config: ImageConfig,
+        *,
+        base: Image | None = None,
+        references: Iterable[str] = (),
+        source: str = "build",
+        progress: ProgressCallback | None = None,
+    ) -> Image:
+        """Make an image of the layers of `base` with `layers` on top; call it inside `adding`.
+
+        Raises
+        ------
+        InvalidReference: one of `references` is not a name an image can have.
+        CorruptImage, StorageFull: as they say.
+        """
+        names = tuple(str(_local_name(name)) for name in references)
+        every = (*(self.layers(base) if base else ()), *layers)
+        architecture = base.architecture if base else self._platform.architecture
+        fetched = store_image(self._blobs, spec.encode_config(config, every, architecture=architecture), every)
+        return await self._complete(fetched, source, names, progress)
+
+    async def map_rootfs(self, layers: Sequence[spec.Layer], progress: ProgressCallback | None = None) -> Path:
+        """The root file system that `layers` amount to, made where it is missing; call it inside `adding`."""
+        return await self._ensure_rootfs(layers, progress)
+
+    @asynccontextmanager
+    async def adding(self) -> AsyncIterator[None]:
+        """While this lasts nothing unused is removed: layers and root file systems may wait for their image."""
+        async with self._locks.hold("images", shared=True):
+            yield
+
+    @asynccontextmanager
+    async def use(self, image: Image) -> AsyncIterator[None]:
+        """While this lasts the image is not removed: time to record the machine that uses it.
+
+        Raises
+        ------
+        ImageNotFound: it has been removed already.
+        """
+        async with self._locks.hold("use", shared=True):
+            if self._table.get(image.id) is None or not image.rootfs.exists():
+                raise _not_found(image.id)
+            yield
+
+    # ── removing ────────────────────────────────────────────────────────────────────────────────
+
+    async def remove(self, reference: str | Reference, *, force: bool = False) -> Removed:
+        """Remove a name of an image, and the image with its last name; by id, the image with all its names.
+
+        Parameters
+        ----------
+        force: remove it although machines were made of it, or several names have it; the root file system of a
+            machine stays in any case.
+
+        Raises
+        ------
+        ImageNotFound: there is no such image here.
+        Conflict: it is in use, or an id was given and several names have it.
+        """
+        async with self._locks.hold("use"):
+            image = self._here(reference)
+            parsed, _ = self._find(reference)
+            by_name = parsed is not None and str(parsed) in image.references
+            if by_name and len(image.references) > 1:
+                self._table.remove_name(str(parsed))
+                return Removed(untagged=(_familiar_name(str(parsed)),))
+            if not by_name and len(image.references) > 1 and not force:
+                names = ", ".join(_familiar_name(name) for name in image.references)
+                raise Conflict(f"several names have the image {image.id[7:19]}: {names}", remedy="remove them by name, or use force")
+            users = self._table.users(image)
+            if users and not force:
+                raise Conflict(
+                    f"the image {_familiar_name(str(reference))} is in use by {', '.join(users[:5])}",
+                    remedy=f"delete {'it' if len(users) == 1 else 'them'} first, or use force",
+                )
+            self._table.remove(image.id)
+            with self._locks.try_hold("images") as alone:
+                freed = self._remove_unused(partials=False) if alone else 0
+        return Removed(tuple(_familiar_name(name) for name in image.references), (image.id,), freed)
+
+    async def prune(self, *, unused: bool = False) -> Removed:
+        """Remove images without a name, unfinished downloads, and files that nothing needs.
+
+        Waits for pulls that are under way.
+
+        Parameters
+        ----------
+        unused: remove named images as well that no machine was made of.
+        """
+        async with self._locks.hold("images"), self._locks.hold("use"):
+            doomed = [image for image in self._table.list() if (unused or not image.references) and not self._table.users(image)]
+            for image in doomed:
+                self._table.remove(image.id)
+            freed = self._remove_unused(partials=True)
+        untagged = tuple(_familiar_name(name) for image in doomed for name in image.references)
+        return Removed(untagged, tuple(image.id for image in doomed), freed)
+
+    def _remove_unused(self, *, partials: bool) -> int:
+        """Remove the files that no row names; the locks ``images`` and ``use`` are held alone."""
+        freed = self._blobs.remove_rubbish(partials=partials)
+        blobs = self._table.live_blobs()
+        unused = [self._blobs.path(digest) for digest in self._blobs.list() if digest not in blobs]
+        rootfs = self._table.live_rootfs()
+        unused += [path for path in self._rootfs.iterdir() if path not in rootfs]
+        for path in unused:
+            freed += path.stat().st_blocks * 512
+            path.unlink()
+        return freed
+
+    # ── looking up ──────────────────────────────────────────────────────────────────────────────
+
+    def _find(self, reference: str | Reference) -> tuple[Reference | None, Image | None]:
+        """What a text means and the image it means here: an id in full, then a name, then the beginning of an id."""
+        if isinstance(reference, Reference):
+            return reference, self._table.find(str(reference))
+        digits = reference.removeprefix("sha256:")
+        is_hex = len(digits) >= _MIN_PREFIX and _HEX.issuperset(digits)
+        if is_hex and len(digits) == 64:
+            return None, self._table.get(f"sha256:{digits}")
+        parsed = None if is_hex and digits != reference else parse_reference(reference)
+        if parsed is not None and (named := self._table.find(str(parsed))) is not None:
+            return parsed, named
+        matches = self._table.starting_with(digits) if is_hex else []
+        if len(matches) > 1:
+            raise InvalidReference(f"{reference!r} is the beginning of several images' ids", remedy="give more of it")
+        return parsed, matches[0] if matches else None
+
+    def _here(self, reference: str | Reference) -> Image:
+        found = self._find(reference)[1]
+        if found is None:
+            raise _not_found(str(reference))
+        return found
+
+    def _is_current(self, reference: Reference | None, image: Image) -> bool:
+        """Whether a local source still is what the image was made from."""
+        if reference is None or str(reference) not in image.references:
+            return True
+        return self._table.fingerprint(str(reference)) in (None, _fingerprint(reference))
+
+    def _documents(self, image: Image) -> tuple[spec.Manifest, spec.ConfigFile]:
+        manifest = spec.decode(self._blobs.read(image.manifest_digest, spec.MAX_MANIFEST), spec.Manifest, "the stored manifest")
+        return manifest, spec.decode_config(self._blobs.read(image.id, spec.MAX_CONFIG), manifest)
+
+    # ── fetching and converting ─────────────────────────────────────────────────────────────────
+
+    def _context(self, progress: ProgressCallback | None) -> Context:
+        return Context(self._blobs, self._platform, self._limits, progress)
+
+    async def _pull(self, reference: Reference, progress: ProgressCallback | None, *, refresh: bool) -> Image:
+        async with self.adding(), self._locks.hold(f"reference {reference}"):
+            if not refresh:
+                found = self._table.find(str(reference))
+                if found is not None and self._is_current(reference, found):
+                    return _familiar(replace(found, rootfs=await self._ensure_rootfs(self.layers(found), progress)))
+            fingerprint = _fingerprint(reference)
+            fetched = await self._fetch(reference, self._context(progress))
+            return await self._complete(fetched, str(reference), (str(reference),), progress, fingerprint)
+
+    async def _fetch(self, reference: Reference, context: Context) -> Fetched:
+        if reference.transport is Transport.REGISTRY:
+            from bandsox.images import registry
+
+            return await registry.fetch(reference, context, Registries(self._layout.root / "registries.toml"))
+        from bandsox.images.transports import debootstrap, docker, layout, rootfs
+
+        if reference.transport is Transport.DEBOOTSTRAP:
+            return await debootstrap.fetch(reference, context)
+        if reference.transport is Transport.ROOTFS:
+            return await rootfs.fetch_file(reference.path, context)
+        if reference.transport is Transport.DOCKER_ARCHIVE:
+            return await docker.fetch_archive(reference, context)
+        if reference.transport is Transport.DOCKER_DAEMON:
+            return await docker.fetch_daemon(reference, context)
+        return await layout.fetch(reference, context)
+
+    async def _complete(
+        self,
+        fetched: Fetched,
+        source: str,
+        references: tuple[str, ...],
+        progress: ProgressCallback | None,
+        fingerprint: str | None = None,
+    ) -> Image:
+        """Convert and record an image whose blobs are stored."""
+        runtime = spec.runtime_config(fetched.config)
+        layers = [
+            spec.Layer(layer.digest, layer.size, layer.media_type, diff_id)
+            for layer, diff_id in zip(fetched.manifest.layers, fetched.config.rootfs.diff_ids, strict=True)
+        ]
+        path = await self._ensure_rootfs(layers, progress, require_end=fetched.require_end)
+        image = Image(
+            id=fetched.config_digest,
+            references=references,
+            manifest_digest=fetched.manifest_digest,
+            rootfs_digest=_rootfs_digest(layers),
+            rootfs=path,
+            size=path.stat().st_blocks * 512,
+            architecture=fetched.config.architecture or self._platform.architecture,
+            created_at=time.time(),
+            config=runtime,
+            source=source,
+        )
+        self._table.save(image, fetched.blobs, fingerprint)
+        return _familiar(self._here(image.id))
+
+    async def _with_rootfs(self, image: Image, progress: ProgressCallback | None) -> Image:
+        """An image whose root file system exists, made again from its layers if somebody removed it."""
+        if not image.rootfs.is_file():
+            async with self.adding():
+                await self._ensure_rootfs(self.layers(image), progress)
+        return _familiar(image)
+
+    async def _ensure_rootfs(self, layers: Sequence[spec.Layer], progress: ProgressCallback | None, *, require_end: bool = False) -> Path:
+        """The root file system of `layers`, converted now unless it has been, by one process at a time."""
+        digest = _rootfs_digest(layers).removeprefix("sha256:")
+        path = self._rootfs / f"{digest}.squashfs"
+        async with self._locks.hold(f"rootfs {digest}"):
+            if path.is_file():
+                return path
+            task = Task(progress, f"rootfs {digest}", "converting to squashfs", sum(layer.size for layer in layers))
+            files = [
+                LayerFile(self._blobs.path(layer.digest), layer.diff_id.removeprefix("sha256:"), f"layer {layer.digest[7:19]}", require_end)
+                for layer in layers
+            ]
+            with storage_errors(self._rootfs), self._blobs.temporary_file() as (descriptor, temporary):
+                await convert.run(files, descriptor, self._limits, task)
+                os.fchmod(descriptor, 0o400)
+                temporary.rename(path)
+                fsync_directory(self._rootfs)
+            task.finish()
+        return path
+
+
+def _rootfs_digest(layers: Sequence[spec.Layer]) -> str:
+    """The name of a root file system: what it is made of, and by which version of the conversion."""
+    text = "\n".join([FORMAT, *(layer.diff_id for layer in layers)])
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fingerprint(reference: Reference) -> str | None:
+    """The present state of a local source, or None where it has none that could be compared."""
+    try:
+        if reference.transport in (Transport.OCI, Transport.DIRECTORY):
+            name = "index.json" if reference.transport is Transport.OCI else "manifest.json"
+            return hashlib.sha256((reference.path / name).read_bytes()).hexdigest()
+        if reference.transport in (Transport.OCI_ARCHIVE, Transport.DOCKER_ARCHIVE, Transport.ROOTFS):
+            status = reference.path.stat()
+            return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+    except OSError:
+        return None
+    return None
+
+
+def _local_name(name: str) -> Reference:
+    reference = parse_reference(name)
+    if reference.transport is not Transport.REGISTRY or reference.digest:
+        raise InvalidReference(f"{name!r} cannot be the name of an image", remedy="use a name such as myapp or myapp:1.0")
+    return reference
+
+
+def _familiar_name(reference: str) -> str:
+    return parse_reference(reference).familiar
+
+
+def _familiar(image: Image) -> Image:
+    """An image with its references as people write them."""
+    return replace(image, references=tuple(_familiar_name(reference) for reference in image.references))
+
+
+def _not_found(reference: str) -> ImageNotFound:
+    return ImageNotFound(f"there is no image {reference} here", remedy=f"bandsox image pull {reference}")

@@ -1,0 +1,115 @@
+"""How registries are reached: mirrors, plain HTTP and certificates, from ``registries.toml`` in the storage directory.
+
+    [[registry]]
+    name = "docker.io"                                  # host[:port], as in references
+    mirrors = ["mirror.example:5000", "https://cache.example/hub"]
+    insecure = true                                     # plain HTTP, or a certificate nobody signed
+    ca = "/etc/ssl/our-ca.pem"
+
+``BANDSOX_INSECURE_REGISTRIES`` (hosts, comma-separated) adds to the insecure ones. A registry on a loopback
+address is insecure without being named, as in Docker. Certificates in Docker's and Podman's ``certs.d`` are honoured.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bandsox.errors import InvalidRequest
+from bandsox.images.reference import DOCKER_HUB
+
+_HUB_HOST = "registry-1.docker.io"
+_CERTIFICATE_DIRECTORIES = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
+
+
+class _Registry(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    mirrors: list[str] = []
+    insecure: bool = False
+    ca: str | None = None
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    registry: list[_Registry] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a registry's images can be had: a host, a path that precedes repositories, and how far it is trusted."""
+
+    host: str
+    prefix: str = ""
+    insecure: bool = False
+    ca: str | None = None
+    mirror: bool = False
+
+    @property
+    def credentials_key(self) -> str:
+        """The host under which credentials are kept."""
+        return DOCKER_HUB if self.host == _HUB_HOST else self.host
+
+    def tls(self) -> ssl.SSLContext:
+        """The TLS settings for this endpoint: verified, against the system's certificates and those named for it."""
+        context = ssl.create_default_context()
+        if self.ca:
+            context.load_verify_locations(self.ca)
+        for directory in _CERTIFICATE_DIRECTORIES:
+            for certificate in sorted((directory / self.credentials_key).glob("*.crt")):
+                context.load_verify_locations(certificate)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class Registries:
+    """The settings of one storage directory.
+
+    Raises
+    ------
+    InvalidRequest: the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._registries: dict[str, _Registry] = {}
+        if path.is_file():
+            try:
+                settings = msgspec.toml.decode(path.read_bytes(), type=_File)
+            except (OSError, msgspec.DecodeError) as error:
+                raise InvalidRequest(f"{path} cannot be read", cause=str(error)) from error
+            self._registries = {registry.name: registry for registry in settings.registry}
+        configured = os.environ.get("BANDSOX_INSECURE_REGISTRIES", "")
+        self._insecure = {host.strip() for host in configured.split(",") if host.strip()}
+
+    def endpoints(self, domain: str) -> list[Endpoint]:
+        """Where to look for a registry's images, in order: its mirrors, then itself."""
+        registry = self._registries.get(domain)
+        mirrors = [self._mirror(mirror) for mirror in registry.mirrors] if registry else []
+        return [*mirrors, self._endpoint(domain)]
+
+    def _mirror(self, text: str) -> Endpoint:
+        scheme, separator, rest = text.partition("://")
+        host, _, prefix = (rest if separator else text).rstrip("/").partition("/")
+        known = self._endpoint(host)
+        insecure = known.insecure or scheme == "http"
+        return Endpoint(known.host, f"{prefix}/" if prefix else "", insecure, known.ca, mirror=True)
+
+    def _endpoint(self, host: str) -> Endpoint:
+        registry = self._registries.get(host)
+        insecure = host in self._insecure or (registry is not None and registry.insecure) or _is_loopback(host)
+        return Endpoint(_HUB_HOST if host == DOCKER_HUB else host, "", insecure, registry.ca if registry else None)
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
