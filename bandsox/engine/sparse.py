@@ -59,8 +59,9 @@ def _copy_data(source: int, target: int) -> None:
 
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:
+    os.lseek(target, start, os.SEEK_SET)
     while start < end:
-        count = os.copy_file_range(source, target, min(end - start, _CHUNK), start, start)
+        count = os.sendfile(target, source, start, min(end - start, _CHUNK))
         if count == 0:
             raise OSError(errno.EIO, "the file became shorter while it was copied")
         start += count

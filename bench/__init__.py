@@ -1,0 +1,1 @@
+"""Measurements, each against the floor of the same run; see docs/performance.md."""

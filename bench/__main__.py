@@ -1,0 +1,30 @@
+"""`python -m bench [boot|exec|transfer|images|density …]`: all of it, or what is named."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from bandsox.core import AsyncBandSox
+from bench import boot, commands, density, figures, images, transfer
+
+_PARTS = {
+    "boot": boot.measure,
+    "exec": commands.measure,
+    "transfer": transfer.measure,
+    "images": images.measure,
+    "density": density.measure,
+}
+
+
+async def main(names: list[str]) -> None:
+    async with AsyncBandSox() as bandsox:
+        vm = await bandsox.create_vm()
+        info = await vm.info()
+        await vm.delete()
+        print(f"{figures.machine()}; {info['vmm']} {info['vmm_version']}, {info['accelerator']}")
+        for name in names or list(_PARTS):
+            await _PARTS[name](bandsox)
+
+
+asyncio.run(main(sys.argv[1:]))

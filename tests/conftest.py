@@ -1,0 +1,45 @@
+"""What every test may use: a storage directory with kernel and image prepared once, and machines in it.
+
+The storage directory is kept between runs (its artefacts are named by content), so only the first run builds an image. Everything a test
+makes in it is gone when the test ends; a test of its own checks that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bandsox import BandSox, MicroVM
+from bandsox.settings import DEFAULT_IMAGE
+
+STORAGE = Path(os.environ.get("BANDSOX_TEST_STORAGE", "~/.cache/bandsox-tests/storage")).expanduser()
+
+
+@pytest.fixture(scope="session")
+def storage() -> Path:
+    """A storage directory with the default kernel and the default image, which is also named ``python:3-alpine``."""
+    STORAGE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["BANDSOX_STORAGE"] = str(STORAGE)
+    with BandSox(STORAGE) as bandsox:
+        bandsox.cleanup()
+        for info in bandsox.list_vms():
+            bandsox.delete_vm(info["id"])
+        bandsox.pull_image(DEFAULT_IMAGE, "missing")
+        bandsox.tag_image(DEFAULT_IMAGE, "python:3-alpine")
+    return STORAGE
+
+
+@pytest.fixture(scope="session")
+def bandsox(storage: Path) -> Iterator[BandSox]:
+    with BandSox(storage) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def vm(bandsox: BandSox) -> Iterator[MicroVM]:
+    """One running machine for the tests of a module, none of which stops it."""
+    with bandsox.create_vm(mem_mib=256) as machine:
+        yield machine

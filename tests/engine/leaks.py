@@ -1,0 +1,47 @@
+"""What a machine could leave behind on this host: processes, sockets, mounts, files, descriptors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bandsox.settings import Layout
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Everything of BandSox's on this host at one moment. Equal before and after: nothing was left."""
+
+    processes: frozenset[str]
+    files: frozenset[str]
+    sockets: frozenset[str]
+    mounts: frozenset[str]
+    descriptors: int
+
+    @classmethod
+    def of(cls, layout: Layout) -> Traces:
+        return cls(
+            processes=frozenset(_processes(layout)),
+            files=frozenset(str(path) for root in (layout.vms, layout.work) for path in root.rglob("*") if not _is_own_work(layout, path)),
+            sockets=frozenset(str(path) for path in layout.runtime.rglob("*")),
+            mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
+            descriptors=len(list(Path("/proc/self/fd").iterdir())),
+        )
+
+
+def _processes(layout: Layout) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                place = (entry / "cwd").readlink()
+            except OSError:
+                continue
+            if layout.root in place.parents:
+                found.append(f"{entry.name} {place}")
+    return found
+
+
+def _is_own_work(layout: Layout, path: Path) -> bool:
+    """Each process keeps an empty directory of its own for work under way, until it ends."""
+    return path.parent == layout.work and not any(path.iterdir())

@@ -1,0 +1,134 @@
+"""Killed processes, at every stage: nothing is lost, nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bandsox import BandSox, MicroVM
+from bandsox.errors import Conflict, MachineStopped, OutcomeUnknown
+from bandsox.settings import Layout
+from tests.engine.leaks import Traces
+
+
+@pytest.fixture
+def own(bandsox: BandSox) -> Iterator[MicroVM]:
+    with bandsox.create_vm(mem_mib=256) as machine:
+        yield machine
+
+
+def test_a_killed_vmm_is_reported_at_once_and_the_machine_starts_again(bandsox: BandSox, own: MicroVM) -> None:
+    own.write_bytes("/root/file", b"kept")
+    own.exec_command("sync")
+    os.kill(own.process.pid, signal.SIGKILL)
+    assert own.status().value in {"dead"}
+    with pytest.raises(Conflict, match="dead"):
+        own.exec_command("true")
+    own.start()
+    assert own.read_bytes("/root/file") == b"kept"
+
+
+def test_a_vmm_killed_under_a_command_ends_the_command(own: MicroVM) -> None:
+    def kill(text: str) -> None:
+        os.kill(own.process.pid, signal.SIGKILL)
+
+    with pytest.raises((MachineStopped, OutcomeUnknown)):
+        own.exec_command("echo started; sleep 1000", on_stdout=kill, timeout=None)
+
+
+def test_a_guest_that_powers_itself_off_is_dead(own: MicroVM) -> None:
+    with pytest.raises((MachineStopped, OutcomeUnknown)):
+        own.exec_command("echo o > /proc/sysrq-trigger; sleep 100", timeout=60)
+    assert own.status().value == "dead"
+
+
+STAGES = ["directory", "record", "disk", "spawn", "boot"]
+
+_CREATOR = """
+    import os, signal, sys
+    from bandsox import BandSox
+    from bandsox.engine import boot, disks, engine
+    from bandsox.store import VMs
+
+    stage = sys.argv[2]
+
+    def die(*_arguments, **_options):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if stage == "directory":
+        VMs.insert = die
+    elif stage == "record":
+        disks.create = die
+    elif stage == "disk":
+        boot.started = die
+    elif stage == "spawn":
+        VMs.update = die
+    elif stage == "boot":
+        engine._set_up = die
+    BandSox(sys.argv[1]).create_vm(name="half made")
+"""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_creator_killed_at_any_stage_leaves_what_cleanup_removes(bandsox: BandSox, stage: str) -> None:
+    layout = Layout.open(bandsox.storage_dir)
+    bandsox.cleanup()
+    before = Traces.of(layout)
+    creator = subprocess.run([sys.executable, "-c", textwrap.dedent(_CREATOR), str(bandsox.storage_dir), stage], check=False)
+    assert creator.returncode == -signal.SIGKILL
+
+    bandsox.cleanup()
+
+    assert Traces.of(layout) == before
+    assert all(info["name"] != "half made" for info in bandsox.list_vms())
+    with bandsox.create_vm(name="half made") as machine:
+        assert machine.exec_command("true") == 0
+
+
+_CLIENT = """
+    import os, signal, sys
+    from bandsox import BandSox
+    vm = BandSox(sys.argv[1]).get_vm(sys.argv[2])
+    if sys.argv[3] == "exec":
+        vm.exec_command("echo started; yes", on_stdout=lambda text: os.kill(os.getpid(), signal.SIGKILL), timeout=None)
+    else:
+        def die(progress):
+            if progress.done > 1_000_000:
+                os.kill(os.getpid(), signal.SIGKILL)
+        vm.upload_file(sys.argv[4], "/root/upload", progress=die)
+"""
+
+
+@pytest.mark.parametrize("operation", ["exec", "upload"])
+def test_a_client_killed_in_the_middle_leaves_its_connection_usable(own: MicroVM, storage: Path, tmp_path: Path, operation: str) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(20_000_000))
+    for _ in range(20):  # more often than there are connections
+        script = [sys.executable, "-c", textwrap.dedent(_CLIENT), str(storage), own.vm_id, operation, str(large)]
+        assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
+    assert own.run(["echo", "still there"]).stdout == b"still there\n"
+    assert not any(process.name == b"yes" for process in own.metrics(processes=True).processes)
+    assert own.run("ls /root").stdout == b""
+
+
+def test_a_flooded_console_is_bounded_and_does_not_stall_the_guest(own: MicroVM) -> None:
+    own.exec_command("head -c 3000000 /dev/zero | tr '\\0' x > /dev/console", timeout=300)
+    assert own.exec_command("true") == 0
+    assert len(own.console()) <= 256 * 1024
+
+
+def test_machines_outlive_their_creator(bandsox: BandSox, storage: Path) -> None:
+    script = "import sys; from bandsox import BandSox; print(BandSox(sys.argv[1]).create_vm().vm_id)"
+    vm_id = subprocess.run([sys.executable, "-c", script, str(storage)], capture_output=True, text=True, check=True).stdout.strip()
+    machine = bandsox.get_vm(vm_id)
+    assert machine is not None
+    with machine:
+        assert machine.status().value == "running"
+        assert machine.run(["echo", "hello"]).stdout == b"hello\n"
