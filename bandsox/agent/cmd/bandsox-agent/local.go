@@ -1,0 +1,70 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"bandsox.dev/agent/internal/machine"
+	"bandsox.dev/agent/internal/process"
+	"bandsox.dev/agent/internal/serve"
+	"bandsox.dev/agent/internal/transport"
+	"bandsox.dev/agent/internal/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// serveLocally runs the agent as an ordinary process of this machine, for tests without a
+// virtual machine. It boots nothing, and shutdown only ends the process. What setup sets is set
+// for real: hostname, clock and files are those of the machine it runs on.
+func serveLocally(arguments []string) int {
+	flags := flag.NewFlagSet("bandsox-agent", flag.ContinueOnError)
+	listen := flags.String("listen", "", "serve on a Unix socket: unix:PATH")
+	cgroup := flags.String("cgroup", "", "cgroup v2 directory for processes; without it they are killed by process group")
+	showVersion := flags.Bool("version", false, "print the version")
+	if err := flags.Parse(arguments); err != nil {
+		return 2
+	}
+	if *showVersion {
+		fmt.Println(version)
+		return 0
+	}
+	path, ok := strings.CutPrefix(*listen, "unix:")
+	if !ok || path == "" {
+		fmt.Fprintln(os.Stderr, "bandsox-agent: it is the /init of a BandSox machine; elsewhere: --listen unix:PATH")
+		return 2
+	}
+	if err := listenLocally(path, *cgroup); err != nil {
+		fmt.Fprintln(os.Stderr, "bandsox-agent:", err)
+		return 1
+	}
+	return 0
+}
+
+func listenLocally(path, cgroup string) error {
+	var groups *process.Groups
+	if cgroup != "" {
+		var err error
+		if groups, err = process.NewGroups(cgroup); err != nil {
+			return err
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	bootID, err := machine.BootID()
+	if err != nil {
+		return err
+	}
+	listener, err := transport.ListenUnix(path)
+	if err != nil {
+		return err
+	}
+	server := &serve.Server{
+		Version: version, Transport: "unix", BootID: bootID, Capabilities: capabilities,
+		Machine: &machine.Machine{}, Processes: process.NewTable(groups),
+		Shutdown: func(wire.ShutdownRequest) { os.Exit(0) },
+	}
+	return server.Listen(listener)
+}

@@ -1,0 +1,108 @@
+// Command bandsox-agent is the guest agent: the /init of every BandSox machine, and its PID 1
+// for as long as the machine runs. It boots the machine, starts processes and moves files for
+// the host, and powers the machine off. docs/protocol.md says how the host talks to it.
+//
+// Started as any other process it serves the same protocol over a Unix socket, for tests:
+//
+//	bandsox-agent --listen unix:/path/to/socket
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"bandsox.dev/agent/internal/boot"
+	"bandsox.dev/agent/internal/machine"
+	"bandsox.dev/agent/internal/process"
+	"bandsox.dev/agent/internal/serve"
+	"bandsox.dev/agent/internal/transport"
+	"bandsox.dev/agent/internal/wire"
+)
+
+// version is set by the build (-ldflags "-X main.version=…").
+var version = "0.0.0-dev"
+
+// defaultGrace is how long processes have to end by themselves at shutdown.
+const defaultGrace = 2 * time.Second
+
+// capabilities are what a host may rely on beyond the protocol's version.
+var capabilities = []string{"exec", "tty", "sessions", "files", "watch", "tar", "metrics"}
+
+func main() {
+	if os.Getpid() != 1 {
+		os.Exit(serveLocally(os.Args[1:]))
+	}
+	// The heap is small and short-lived; a machine's memory belongs to its programs.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(32 << 20)
+	system := boot.Boot()
+	tune()
+	boot.Announce("link")
+	server := newServer(system)
+	boot.HandleSignals(func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
+	var once sync.Once
+	err := link(system, server, func() { once.Do(func() { boot.Announce("ready") }) })
+	boot.Fatal("link", err)
+}
+
+func newServer(system *boot.System) *serve.Server {
+	bootID, err := machine.BootID()
+	if err != nil {
+		boot.Fatal("link", err)
+	}
+	server := &serve.Server{
+		Version: version, BootID: bootID, Capabilities: capabilities, Machine: &machine.Machine{},
+	}
+	var groups *process.Groups
+	if system.Cgroup != "" {
+		if groups, err = process.NewGroups(system.Cgroup); err != nil {
+			boot.Warn("cgroups", err)
+		} else {
+			server.Capabilities = append(server.Capabilities, "cgroup")
+		}
+	}
+	server.Processes = process.NewTable(groups)
+	if system.Layer != nil {
+		server.Layer = system.Layer.Upper
+		server.Capabilities = append(server.Capabilities, "layer")
+	}
+	var once sync.Once
+	server.Shutdown = func(r wire.ShutdownRequest) {
+		grace := defaultGrace
+		if r.TimeoutMS != nil {
+			grace = time.Duration(max(0, *r.TimeoutMS)) * time.Millisecond
+		}
+		once.Do(func() { system.ShutDown(grace, r.Reboot, server.Processes.AwaitAlone) })
+	}
+	return server
+}
+
+// link serves the host over what the machine has. It only returns when that fails.
+func link(system *boot.System, server *serve.Server, ready func()) error {
+	kind := system.Settings.Transport
+	if kind == "" {
+		kind = "vsock"
+		if transport.HasPorts() {
+			kind = "serial"
+		}
+	}
+	server.Transport = kind
+	switch kind {
+	case "serial":
+		return transport.FindPorts(system.Events, func(port *transport.Port) {
+			go server.Serve(port)
+			ready()
+		})
+	case "vsock":
+		listener, err := transport.ListenVsock()
+		if err != nil {
+			return err
+		}
+		ready()
+		return server.Listen(listener)
+	}
+	return fmt.Errorf("unknown transport %q", kind)
+}

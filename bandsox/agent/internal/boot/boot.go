@@ -1,0 +1,198 @@
+// Package boot takes the machine from the kernel's start of /init to a root file system in
+// which everything else runs, and at the end down again.
+//
+// The stages run in order, each is one line on the console, and the first that fails ends the
+// machine with a line that says which and why: the host reads these lines to explain a machine
+// that did not come up.
+package boot
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"bandsox.dev/agent/internal/uevent"
+
+	"golang.org/x/sys/unix"
+)
+
+// deviceDeadline is how long a device that must come may take. Under emulation on a busy host
+// seconds are possible.
+const deviceDeadline = 30 * time.Second
+
+// Settings are the kernel arguments that begin with "bandsox.".
+type Settings struct {
+	Root      string // block device of the read-only root; empty: an empty tmpfs
+	Overlay   string // block device of the writable layer, or "tmpfs"
+	Transport string // "serial", "vsock", or empty for what there is
+}
+
+// System is what the boot leaves behind.
+type System struct {
+	Settings Settings
+	Events   *uevent.Listener
+	Layer    *Layer // nil without an overlay
+	Cgroup   string // directory for our cgroups, empty when the kernel has no cgroup v2
+}
+
+// Layer holds the writable layer, which is not reachable by any path of the new root.
+type Layer struct {
+	Mount *os.File // root of its file system
+	Upper *os.File // overlayfs's upper directory
+}
+
+type stage struct {
+	name string
+	run  func(*System) error
+}
+
+// stages are those up to the link to the host, which is the caller's.
+var stages = []stage{
+	{"modules", loadModules},
+	{"root", mountRoot},
+	{"overlay", mountOverlay},
+	{"switch", switchRoot},
+}
+
+// Boot runs the stages. It does not return when one fails.
+func Boot() *System {
+	s := &System{}
+	for _, stage := range stages {
+		Announce(stage.name)
+		if err := stage.run(s); err != nil {
+			Fatal(stage.name, err)
+		}
+	}
+	return s
+}
+
+// Announce prints the stage that begins.
+func Announce(stage string) { say("stage: " + stage) }
+
+// Warn prints something that does not keep the machine from working.
+func Warn(what string, err error) { say("warning: " + what + ": " + err.Error()) }
+
+// Fatal says why the machine cannot go on, and powers it off.
+func Fatal(stage string, err error) {
+	say("fatal: " + stage + ": " + err.Error())
+	powerOff(false)
+}
+
+// say prints one line in one write, so that the kernel's own lines do not get into it.
+func say(text string) {
+	fmt.Fprint(os.Stderr, "bandsox-agent: "+strings.ReplaceAll(text, "\n", " ")+"\n")
+}
+
+// loadModules mounts what the kernel shows of itself, reads the settings, and loads the
+// modules of /modules.list.
+func loadModules(s *System) error {
+	for _, m := range []mountPoint{
+		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+	} {
+		if err := m.mount(); err != nil {
+			return err
+		}
+	}
+	openConsole()
+	arguments, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	s.Settings = parseArguments(string(arguments))
+	if s.Events, err = uevent.Listen(); err != nil {
+		return err
+	}
+	list, err := os.ReadFile("/modules.list")
+	if os.IsNotExist(err) {
+		return nil // everything is built in
+	}
+	if err != nil {
+		return err
+	}
+	for path := range strings.Lines(string(list)) {
+		if path = strings.TrimSpace(path); path == "" {
+			continue
+		}
+		if err := loadModule(path); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// loadModule takes a module that is there already, perhaps built in, for loaded.
+func loadModule(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	err = unix.FinitModule(int(file.Fd()), "", 0)
+	if err == unix.EEXIST {
+		return nil
+	}
+	return err
+}
+
+// openConsole makes the console standard output when the kernel could not: an initramfs
+// without /dev/console.
+func openConsole() {
+	var st unix.Stat_t
+	if unix.Fstat(2, &st) == nil && st.Rdev != unix.Mkdev(1, 3) {
+		return
+	}
+	fd, err := unix.Open("/dev/console", unix.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return
+	}
+	for i := range 3 {
+		_ = unix.Dup3(fd, i, 0)
+	}
+	unix.Close(fd)
+}
+
+func parseArguments(line string) (s Settings) {
+	for _, argument := range strings.Fields(line) {
+		key, value, _ := strings.Cut(argument, "=")
+		switch key {
+		case "bandsox.root":
+			s.Root = value
+		case "bandsox.overlay":
+			s.Overlay = value
+		case "bandsox.transport":
+			s.Transport = value
+		}
+	}
+	return s
+}
+
+// awaitDevice returns the path of a block device's node when it is there.
+func (s *System) awaitDevice(name string) (string, error) {
+	node := "/dev/" + strings.TrimPrefix(name, "/dev/")
+	err := s.Events.Until(time.Now().Add(deviceDeadline), func() bool {
+		return unix.Access(node, unix.F_OK) == nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("no %s: %w", node, err)
+	}
+	return node, nil
+}
+
+type mountPoint struct {
+	source, target, kind string
+	flags                uintptr
+	data                 string
+}
+
+func (m mountPoint) mount() error {
+	if err := os.MkdirAll(m.target, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(m.source, m.target, m.kind, m.flags, m.data); err != nil {
+		return fmt.Errorf("mounting %s at %s: %w", m.kind, m.target, err)
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package boot
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"bandsox.dev/agent/internal/machine"
+
+	"golang.org/x/sys/unix"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// defaultHostname is the machine's name until the host gives it one.
+const defaultHostname = "bandsox"
+
+// furnishing is a mount; an optional one is not offered by every kernel or image.
+type furnishing struct {
+	mountPoint
+	optional bool
+}
+
+// furnish completes the root file system the way programs expect it.
+func furnish(s *System) error {
+	for _, f := range []furnishing{
+		{mountPoint{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=0620,ptmxmode=0666"}, false},
+		{mountPoint{"shm", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"}, false},
+		{mountPoint{"mqueue", "/dev/mqueue", "mqueue", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""}, true},
+		{mountPoint{"run", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"}, true},
+		{mountPoint{"cgroup2", cgroupRoot, "cgroup2", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "nsdelegate"}, true},
+	} {
+		if err := f.mount(); err != nil {
+			if !f.optional {
+				return err
+			}
+			Warn("mount", err)
+		} else if f.target == cgroupRoot {
+			s.Cgroup = cgroupRoot + "/bandsox"
+		}
+	}
+	linkDevices()
+	if err := stickyDirectory("/tmp"); err != nil && !errors.Is(err, unix.EROFS) {
+		Warn("/tmp", err)
+	}
+	if err := unix.Sethostname([]byte(defaultHostname)); err != nil {
+		return err
+	}
+	if err := raiseLoopback(); err != nil {
+		Warn("loopback", err)
+	}
+	nameFiles()
+	// What children get: room for many descriptors, but few unless they ask, because old
+	// programs close every possible one.
+	_ = syscall.Setrlimit(unix.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 1024, Max: 524288})
+	_, err := unix.Setsid()
+	if err != nil && err != unix.EPERM {
+		return err
+	}
+	return nil
+}
+
+// linkDevices makes the names that devtmpfs leaves to user space.
+func linkDevices() {
+	for name, target := range map[string]string{
+		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
+		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+	} {
+		if err := os.Symlink(target, name); err != nil && !os.IsExist(err) {
+			Warn(name, err)
+		}
+	}
+}
+
+func stickyDirectory(path string) error {
+	err := os.Mkdir(path, 0o755)
+	if os.IsExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Chmod(path, 0o1777)
+}
+
+// raiseLoopback brings lo up; the kernel gives it its addresses.
+func raiseLoopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var request struct { // struct ifreq
+		name  [unix.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}
+	copy(request.name[:], "lo")
+	request.flags = unix.IFF_UP | unix.IFF_RUNNING
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&request)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// nameFiles writes /etc/hosts where the image has none, so that localhost has an address
+// before the host has sent its own.
+func nameFiles() {
+	if _, err := os.Lstat("/etc/hosts"); err == nil {
+		return
+	}
+	content := "127.0.0.1\tlocalhost " + defaultHostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	if err := machine.ReplaceFile("/etc/hosts", []byte(content)); err != nil && !errors.Is(err, unix.EROFS) {
+		Warn("/etc/hosts", err)
+	}
+}

@@ -1,0 +1,183 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Where the parts of the root are mounted before they become one. Once the machine runs, no
+// path leads there any more.
+const (
+	lowerDir = "/.lower"
+	layerDir = "/.layer"
+	newRoot  = "/.root"
+)
+
+// mountRoot mounts the read-only root file system with whatever file system fits.
+func mountRoot(s *System) error {
+	if s.Settings.Root == "" {
+		return mountPoint{"tmpfs", lowerDir, "tmpfs", 0, "mode=0755"}.mount()
+	}
+	device, err := s.awaitDevice(s.Settings.Root)
+	if err != nil {
+		return err
+	}
+	kinds, err := fileSystems()
+	if err != nil {
+		return err
+	}
+	var tried []string
+	for _, kind := range kinds {
+		err := mountPoint{device, lowerDir, kind, unix.MS_RDONLY | unix.MS_SILENT, ""}.mount()
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EINVAL) {
+			return err // the file system is of this kind, and broken
+		}
+		tried = append(tried, kind)
+	}
+	return fmt.Errorf("%s holds none of the file systems %s", device, strings.Join(tried, ", "))
+}
+
+// fileSystems lists the kinds that the kernel knows for block devices.
+func fileSystems() ([]string, error) {
+	content, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		return nil, err
+	}
+	var kinds []string
+	for line := range strings.Lines(string(content)) {
+		if kind, ok := strings.CutPrefix(line, "\t"); ok { // otherwise "nodev" stands before the tab
+			kinds = append(kinds, strings.TrimSpace(kind))
+		}
+	}
+	return kinds, nil
+}
+
+// mountOverlay puts the writable layer over the root. Renamed directories and changed
+// attributes copy whole files into the layer (redirect_dir and metacopy are off), so that the
+// layer can be read as an image layer by itself.
+func mountOverlay(s *System) error {
+	var err error
+	switch s.Settings.Overlay {
+	case "":
+		return bindRoot()
+	case "tmpfs":
+		err = mountPoint{"tmpfs", layerDir, "tmpfs", 0, "mode=0755"}.mount()
+	default:
+		var device string
+		if device, err = s.awaitDevice(s.Settings.Overlay); err == nil {
+			err = mountPoint{device, layerDir, "ext4", unix.MS_NOATIME, ""}.mount()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	upper, work := filepath.Join(layerDir, "upper"), filepath.Join(layerDir, "work")
+	for _, dir := range []string{upper, work, newRoot} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	places := "lowerdir=" + lowerDir + ",upperdir=" + upper + ",workdir=" + work
+	root := mountPoint{"overlay", newRoot, "overlay", 0, places + ",redirect_dir=off,metacopy=off"}
+	if err := root.mount(); err != nil {
+		return err
+	}
+	return s.openLayer(upper)
+}
+
+// bindRoot makes the root visible at newRoot as it is, read-only or tmpfs.
+func bindRoot() error {
+	if err := os.MkdirAll(newRoot, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount(lowerDir, newRoot, "", unix.MS_BIND, "")
+}
+
+func (s *System) openLayer(upper string) (err error) {
+	s.Layer = &Layer{}
+	if s.Layer.Mount, err = os.Open(layerDir); err != nil {
+		return err
+	}
+	s.Layer.Upper, err = os.Open(upper)
+	return err
+}
+
+// switchRoot makes newRoot the root of everything, frees the initramfs, and completes the new
+// root: kernel file systems, devices, network, cgroups.
+func switchRoot(s *System) error {
+	for _, name := range []string{"dev", "proc", "sys"} {
+		target := filepath.Join(newRoot, name)
+		if err := ensureDirectory(target); err != nil {
+			return err
+		}
+		if err := unix.Mount("/"+name, target, "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("moving /%s: %w", name, err)
+		}
+	}
+	if err := freeInitramfs(); err != nil {
+		return err
+	}
+	if err := unix.Chdir(newRoot); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("moving the root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	return furnish(s)
+}
+
+// ensureDirectory makes a mount point. What an image may have put there instead, such as a
+// symlink that would lead the mount elsewhere, is replaced in the writable layer.
+func ensureDirectory(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	case !os.IsNotExist(err):
+		return err
+	}
+	return os.Mkdir(path, 0o755)
+}
+
+// freeInitramfs deletes what the initramfs brought; its memory is the machine's again.
+func freeInitramfs() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/", &fs); err != nil {
+		return err
+	}
+	if fs.Type != unix.RAMFS_MAGIC && fs.Type != unix.TMPFS_MAGIC {
+		return nil // not an initramfs: nothing here is ours to delete
+	}
+	entries, err := os.ReadDir("/")
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		switch name := "/" + entry.Name(); name {
+		case lowerDir, layerDir, newRoot:
+		default:
+			if err := os.RemoveAll(name); err != nil && !errors.Is(err, unix.EBUSY) {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,221 @@
+package process
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminalRest bounds what a terminal can still hold when its program has ended: the
+// kernel's buffers for it (64 KiB) and the line discipline's (4 KiB).
+const terminalRest = 128 << 10
+
+// Sink takes a process's output, i being 0 for stdout and 1 for stderr.
+type Sink interface {
+	// Space is where the next bytes go. Without space the output waits, until Process.wake.
+	Space(i int) []byte
+	// Took declares that n bytes of the last Space were filled. An error means that nobody wants
+	// the process's output any more.
+	Took(i, n int) error
+}
+
+// output is the reading end of a pipe or terminal; fd is -1 when nothing more comes.
+type output struct {
+	fd   int
+	rest int // once the process has ended: how much of what it wrote is still to be read
+	wide bool
+}
+
+const (
+	// pipeSize is what a pipe holds by default; a read of that much means that the program
+	// waits for us, and pays for a pipe that takes more of its output at a time.
+	pipeSize = 64 << 10
+	widePipe = 256 << 10
+)
+
+// Follow carries the output to the sink until the process has ended and everything that it had
+// written by then was delivered. It is one thread that sleeps in poll(2) and is woken by the
+// kernel itself: neither Go's poller nor another goroutine stands between a program's output
+// or end and the host.
+func (p *Process) Follow(sink Sink) Exit {
+	exited, busy := false, false
+	for {
+		if exited && p.outputs[0].fd < 0 && p.outputs[1].fd < 0 {
+			return p.exitOnce()
+		}
+		var fds [4]unix.PollFd
+		n := p.pollSet(fds[:], sink, exited)
+		if _, err := unix.Poll(fds[:n], -1); err != nil {
+			continue // EINTR
+		}
+		if busy && !exited {
+			yield()
+		}
+		busy = false
+		for _, f := range fds[:n] {
+			switch fd := int(f.Fd); {
+			case f.Revents == 0:
+			case fd == p.exitFD:
+				if exited = p.table.collect(p); exited {
+					p.measureRest()
+				}
+			case fd == p.wakeFD:
+				drainEvent(fd)
+			default:
+				p.transfer(fd, &sink)
+				busy = true
+			}
+		}
+	}
+}
+
+// yield lets a program that has begun to write go on writing. The kernel wakes us at its first
+// page; on a machine with one processor every page would otherwise cost two switches between
+// processes, which are very dear under emulation.
+func yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// pollSet lists what to wait for.
+func (p *Process) pollSet(fds []unix.PollFd, sink Sink, exited bool) (n int) {
+	add := func(fd int) {
+		fds[n] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+		n++
+	}
+	for i := range p.outputs {
+		if p.outputs[i].fd >= 0 && len(sink.Space(i)) > 0 {
+			add(p.outputs[i].fd)
+		}
+	}
+	if !exited {
+		add(p.exitFD)
+	}
+	if p.wakeFD >= 0 {
+		add(p.wakeFD)
+	}
+	return n
+}
+
+// transfer reads once from the output that has become readable.
+func (p *Process) transfer(fd int, sink *Sink) {
+	i := 0
+	if fd == p.outputs[1].fd {
+		i = 1
+	}
+	out := &p.outputs[i]
+	if out.fd != fd {
+		return // closed since poll
+	}
+	space := (*sink).Space(i)
+	n, err := unix.Read(fd, space[:min(len(space), out.rest)])
+	switch {
+	case n > 0:
+		out.rest -= n
+		if n >= pipeSize && !out.wide {
+			out.wide = true
+			_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, widePipe)
+		}
+		if (*sink).Took(i, n) != nil {
+			p.Kill()
+			*sink = &nowhere{}
+		}
+		if out.rest == 0 || p.TTY && out.rest < terminalRest && !readable(fd) {
+			p.finishOutput(i)
+		}
+	case err != unix.EINTR && err != unix.EAGAIN: // the end; a terminal says EIO
+		p.closeOutput(i)
+	}
+}
+
+// endless is the rest of an output whose process has not ended.
+const endless = 1 << 62
+
+// measureRest is called when the process has ended. What it has written is still to be read;
+// what background children write from now on is not. A terminal cannot tell how much it holds:
+// it is read until it has nothing.
+func (p *Process) measureRest() {
+	for i := range p.outputs {
+		out := &p.outputs[i]
+		if out.fd < 0 {
+			continue
+		}
+		if p.TTY {
+			out.rest = terminalRest
+			if !readable(out.fd) {
+				p.closeOutput(i)
+			}
+			continue
+		}
+		rest, err := unix.IoctlGetInt(out.fd, unix.TIOCINQ)
+		if out.rest = rest; err != nil || rest == 0 {
+			p.finishOutput(i)
+		}
+	}
+}
+
+// finishOutput ends an output whose rest was read. Background children that still hold the
+// pipe must not die of writing to it: what they write is thrown away from here on.
+func (p *Process) finishOutput(i int) {
+	fd := p.outputs[i].fd
+	if p.TTY || !heldOpen(fd) || unix.SetNonblock(fd, true) != nil {
+		p.closeOutput(i)
+		return
+	}
+	p.outputs[i].fd = -1
+	go discard(os.NewFile(uintptr(fd), "pipe"))
+}
+
+func (p *Process) closeOutput(i int) {
+	fd := p.outputs[i].fd
+	p.outputs[i].fd = -1
+	if p.TTY {
+		p.terminal.Close()
+	} else {
+		unix.Close(fd)
+	}
+}
+
+func readable(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&unix.POLLIN != 0
+}
+
+// heldOpen tells whether somebody can still write into the pipe.
+func heldOpen(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd)}}
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents&unix.POLLHUP == 0
+}
+
+// discard reads a pipe to its end.
+func discard(file *os.File) {
+	defer file.Close()
+	var scratch [4096]byte
+	for {
+		if _, err := file.Read(scratch[:]); err != nil {
+			return
+		}
+	}
+}
+
+// nowhere is the sink of a process whose output nobody wants.
+type nowhere struct{ scratch [4096]byte }
+
+func (n *nowhere) Space(int) []byte    { return n.scratch[:] }
+func (n *nowhere) Took(int, int) error { return nil }
+
+func drainEvent(fd int) {
+	var count [8]byte
+	_, _ = unix.Read(fd, count[:])
+}
+
+func raiseEvent(fd int) {
+	if fd >= 0 {
+		_, _ = unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+}
+
+func (p *Process) exitOnce() Exit {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return *p.exit
+}

@@ -1,0 +1,354 @@
+package process
+
+import (
+	"maps"
+	"math"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+
+	"bandsox.dev/agent/internal/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// defaultPath is what a process gets when neither the image nor the caller sets PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Defaults are what the image and the host have set for every process.
+type Defaults struct {
+	Env     map[string]string
+	User    string
+	Workdir string
+}
+
+// command is a request made complete: what execve gets.
+type command struct {
+	file    string
+	argv    []string
+	env     []string
+	dir     string
+	account Account
+}
+
+// resolve fills in what the request leaves open.
+func resolve(request *wire.ExecRequest, defaults Defaults) (*command, error) {
+	c := &command{argv: request.Argv, dir: request.Cwd}
+	if request.Shell != nil {
+		c.argv = []string{"/bin/sh", "-c", *request.Shell}
+	}
+	if len(c.argv) == 0 || c.argv[0] == "" || request.Shell != nil && request.Argv != nil {
+		return nil, wire.Fail(wire.CodeInvalid, "exec needs either argv or shell")
+	}
+	user := request.User
+	if user == "" {
+		user = defaults.User
+	}
+	var err error
+	if c.account, err = LookupAccount(user); err != nil {
+		return nil, err
+	}
+	if c.dir == "" {
+		c.dir = defaults.Workdir
+	}
+	if c.dir == "" {
+		c.dir = "/"
+	}
+	if err := checkDirectory(c.dir); err != nil {
+		return nil, err
+	}
+	env, err := environment(request, defaults, c.account)
+	if err != nil {
+		return nil, err
+	}
+	if c.file, err = lookProgram(c.argv[0], c.dir, env["PATH"]); err != nil {
+		return nil, err
+	}
+	for key, value := range env {
+		c.env = append(c.env, key+"="+value)
+	}
+	return c, nil
+}
+
+// environment lays the request's variables over the defaults. With clear_env the process
+// gets exactly what the request lists.
+func environment(request *wire.ExecRequest, defaults Defaults, account Account) (map[string]string, error) {
+	env := map[string]string{}
+	if !request.ClearEnv {
+		env["PATH"] = defaultPath
+		env["HOME"] = account.Home
+		if request.TTY != nil {
+			env["TERM"] = "xterm"
+		}
+		maps.Copy(env, defaults.Env)
+	}
+	maps.Copy(env, request.Env)
+	for key := range request.Env {
+		if key == "" || strings.Contains(key, "=") {
+			return nil, wire.Fail(wire.CodeInvalid, "a variable cannot be named %q", key)
+		}
+	}
+	return env, nil
+}
+
+func checkDirectory(dir string) error {
+	if !path.IsAbs(dir) {
+		return wire.Fail(wire.CodeInvalid, "cwd %q is not absolute", dir)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return wire.FailPath(dir, &os.PathError{Op: "chdir", Path: dir, Err: err})
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return wire.FailPath(dir, &os.PathError{Op: "chdir", Path: dir, Err: unix.ENOTDIR})
+	}
+	return nil
+}
+
+// lookProgram finds a program as execvp does, seen from dir.
+func lookProgram(name, dir, searchPath string) (string, error) {
+	if strings.Contains(name, "/") {
+		if fileKind(absolute(name, dir)) == unix.S_IFDIR {
+			return "", execFailure(wire.CodeExecFailed, name, unix.EACCES)
+		}
+		return name, nil
+	}
+	if searchPath == "" {
+		searchPath = defaultPath
+	}
+	found := ""
+	for _, entry := range strings.Split(searchPath, ":") {
+		candidate := absolute(path.Join(entry, name), dir)
+		if fileKind(candidate) != unix.S_IFREG {
+			continue
+		}
+		if unix.Access(candidate, unix.X_OK) == nil {
+			return candidate, nil
+		}
+		found = candidate
+	}
+	if found != "" {
+		return "", execFailure(wire.CodeExecFailed, found, unix.EACCES)
+	}
+	return "", execFailure(wire.CodeExecNotFound, name, unix.ENOENT)
+}
+
+func absolute(name, dir string) string {
+	if path.IsAbs(name) {
+		return name
+	}
+	return path.Join(dir, name)
+}
+
+// fileKind is the type bits of the file's mode, 0 when there is none.
+func fileKind(name string) uint32 {
+	var st unix.Stat_t
+	if unix.Stat(name, &st) != nil {
+		return 0
+	}
+	return st.Mode & unix.S_IFMT
+}
+
+func execFailure(code, name string, errno unix.Errno) error {
+	f := wire.FailPath(name, &os.PathError{Op: "exec", Path: name, Err: errno})
+	f.Code = code
+	return f
+}
+
+// Start starts a process, with Detached as a session. Follow and Close of an attached one are
+// the caller's.
+func (t *Table) Start(request *wire.ExecRequest, defaults Defaults) (*Process, error) {
+	c, err := resolve(request, defaults)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{
+		table: t, Argv: c.argv, TTY: request.TTY != nil, Started: time.Now(),
+		outputs: [2]output{{fd: -1, rest: endless}, {fd: -1, rest: endless}}, exitFD: -1, wakeFD: -1,
+	}
+	if !request.Detached {
+		return p, t.launch(p, c, request)
+	}
+	if p.ID, err = t.reserve(request.Session); err != nil {
+		return nil, err
+	}
+	p.rings = &[2]ring{{space: p.wake}, {space: p.wake}}
+	if p.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
+		err = t.launch(p, c, request)
+	}
+	if err != nil {
+		t.settle(p.ID, nil)
+		return nil, wire.AsFailure(err)
+	}
+	t.settle(p.ID, p)
+	go p.keep()
+	return p, nil
+}
+
+// launch makes the pipes or the terminal and starts the program.
+func (t *Table) launch(p *Process, c *command, request *wire.ExecRequest) error {
+	ends, err := p.openStreams(request, c.account.UID)
+	defer ends.close()
+	if err == nil {
+		err = t.fork(p, c, ends)
+	}
+	if err != nil {
+		p.abort()
+		return err
+	}
+	if request.TimeoutMS > 0 {
+		limit := min(request.TimeoutMS, math.MaxInt64/int64(time.Millisecond))
+		p.setTimer(time.Duration(limit) * time.Millisecond)
+	}
+	return nil
+}
+
+// abort closes what was opened for a program that did not start.
+func (p *Process) abort() {
+	if p.terminal != nil {
+		p.terminal.Close()
+	} else {
+		for i := range p.outputs {
+			if p.outputs[i].fd >= 0 {
+				unix.Close(p.outputs[i].fd)
+			}
+		}
+		if p.input != nil {
+			p.input.close()
+		}
+	}
+	if p.wakeFD >= 0 {
+		unix.Close(p.wakeFD)
+	}
+}
+
+// childEnds are the descriptors that become the child's 0, 1 and 2; 0 stands for none.
+type childEnds [3]int
+
+func (e *childEnds) close() {
+	for i, fd := range e {
+		duplicate := i > 0 && fd == e[i-1]
+		if fd > 0 && !duplicate {
+			unix.Close(fd)
+		}
+	}
+}
+
+func (p *Process) openStreams(request *wire.ExecRequest, uid uint32) (ends *childEnds, err error) {
+	ends = &childEnds{}
+	if request.TTY != nil {
+		var slave int
+		if p.terminal, p.outputs[0].fd, slave, err = openTerminal(*request.TTY, uid); err != nil {
+			return ends, wire.AsFailure(err)
+		}
+		*ends = childEnds{slave, slave, slave}
+		p.input = newInput(p.terminal, true)
+		return ends, nil
+	}
+	if ends[0], err = p.openInput(request.Stdin); err != nil {
+		return ends, wire.AsFailure(err)
+	}
+	outputs := 2
+	if request.MergeStderr {
+		outputs = 1
+	}
+	for i := range outputs {
+		var fds [2]int
+		if err := syscall.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+			return ends, wire.AsFailure(os.NewSyscallError("pipe", err))
+		}
+		p.outputs[i].fd, ends[1+i] = fds[0], fds[1]
+	}
+	if request.MergeStderr {
+		ends[2] = ends[1]
+	}
+	return ends, nil
+}
+
+// openInput returns the child's stdin. Our end of a pipe goes through Go's poller, since a
+// write to it must be able to end early.
+func (p *Process) openInput(wanted bool) (int, error) {
+	if !wanted {
+		return unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	var fds [2]int
+	if err := syscall.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return -1, os.NewSyscallError("pipe", err)
+	}
+	if err := unix.SetNonblock(fds[1], true); err != nil {
+		unix.Close(fds[1])
+		return fds[0], os.NewSyscallError("fcntl", err)
+	}
+	p.input = newInput(os.NewFile(uintptr(fds[1]), "stdin"), false)
+	return fds[0], nil
+}
+
+// fork starts the program and registers it.
+func (t *Table) fork(p *Process, c *command, ends *childEnds) error {
+	attr := &syscall.ProcAttr{
+		Dir:   c.dir,
+		Env:   c.env,
+		Files: []uintptr{uintptr(ends[0]), uintptr(ends[1]), uintptr(ends[2])},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: p.TTY, PidFD: &p.exitFD},
+	}
+	if a := c.account; a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 {
+		attr.Sys.Credential = &syscall.Credential{Uid: a.UID, Gid: a.GID, Groups: a.Groups}
+	}
+	if t.groups != nil {
+		var err error
+		if p.group, err = t.groups.get(); err != nil {
+			return wire.AsFailure(err)
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pid, err := t.forkInGroup(p, c, attr)
+	if err != nil {
+		if p.group != nil {
+			t.groups.put(p.group)
+		}
+		code := wire.CodeExecFailed
+		if err == syscall.ENOENT && fileKind(absolute(c.file, c.dir)) == 0 {
+			code = wire.CodeExecNotFound
+		}
+		return execFailure(code, c.file, err.(syscall.Errno))
+	}
+	p.Pid = pid
+	if p.hasPidfd = p.exitFD >= 0; !p.hasPidfd { // a kernel before 5.4
+		p.exitFD, _ = unix.Eventfd(0, unix.EFD_CLOEXEC)
+	}
+	t.byPid[pid] = p
+	if t.waiting {
+		t.waiting = false
+		t.started.Signal()
+	}
+	return nil
+}
+
+// forkInGroup starts the program inside its cgroup, where the kernel can do that (5.7).
+func (t *Table) forkInGroup(p *Process, c *command, attr *syscall.ProcAttr) (int, error) {
+	if p.group == nil {
+		return syscall.ForkExec(c.file, c.argv, attr)
+	}
+	attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, p.group.fd
+	pid, err := syscall.ForkExec(c.file, c.argv, attr)
+	if err != syscall.ENOSYS && err != syscall.EINVAL && err != syscall.EBUSY && err != syscall.EOPNOTSUPP {
+		return pid, err
+	}
+	attr.Sys.UseCgroupFD = false
+	pid, err = syscall.ForkExec(c.file, c.argv, attr)
+	if err == nil {
+		_ = p.group.add(pid)
+	}
+	return pid, err
+}
+
+func (p *Process) setTimer(limit time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.exit == nil {
+		p.timer = time.AfterFunc(limit, p.timeOut)
+	}
+}

@@ -1,0 +1,412 @@
+package serve
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"bandsox.dev/agent/internal/transport"
+	"bandsox.dev/agent/internal/wire"
+)
+
+var (
+	errLost      = errors.New("the host's end was closed")
+	errCancelled = wire.Fail(wire.CodeCancelled, "cancelled by the host")
+)
+
+// conn is one connection: a reader, which runs in the goroutine that called serve and never
+// waits for an operation, and at most one operation in a goroutine of its own.
+//
+// Whoever writes names the epoch it belongs to. A new HELLO or the loss of the host begins
+// a new epoch, after which nothing of an earlier one is sent any more, but for the system call
+// that is under way.
+type conn struct {
+	server *Server
+	ch     transport.Channel
+	in     *wire.Reader
+
+	greeted bool  // a HELLO with the right token was seen, and the host has not gone since
+	call    *call // the operation that was started last, or nil
+
+	epoch   atomic.Uint64
+	writing sync.Mutex // held for the length of a frame
+	heldMu  sync.Mutex
+	held    []byte // goes out in front of the next frame
+}
+
+// serve runs the connection until nobody can come back on it.
+func (c *conn) serve() {
+	defer c.close()
+	for {
+		err := c.readFrames()
+		c.abandon(errLost)
+		switch {
+		case errors.Is(err, io.EOF):
+			c.in.Reset()
+			c.greeted = false
+			if c.ch.AwaitHost() != nil {
+				return
+			}
+		case errors.Is(err, wire.ErrViolation):
+			c.refuse(wire.AsFailure(err))
+			if c.in.Resync() != nil {
+				c.in.Reset()
+			}
+		default:
+			return
+		}
+	}
+}
+
+// close waits for the write that is under way; a later one sees that its epoch is over.
+func (c *conn) close() {
+	c.abandon(errLost)
+	c.ch.Interrupt()
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.ch.Close()
+}
+
+// refuse ends the connection with an ERROR. A port cannot be closed: there it means that
+// everything until the next HELLO is ignored.
+func (c *conn) refuse(failure *wire.Failure) {
+	told := c.greeted
+	c.greeted = false
+	epoch := c.epoch.Load()
+	go func() {
+		if frame, err := wire.MessageFrame(wire.Error, failure); err == nil && told {
+			_ = c.send(epoch, frame)
+		}
+		c.writing.Lock()
+		defer c.writing.Unlock()
+		if c.epoch.Load() == epoch {
+			c.ch.Interrupt()
+		}
+	}()
+}
+
+// abandon ends the running operation and begins a new epoch.
+func (c *conn) abandon(cause error) {
+	c.epoch.Add(1)
+	if c.call != nil {
+		c.call.cancel(cause)
+		c.call = nil
+	}
+}
+
+func (c *conn) readFrames() error {
+	for {
+		h, err := c.in.Next()
+		if err != nil {
+			return err
+		}
+		if !c.greeted && h.Type != wire.Hello {
+			return wire.Violation("a frame before HELLO")
+		}
+		switch h.Type {
+		case wire.Hello:
+			err = c.onHello()
+		case wire.Request:
+			err = c.onRequest()
+		case wire.HostData:
+			err = c.onData()
+		case wire.HostEnd:
+			err = c.onEnd()
+		case wire.Control:
+			err = c.onControl()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *conn) onHello() error {
+	payload, err := c.in.Payload()
+	if err != nil {
+		return err
+	}
+	hello, err := wire.ParseHello(payload)
+	if err != nil {
+		return err
+	}
+	c.abandon(errLost)
+	epoch := c.epoch.Load()
+	c.greeted = true
+	c.hold(epoch, wire.WelcomeFrame(hello.Nonce, c.server.BootID))
+	if hello.Version != wire.Version {
+		c.refuse(wire.Fail(wire.CodeUnsupported, "protocol version %d; this agent speaks %d", hello.Version, wire.Version))
+		return c.in.Resync()
+	}
+	token := c.server.token.Load()
+	if token != nil && subtle.ConstantTimeCompare(token[:], hello.Token[:]) != 1 {
+		c.refuse(wire.Fail(wire.CodeUnauthorized, "wrong token"))
+		return c.in.Resync()
+	}
+	if c.in.Buffered() == 0 {
+		go func() { _ = c.send(epoch, nil) }()
+	}
+	return nil
+}
+
+func (c *conn) onRequest() error {
+	if c.call.running() {
+		return wire.Violation("a REQUEST while an operation runs")
+	}
+	payload, err := c.in.Payload()
+	if err != nil {
+		return err
+	}
+	name, err := wire.Operation(payload)
+	if errors.Is(err, wire.ErrViolation) {
+		return err
+	}
+	op, known := operations[name]
+	if !known {
+		op = operation{run: func(*call) (any, error) {
+			return nil, wire.Fail(wire.CodeUnsupported, "no operation %q", name)
+		}}
+	}
+	c.call = newCall(c, op, payload)
+	go c.call.run()
+	return nil
+}
+
+func (c *conn) onData() error {
+	if !c.call.running() {
+		return nil // was under way when the operation ended; Next skips it
+	}
+	box := c.call.inbox
+	if box == nil {
+		return wire.Violation("DATA for an operation that takes none")
+	}
+	for c.in.Left() > 0 {
+		piece, err := c.readChunk(box.windowed)
+		if err != nil {
+			piece.free()
+			return err
+		}
+		if !box.put(piece) {
+			return wire.Violation("more DATA than was granted")
+		}
+	}
+	return nil
+}
+
+// readChunk reads a piece of the current payload: bulk data in pooled memory, whatever the
+// size of the host's frames; input in memory of its own size, since it may wait long.
+func (c *conn) readChunk(exact bool) (chunk, error) {
+	var piece chunk
+	var space []byte
+	if exact {
+		space = make([]byte, c.in.Left())
+	} else {
+		piece.buf = wire.NewBuffer()
+		space = piece.buf.Space()
+		space = space[:min(len(space), c.in.Left())]
+	}
+	for n := 0; n < len(space); {
+		m, err := c.in.ReadSome(space[n:])
+		if err != nil {
+			return piece, err
+		}
+		n += m
+	}
+	piece.data = space
+	return piece, nil
+}
+
+func (c *conn) onEnd() error {
+	payload, err := c.in.Payload()
+	if err != nil {
+		return err
+	}
+	if !c.call.running() {
+		return nil
+	}
+	var end wire.End
+	if len(payload) > 0 {
+		if err := wire.Decode(payload, &end); err != nil {
+			return wire.Violation("END: %v", err)
+		}
+	}
+	if c.call.inbox == nil || !c.call.inbox.finish(end) {
+		return wire.Violation("END at a wrong place")
+	}
+	return nil
+}
+
+func (c *conn) onControl() error {
+	payload, err := c.in.Payload()
+	if err != nil {
+		return err
+	}
+	if !c.call.running() {
+		return nil
+	}
+	var message wire.ControlMessage
+	if err := wire.Decode(payload, &message); err != nil {
+		return wire.Violation("CONTROL: %v", err)
+	}
+	if message.Kind == "cancel" {
+		c.call.cancel(errCancelled)
+	} else {
+		c.call.control(message)
+	}
+	return nil
+}
+
+// hold keeps a frame back until the next one goes out with it.
+func (c *conn) hold(epoch uint64, frame []byte) {
+	c.heldMu.Lock()
+	defer c.heldMu.Unlock()
+	if c.epoch.Load() != epoch {
+		return
+	}
+	if frame[0] == byte(wire.Welcome) {
+		c.held = nil // of an earlier epoch
+	}
+	c.held = append(c.held, frame...)
+}
+
+// send writes what is held, then the frame, unless the epoch is over. It is the only place
+// that writes to the channel.
+func (c *conn) send(epoch uint64, frame []byte) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.heldMu.Lock()
+	if c.epoch.Load() != epoch {
+		c.heldMu.Unlock()
+		return errLost
+	}
+	held := c.held
+	c.held = nil
+	c.heldMu.Unlock()
+	if len(held) > 0 && len(frame) < 4096 {
+		held, frame = append(held, frame...), nil
+	}
+	if err := c.writeAll(epoch, held); err != nil {
+		return err
+	}
+	return c.writeAll(epoch, frame)
+}
+
+func (c *conn) writeAll(epoch uint64, p []byte) error {
+	for len(p) > 0 {
+		if c.epoch.Load() != epoch {
+			return errLost
+		}
+		n, err := c.ch.Write(p)
+		if err != nil {
+			return errLost
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// call is one running operation, as its handler sees it.
+type call struct {
+	context.Context
+	cancel  context.CancelCauseFunc
+	conn    *conn
+	epoch   uint64
+	op      operation
+	request []byte
+	inbox   *inbox // nil when the operation takes no DATA
+
+	ending atomic.Bool
+	after  func() // what is left to do when the host has its answer
+
+	controlMu sync.Mutex
+	onControl func(wire.ControlMessage)
+	early     []wire.ControlMessage // arrived before onControl was set
+}
+
+// maxEarly bounds the CONTROL frames kept for an operation that is still starting.
+const maxEarly = 64
+
+func newCall(c *conn, op operation, request []byte) *call {
+	k := &call{conn: c, epoch: c.epoch.Load(), op: op, request: request}
+	k.Context, k.cancel = context.WithCancelCause(context.Background())
+	if op.input != noInput {
+		k.inbox = newInbox(op.input == windowInput)
+	}
+	return k
+}
+
+// running tells whether the operation's RESULT or ERROR is still to come.
+func (k *call) running() bool { return k != nil && !k.ending.Load() }
+
+// run executes the operation and answers. Whatever the host still sends for it is ignored
+// from the moment the answer is decided.
+func (k *call) run() {
+	defer k.cancel(nil)
+	if !k.op.prompt {
+		_ = k.conn.send(k.epoch, nil)
+	}
+	result, err := guarded(func() (any, error) { return k.op.run(k) })
+	k.ending.Store(true)
+	if k.inbox != nil {
+		k.inbox.close()
+	}
+	var frame []byte
+	if err == nil {
+		frame, err = wire.MessageFrame(wire.Result, result)
+	}
+	if err != nil {
+		frame, err = wire.MessageFrame(wire.Error, wire.AsFailure(err))
+	}
+	if err == nil {
+		_ = k.conn.send(k.epoch, frame)
+	}
+	if k.after != nil {
+		k.after()
+	}
+}
+
+func (k *call) decode(out any) error {
+	err := wire.Decode(k.request, out)
+	k.request = nil
+	return err
+}
+
+// event sends an EVENT.
+func (k *call) event(message any) error {
+	frame, err := wire.MessageFrame(wire.Event, message)
+	if err != nil {
+		return err
+	}
+	return k.conn.send(k.epoch, frame)
+}
+
+// frame sends a whole frame.
+func (k *call) frame(frame []byte) error { return k.conn.send(k.epoch, frame) }
+
+// hold keeps a small frame back until the next one.
+func (k *call) hold(frame []byte) { k.conn.hold(k.epoch, frame) }
+
+// control hands a CONTROL to the operation, in the reader's goroutine.
+func (k *call) control(message wire.ControlMessage) {
+	k.controlMu.Lock()
+	defer k.controlMu.Unlock()
+	switch {
+	case k.onControl != nil:
+		k.onControl(message)
+	case len(k.early) < maxEarly:
+		k.early = append(k.early, message)
+	}
+}
+
+// handleControl sets what happens with CONTROL frames. The handler must not block.
+func (k *call) handleControl(handler func(wire.ControlMessage)) {
+	k.controlMu.Lock()
+	defer k.controlMu.Unlock()
+	for _, message := range k.early {
+		handler(message)
+	}
+	k.early, k.onControl = nil, handler
+}

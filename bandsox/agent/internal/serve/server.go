@@ -1,0 +1,68 @@
+// Package serve answers the host: it runs the connections and maps each request to the
+// package that does the work.
+package serve
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+
+	"bandsox.dev/agent/internal/machine"
+	"bandsox.dev/agent/internal/process"
+	"bandsox.dev/agent/internal/transport"
+	"bandsox.dev/agent/internal/wire"
+)
+
+// maxConnections bounds the connections at once; the next ones wait to be accepted.
+const maxConnections = 64
+
+// Server is what all connections share.
+type Server struct {
+	Version      string
+	Transport    string
+	Capabilities []string
+	BootID       [16]byte
+	Machine      *machine.Machine
+	Processes    *process.Table
+	Layer        *os.File // overlayfs's upper directory; nil: no writable layer
+
+	// Shutdown ends the machine. It is called after the host was told.
+	Shutdown func(request wire.ShutdownRequest)
+
+	token atomic.Pointer[[32]byte]
+}
+
+// Serve runs one connection to its end, in the caller's goroutine.
+func (s *Server) Serve(ch transport.Channel) {
+	c := &conn{server: s, ch: ch, in: wire.NewReader(ch)}
+	c.serve()
+}
+
+// Listen accepts connections until the listener fails.
+func (s *Server) Listen(listener *transport.Listener) error {
+	places := make(chan struct{}, maxConnections)
+	for {
+		places <- struct{}{}
+		socket, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer func() { <-places }()
+			s.Serve(socket)
+		}()
+	}
+}
+
+// guarded runs an operation and makes a panic in it an answer: the agent is PID 1, and
+// one operation's mistake must not take the machine down.
+func guarded(op func() (any, error)) (result any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintf(os.Stderr, "bandsox-agent: panic: %v\n%s", p, debug.Stack())
+			err = wire.Fail(wire.CodeInternal, "the agent failed: %v", p)
+		}
+	}()
+	return op()
+}

@@ -1,0 +1,164 @@
+package transport
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"bandsox.dev/agent/internal/uevent"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	portClass  = "/sys/class/virtio-ports"
+	portPrefix = "org.bandsox."
+
+	// awayGrace is how long a host may seem to be away between two clients.
+	awayGrace = 200 * time.Millisecond
+)
+
+// Port is a virtio-serial port.
+//
+// What the driver does decides how it is used (Linux, drivers/char/virtio_console.c):
+// a read while no host is connected returns 0 at once, so "readable" never changes
+// when the host connects, and only an edge says so; a write while no host is connected
+// blocks until one is; a read gives at most one page, a write takes at most 32 KiB. Hence
+// blocking reads while a host is there, and a private edge-triggered epoll to wait for one.
+type Port struct {
+	fd, epoll int
+}
+
+// OpenPort opens a port's device node.
+func OpenPort(node string) (*Port, error) {
+	fd, err := unix.Open(node, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: node, Err: err}
+	}
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err == nil {
+		err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{
+			Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLET, Fd: int32(fd),
+		})
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "epoll", Path: node, Err: err}
+	}
+	return &Port{fd: fd, epoll: epoll}, nil
+}
+
+// Read returns io.EOF only when the host has stayed away for a moment. Data is taken in by the
+// driver's interrupt, but a host's coming and going by a work queue behind it: so the end of the
+// last client's connection may be told after the next client's first bytes.
+func (p *Port) Read(b []byte) (int, error) {
+	for {
+		n, err := readFD(p.fd, b)
+		if err != io.EOF || !p.hostReturns() {
+			return n, err
+		}
+	}
+}
+
+func (p *Port) Write(b []byte) (int, error) { return writeFD(p.fd, b) }
+
+// hostReturns waits for a host to be connected, at most for awayGrace.
+func (p *Port) hostReturns() bool {
+	deadline := time.Now().Add(awayGrace)
+	for {
+		state := []unix.PollFd{{Fd: int32(p.fd)}}
+		if _, err := unix.Poll(state, 0); err == nil && state[0].Revents&unix.POLLHUP == 0 {
+			return true
+		}
+		left := time.Until(deadline).Milliseconds()
+		if left <= 0 {
+			return false
+		}
+		var events [1]unix.EpollEvent
+		if _, err := unix.EpollWait(p.epoll, events[:], int(left)); err != nil && err != unix.EINTR {
+			return false
+		}
+	}
+}
+
+// AwaitHost returns at the port's next change. An edge from before the last read
+// makes it return early, and the caller reads the end of the stream once more.
+func (p *Port) AwaitHost() error {
+	var events [1]unix.EpollEvent
+	for {
+		_, err := unix.EpollWait(p.epoll, events[:], -1)
+		if err == nil {
+			return nil
+		}
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Interrupt does nothing: the host's end of a port is the host's alone.
+func (p *Port) Interrupt() {}
+
+// Close gives the descriptors back.
+func (p *Port) Close() {
+	unix.Close(p.epoll)
+	unix.Close(p.fd)
+}
+
+// HasPorts tells whether the machine has a virtio-serial device. The driver binds to it
+// while the module is loaded; its ports appear later.
+func HasPorts() bool {
+	devices, _ := filepath.Glob("/sys/bus/virtio/drivers/virtio_console/virtio*")
+	return len(devices) > 0
+}
+
+// FindPorts calls found with each port of ours that is there or appears later. It only
+// returns when the kernel's announcements cannot be heard any more.
+func FindPorts(events *uevent.Listener, found func(*Port)) error {
+	known := map[string]bool{}
+	for {
+		if err := openNewPorts(known, found); err != nil {
+			return err
+		}
+		if err := events.Wait(); err != nil {
+			return err
+		}
+	}
+}
+
+// openNewPorts opens the ports that have got their name since the last call. A port is
+// usable once it has one: its node appears before the driver lets it be opened (ENXIO),
+// its name after, with a uevent of its own.
+func openNewPorts(known map[string]bool, found func(*Port)) error {
+	entries, err := os.ReadDir(portClass)
+	if err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("listing ports: %w", err)
+	}
+	present := make(map[string]bool, len(entries))
+	for _, entry := range entries {
+		node := entry.Name()
+		name, err := os.ReadFile(filepath.Join(portClass, node, "name"))
+		if err != nil || !strings.HasPrefix(string(name), portPrefix) {
+			continue
+		}
+		present[node] = true
+		if known[node] {
+			continue
+		}
+		port, err := OpenPort(filepath.Join("/dev", node))
+		if err != nil {
+			continue // gone again, or not there yet: the next uevent brings us back
+		}
+		known[node] = true
+		found(port)
+	}
+	for node := range known {
+		if !present[node] {
+			delete(known, node)
+		}
+	}
+	return nil
+}
