@@ -12,7 +12,7 @@ IMAGE  ?= debootstrap:bookworm?include=python3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test test-fast lint types format agent bench build clean lock setup setup-test init
+.PHONY: help run test soak lint types format agent bench build clean lock setup setup-test init
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ format: $(VENV)/.installed ## format the code
 	ruff format .
 	ruff check --fix .
 	cd bandsox/agent && gofmt -w .
+
+soak: setup-test agent ## two hundred rounds of create, run and delete
+	BANDSOX_TEST_ROUNDS=200 python -m pytest tests/engine/test_rounds.py --timeout 7200
 
 bench: init ## measure against the floor of the same run; prints the tables of docs/performance.md
 	python -m bench

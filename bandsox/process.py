@@ -73,8 +73,15 @@ class ProcessId:
         with self.handle() as pidfd:
             if pidfd is not None:
                 await _readable(pidfd)
+        self.reap()
+
+    def reap(self) -> bool:
+        """Whether it has ended; if it was this process's child, no zombie stays of it."""
+        if self.is_alive():
+            return False
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 — it does not wait
+            os.waitpid(self.pid, os.WNOHANG)
+        return True
 
 
 async def _readable(descriptor: int) -> None:

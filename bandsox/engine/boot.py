@@ -11,7 +11,7 @@ import anyio
 
 from bandsox.engine import ownership
 from bandsox.engine.diagnosis import boot_failure
-from bandsox.errors import BandSoxError, MachineStopped
+from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown
 from bandsox.guest import GuestClient, PortLink
 from bandsox.process import ProcessId
 from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
@@ -54,7 +54,7 @@ async def first_answer(
         if asking in done:
             try:
                 return asking.result()
-            except MachineStopped:
+            except (MachineStopped, OutcomeUnknown):
                 summary = "the machine stopped while it came up"
                 await asyncio.wait({ending}, timeout=1.0)
         elif ending in done:

@@ -36,6 +36,11 @@ _PATTERNS = (
         "remove the image with `bandsox image rm` and pull it again",
     ),
     _Pattern(
+        re.compile(r"holds none of the file systems"),
+        "the image's root file system is damaged, or the guest's kernel does not know squashfs",
+        "remove the image with `bandsox image rm` and pull it again; a kernel of your own needs CONFIG_SQUASHFS_LZ4",
+    ),
+    _Pattern(
         re.compile(r"EXT4-fs error|EXT4-fs \(.*\): (VFS: Can't find|bad geometry|ext4_load_journal)", re.I),
         "the machine's writable disk is damaged",
         "create the machine again",

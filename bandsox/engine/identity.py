@@ -80,6 +80,8 @@ def check_spec(spec: VMSpec) -> None:
     InvalidRequest: the first field that is out of bounds.
     """
     check_name(spec.name)
+    check_environment(spec.env_vars)
+    check_metadata(spec.metadata)
     _check_range("vcpu", spec.vcpu, 1, MAX_VCPU)
     _check_range("mem_mib", spec.mem_mib, MIN_MEM_MIB, MAX_MEM_MIB)
     if spec.disk_size_mib != 0:

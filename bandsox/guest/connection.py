@@ -285,7 +285,8 @@ class Connection:
         with contextlib.suppress(BandSoxError):
             self._sock.setblocking(False)
             await self.send(frames.encode(FrameType.REQUEST, Ping().encoded()))
-            kind, _ = await self.next_frame()
+            while (kind := (await self.next_frame())[0]) == FrameType.WINDOW:
+                pass  # it was under way for the input that the operation did not need
             self._ended = kind == FrameType.RESULT
             self._in_flight = False
 

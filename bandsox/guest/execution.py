@@ -218,14 +218,14 @@ class Execution:
     def _dispatch(self) -> None:
         while self._connection.has_frame:
             kind, payload = self._connection.take_frame()
-            if self._exit is not None:
+            if kind == FrameType.WINDOW:  # may come even after the end, for input that the program never saw
+                self._credit = min(self._credit + frames.window(payload), _MAX_CREDIT)
+            elif self._exit is not None:
                 raise self._connection.unexpected(kind)
-            if kind == FrameType.OUTPUT:
+            elif kind == FrameType.OUTPUT:
                 self._hold("stdout", bytes(payload))
             elif kind == FrameType.STDERR:
                 self._hold("stderr", bytes(payload))
-            elif kind == FrameType.WINDOW:
-                self._credit = min(self._credit + frames.window(payload), _MAX_CREDIT)
             elif kind == FrameType.RESULT:
                 self._exit = decode(payload, ExitAnswer)
             else:

@@ -24,6 +24,7 @@ from bandsox.images.compression import decompress, detect
 from bandsox.images.limits import Limits
 from bandsox.images.locks import Locks
 from bandsox.images.workers import Stopped, in_thread, storage_errors, storage_full
+from bandsox.settings import Layout
 
 _CHUNK = 1 << 20
 _RESERVE = 64 << 20
@@ -37,13 +38,13 @@ class BlobStore:
 
     Parameters
     ----------
-    root: the directory of the blobs (``images``); temporary: one on the same file system, for files under way.
+    layout: the storage directory.
     """
 
-    def __init__(self, root: Path, temporary: Path, locks: Locks) -> None:
-        self.directory = root / "blobs" / "sha256"
+    def __init__(self, layout: Layout, locks: Locks) -> None:
+        self.directory = layout.images / "blobs" / "sha256"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._temporary = temporary
+        self._layout = layout
         self._locks = locks
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────
@@ -183,7 +184,7 @@ class BlobStore:
         """A new file in the temporary directory, removed unless it was renamed; locked while it is in use, so
         that `remove_rubbish` of another process can tell it from what a killed process left."""
         while True:
-            path = self._temporary / f"{_TEMPORARY_PREFIX}{os.urandom(8).hex()}"
+            path = self._layout.temporary / f"{_TEMPORARY_PREFIX}{os.urandom(8).hex()}"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:
@@ -201,7 +202,7 @@ class BlobStore:
         Call it only while nothing is being pulled.
         """
         freed = 0
-        for path in self._temporary.glob(f"{_TEMPORARY_PREFIX}*"):
+        for path in self._layout.work.glob(f"*/{_TEMPORARY_PREFIX}*"):
             freed += _remove_unless_locked(path)
         if partials:
             for path in self.directory.glob("*.partial"):

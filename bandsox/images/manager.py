@@ -66,7 +66,7 @@ class Images:
         self._rootfs.mkdir(mode=0o700, exist_ok=True)
         self._table = ImageTable(database, self._rootfs)
         self._locks = Locks(layout.locks / "images")
-        self._blobs = BlobStore(layout.images, layout.temporary, self._locks)
+        self._blobs = BlobStore(layout, self._locks)
         self._limits = limits or Limits.configured()
         self._platform = platform or spec.host_platform()
 

@@ -86,6 +86,7 @@ class Task:
         self._unit = unit
         self._next = 0.0
         self._done = 0
+        self._finished = False
         self.update(0)
 
     def update(self, done: int) -> None:
@@ -94,18 +95,18 @@ class Task:
         now = time.monotonic()
         if self._callback is not None and now >= self._next:
             self._next = now + _REPORT_INTERVAL_S
-            self._send(finished=False)
+            self._loop.call_soon_threadsafe(self._report)
 
     def finish(self) -> None:
-        """Say that all is done."""
+        """Say that all is done; from the event loop's thread only, and nothing is said after it."""
         if self._total is not None:
             self._done = self._total
-        self._send(finished=True)
+        self._report(finished=True)
+        self._finished = True
 
-    def _send(self, *, finished: bool) -> None:
-        if self._callback is not None:
-            report = Progress(self._name, self._label, self._done, self._total, self._unit, finished)
-            self._loop.call_soon_threadsafe(self._callback, report)
+    def _report(self, *, finished: bool = False) -> None:
+        if self._callback is not None and not self._finished:
+            self._callback(Progress(self._name, self._label, self._done, self._total, self._unit, finished))
 
 
 @contextmanager

@@ -25,8 +25,19 @@ class Traces:
             files=frozenset(str(path) for root in (layout.vms, layout.work) for path in root.rglob("*") if not _is_own_work(layout, path)),
             sockets=frozenset(str(path) for path in layout.runtime.rglob("*")),
             mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
-            descriptors=len(list(Path("/proc/self/fd").iterdir())),
+            descriptors=sum(not str(place).startswith(str(layout.database)) for place in _descriptors()),
         )
+
+
+def _descriptors() -> list[Path]:
+    """What this process has open. Each of its threads may keep a connection to the database, which is left out above."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(entry.readlink())
+        except FileNotFoundError:  # the listing's own
+            continue
+    return found
 
 
 def _processes(layout: Layout) -> list[str]:

@@ -141,7 +141,7 @@ async def test_input_and_output_at_once_in_two_tasks(guest: GuestClient) -> None
 
 
 async def test_a_signal(guest: GuestClient) -> None:
-    async with await guest.execute(shell="trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.01; done") as running:
+    async with await guest.execute(shell="trap 'echo caught; exit 5' USR1; echo ready; while :; do :; done") as running:
         assert await running.__anext__() == ("stdout", b"ready\n")
         await running.signal(signal.SIGUSR1)
         assert await running.__anext__() == ("stdout", b"caught\n")

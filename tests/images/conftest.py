@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,9 +101,10 @@ def nothing_left(layout: Layout) -> Iterator[None]:
     """The test leaves no temporary file, child process or descriptor behind."""
     before = set(os.listdir("/proc/self/fd"))
     yield
-    assert list(layout.temporary.iterdir()) == []
-    children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False).stdout
-    assert not re.search("convert_child|mmdebstrap", children)
+    assert [path for path in layout.work.rglob("*") if path.is_file()] == []
+    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children]
+    assert not [command for command in commands if "convert_child" in command or "mmdebstrap" in command]
     leaked = [fd for fd in set(os.listdir("/proc/self/fd")) - before if "storage" in _target(fd) and "bandsox.db" not in _target(fd)]
     assert leaked == []
 
@@ -115,10 +114,3 @@ def _target(descriptor: str) -> str:
         return os.readlink(f"/proc/self/fd/{descriptor}")
     except OSError:
         return ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -24,7 +24,6 @@ from bandsox.vmm.qemu.command import PORTS, command, console_log, monitor_socket
 
 _KVM = Path("/dev/kvm")
 _BINARY = "qemu-system-x86_64"
-_ERRORS_LIMIT = 64 * 1024
 
 
 class Qemu:
@@ -34,6 +33,7 @@ class Qemu:
 
     def __init__(self, facts: Path) -> None:
         self._facts = facts
+        self._started: set[ProcessId] = set()
 
     async def version(self) -> str:
         """QEMU's version, such as ``7.2.22``.
@@ -84,20 +84,18 @@ class Qemu:
 
     def errors(self, directory: Path) -> str:
         """What QEMU itself complained of."""
-        try:
-            with _errors_log(directory).open("rb") as log:
-                return log.read(_ERRORS_LIMIT).decode(errors="replace").strip()
-        except FileNotFoundError:
-            return ""
+        return console.read(_errors_log(directory)).decode(errors="replace").strip()
 
     def _start(self, spec: LaunchSpec) -> ProcessId:
+        self._started = {process for process in self._started if not process.reap()}
         console.create(console_log(spec.directory))
+        console.create(_errors_log(spec.directory))
         with contextlib.ExitStack() as stack:
             monitor = stack.enter_context(_listen(monitor_socket(spec.sockets)))
             ports = [stack.enter_context(_listen(port_socket(spec.sockets, number))) for number in range(PORTS)]
             inherited = [monitor.fileno(), *(port.fileno() for port in ports)]
             arguments = command(spec, _binary(), inherited[0], inherited[1:], self._tsc_khz())
-            errors = stack.enter_context(_errors_log(spec.directory).open("wb"))
+            errors = stack.enter_context(_errors_log(spec.directory).open("ab"))
             process = subprocess.Popen(
                 console.limited(arguments),
                 stdin=subprocess.DEVNULL,
@@ -109,11 +107,11 @@ class Qemu:
                 start_new_session=True,
                 restore_signals=False,
             )
-        # From here on the process is known by its identity; `ProcessId.wait` reaps it.
-        process.returncode = 0
+        process.returncode = 0  # from here on the process is known by its identity, and reaped by it
         identity = ProcessId.of(process.pid)
         if identity is None:
             raise VMMError("QEMU ended as soon as it was started")
+        self._started.add(identity)
         return identity
 
     def _tsc_khz(self) -> int | None:
@@ -141,6 +139,7 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _errors_log(directory: Path) -> Path:
+    """What QEMU prints, bounded like the console: a guest may provoke it."""
     return directory / "vmm.log"
 
 

@@ -10,7 +10,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -35,12 +34,9 @@ func main() {
 	if os.Getpid() != 1 {
 		os.Exit(serveLocally(os.Args[1:]))
 	}
-	// The heap is small and short-lived; a machine's memory belongs to its programs.
-	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(32 << 20)
 	system := boot.Boot()
-	tune()
 	boot.Announce("link")
+	tuneRuntime()
 	server := newServer(system)
 	boot.HandleSignals(func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
 	var once sync.Once

@@ -24,15 +24,19 @@ const (
 type operation struct {
 	run    func(*call) (any, error)
 	input  inputKind
-	prompt bool // answers without waiting for anything
+	prompt bool // answers without waiting for anything, so that WELCOME can go with the answer
+
+	// instant operations touch nothing that could block, not even a file, and so are run by the
+	// connection's reader itself.
+	instant bool
 }
 
 var operations map[string]operation
 
 func init() {
 	operations = map[string]operation{
-		"ping":     {run: ping, prompt: true},
-		"info":     {run: info, prompt: true},
+		"ping":     {run: ping, prompt: true, instant: true},
+		"info":     {run: info, prompt: true, instant: true},
 		"setup":    {run: setup, prompt: true},
 		"metrics":  {run: measure, prompt: true},
 		"sync":     {run: syncAll},
@@ -41,10 +45,10 @@ func init() {
 		"exec":     {run: exec, input: windowInput},
 		"attach":   {run: attach, input: windowInput},
 		"input":    {run: input, input: windowInput},
-		"signal":   {run: signal, prompt: true},
-		"resize":   {run: resize, prompt: true},
-		"sessions": {run: sessions, prompt: true},
-		"forget":   {run: forget, prompt: true},
+		"signal":   {run: signal, prompt: true, instant: true},
+		"resize":   {run: resize, prompt: true, instant: true},
+		"sessions": {run: sessions, prompt: true, instant: true},
+		"forget":   {run: forget, prompt: true, instant: true},
 
 		"stat":    {run: fileOp(stat), prompt: true},
 		"list":    {run: fileOp(list), prompt: true},

@@ -1,0 +1,5 @@
+"""``python -m bandsox.cli``."""
+
+from bandsox.cli import main
+
+main()

@@ -1,0 +1,71 @@
+"""The root command, and the table of all commands."""
+
+from __future__ import annotations
+
+import click
+
+from bandsox import __version__
+from bandsox.cli.command import Entry, LazyGroup, invocation
+
+_COMMANDS = "bandsox.cli.commands"
+
+SECTIONS = {
+    "Run code": {
+        "run": Entry(f"{_COMMANDS}.run:run", "Run a command in a new VM, and delete the VM afterwards."),
+        "create": Entry(f"{_COMMANDS}.create:create", "Create and start a VM."),
+        "exec": Entry(f"{_COMMANDS}.exec:execute", "Run a command in a running VM."),
+        "terminal": Entry(f"{_COMMANDS}.terminal:terminal", "Open a terminal in a VM, or return to one."),
+        "cp": Entry(f"{_COMMANDS}.cp:copy", "Copy files between this host and a VM."),
+    },
+    "VMs": {
+        "vm": Entry(
+            f"{_COMMANDS}.vm:vm",
+            "List, start, stop, pause, resume, rename and delete VMs.",
+            ("list", "ls", "start", "stop", "pause", "resume", "delete", "rm", "rename", "metadata"),
+        ),
+        "inspect": Entry(f"{_COMMANDS}.inspect:inspect", "Show all that is known of a VM or an image."),
+        "logs": Entry(f"{_COMMANDS}.logs:logs", "Show what a VM has printed on its console."),
+        "stats": Entry(f"{_COMMANDS}.stats:stats", "Show how busy VMs are."),
+        "ps": Entry(f"{_COMMANDS}.stats:processes", "Show the processes of a VM."),
+    },
+    "Images": {
+        "image": Entry(
+            f"{_COMMANDS}.image:image",
+            "Pull, list, tag, import and remove images.",
+            ("pull", "list", "ls", "inspect", "tag", "rm", "prune", "import"),
+        ),
+    },
+    "This host": {
+        "init": Entry(f"{_COMMANDS}.init:init", "Install the guest kernel and the default image."),
+        "doctor": Entry(f"{_COMMANDS}.doctor:doctor", "Say what this host can do, and how to mend what is missing."),
+        "cleanup": Entry(f"{_COMMANDS}.cleanup:cleanup", "Remove what processes that were killed have left behind."),
+        "completion": Entry(f"{_COMMANDS}.completion:completion", "Print the completion script of a shell."),
+    },
+}
+
+
+def _print_version(context: click.Context, option: click.Parameter, value: bool) -> None:
+    import json
+
+    if value and not context.resilient_parsing:
+        click.echo(json.dumps({"version": __version__}) if invocation(context).json else f"bandsox {__version__}")
+        context.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    sections=SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    examples=(
+        ("bandsox run python:3-alpine -- python3 -c 'print(6 * 7)'", "run a command in a fresh VM"),
+        ("bandsox run -it alpine", "look around in one"),
+        ("bandsox create python:3-alpine --name dev --mem 512", "make a VM that stays"),
+        ("bandsox terminal dev", "and work in it"),
+    ),
+)
+@click.option("--version", is_flag=True, expose_value=False, callback=_print_version, help="Show the version and exit.")
+def app() -> None:
+    """Run any OCI image as a real virtual machine: podman for microVMs.
+
+    `bandsox COMMAND --help` explains each command.
+    """

@@ -1,0 +1,32 @@
+"""``bandsox cleanup``: what was left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from bandsox.cli.command import Command
+from bandsox.cli.operation import operation
+from bandsox.cli.output import print_json
+
+if TYPE_CHECKING:
+    from bandsox.cli.runtime import Call
+
+
+@click.command(cls=Command, examples=(("bandsox cleanup", "safe at any time, also while other commands run"),))
+@operation
+async def cleanup(call: Call) -> None:
+    """Remove what processes that were killed have left behind.
+
+    That is half-made VMs, hypervisors without a record, sockets and work files. VMs that were made completely stay, whether they
+    run or not; `bandsox vm delete` removes those, `bandsox image prune` images.
+    """
+    removed = await call.bandsox.cleanup()
+    if call.state.json:
+        print_json(dataclasses.asdict(removed))
+    elif not call.state.quiet:
+        for vm_id in removed.machines:
+            click.echo(f"removed the VM {vm_id}")
+        click.echo(f"{len(removed.machines)} VMs, {removed.processes} processes and {removed.files} directories removed")

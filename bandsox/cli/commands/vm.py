@@ -1,0 +1,170 @@
+"""``bandsox vm``: the life of machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bandsox.cli.command import CommandGroup
+from bandsox.cli.machines import for_each
+from bandsox.cli.operation import operation
+from bandsox.cli.output import age, print_facts, print_json, print_table
+from bandsox.cli.parameters import metadata_of, seconds, vm_argument
+from bandsox.errors import InvalidRequest
+
+_EXAMPLES = (
+    ("bandsox vm list", "all VMs, the newest first"),
+    ("bandsox vm stop dev", "power one off; its disk stays"),
+    ("bandsox vm start dev", "and on again"),
+)
+
+if TYPE_CHECKING:
+    from bandsox.cli.runtime import Call
+    from bandsox.vm import AsyncMicroVM
+
+
+@click.group(cls=CommandGroup, examples=_EXAMPLES, aliases={"ls": "list", "rm": "delete"})
+def vm() -> None:
+    """List, start, stop, pause, resume, rename and delete VMs."""
+
+
+@vm.command(
+    "list", examples=(("bandsox vm list --filter team=web", "those with this metadata"), ("bandsox vm delete $(bandsox vm list -q)", "all"))
+)
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Only the newest.")
+@click.option(
+    "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those whose metadata has this value; also a JSON object."
+)
+@operation
+async def list_(call: Call, limit: int | None, filters: tuple[str, ...]) -> None:
+    """List VMs, the newest first."""
+    found = await call.bandsox.list_vms(limit=limit, metadata_equals=metadata_of(filters) or None)
+    if call.state.json:
+        print_json(found)
+        return
+    if call.state.quiet:
+        for info in found:
+            click.echo(info["id"])
+        return
+    columns = ("ID", "NAME", "STATUS", "IMAGE", "CPUS", "MEMORY", "VMM", "CREATED")
+    print_table(columns, map(_row, found), call.state, right=("CPUS", "MEMORY"))
+
+
+def _row(info: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        info["id"][:12],
+        info["name"],
+        info["status"],
+        info["image"],
+        str(info["vcpu"]),
+        f"{info['mem_mib']} MiB",
+        f"{info['vmm']}/{info['accelerator']}",
+        age(info["created_at"]),
+    )
+
+
+@vm.command()
+@vm_argument("vms", nargs=-1, required=True, metavar="VM...")
+@operation
+async def start(call: Call, vms: tuple[str, ...]) -> int:
+    """Start stopped VMs again, with their disks as they were left."""
+    return await for_each(call, vms, lambda machine: _changed(machine, machine.start()))
+
+
+@vm.command()
+@vm_argument("vms", nargs=-1, required=True, metavar="VM...")
+@click.option(
+    "--timeout",
+    type=seconds,
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long powering off may take; then it is killed.",
+)
+@operation
+async def stop(call: Call, vms: tuple[str, ...], timeout: float) -> int:
+    """Power VMs off; their disks stay, and they can be started again."""
+    return await for_each(call, vms, lambda machine: _changed(machine, machine.stop(timeout)))
+
+
+@vm.command()
+@vm_argument("vms", nargs=-1, required=True, metavar="VM...")
+@operation
+async def pause(call: Call, vms: tuple[str, ...]) -> int:
+    """Stop the CPUs of VMs; their memory stays where it is."""
+    return await for_each(call, vms, lambda machine: _changed(machine, machine.pause()))
+
+
+@vm.command()
+@vm_argument("vms", nargs=-1, required=True, metavar="VM...")
+@operation
+async def resume(call: Call, vms: tuple[str, ...]) -> int:
+    """Let paused VMs go on."""
+    return await for_each(call, vms, lambda machine: _changed(machine, machine.resume()))
+
+
+async def _changed(machine: AsyncMicroVM, change: Any) -> dict[str, Any]:
+    await change
+    return await machine.info()
+
+
+@vm.command()
+@vm_argument("vms", nargs=-1, metavar="VM...")
+@click.option("--all", "every", is_flag=True, help="Delete all VMs.")
+@operation
+async def delete(call: Call, vms: tuple[str, ...], every: bool) -> int:
+    """Kill VMs and remove everything they own, their disks included."""
+    if bool(vms) == every:
+        raise click.UsageError("name the VMs, or give --all")
+    names = vms or [info["id"] for info in await call.bandsox.list_vms()]
+    return await for_each(call, names, _delete)
+
+
+async def _delete(machine: AsyncMicroVM) -> dict[str, Any]:
+    facts = {"id": machine.vm_id, "name": machine.name, "deleted": True}
+    await machine.delete()
+    return facts
+
+
+@vm.command()
+@vm_argument("name", metavar="VM")
+@click.argument("new_name", metavar="NAME")
+@operation
+async def rename(call: Call, name: str, new_name: str) -> None:
+    """Give a VM another name."""
+    machine = await call.vm(name)
+    await call.bandsox.rename_vm(machine.vm_id, new_name)
+    if call.state.json:
+        print_json(await machine.info())
+
+
+@vm.command(
+    examples=(
+        ("bandsox vm metadata dev", "show it"),
+        ("bandsox vm metadata dev team=web --unset old", "change it"),
+        ("""bandsox vm metadata dev '{"cpu": 2, "tags": ["a"]}'""", "with values that are no text"),
+    )
+)
+@vm_argument("name", metavar="VM")
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--unset", multiple=True, metavar="KEY", help="Remove a key.")
+@click.option("--replace", is_flag=True, help="Remove every key that is not given.")
+@operation
+async def metadata(call: Call, name: str, settings: tuple[str, ...], unset: tuple[str, ...], replace: bool) -> None:
+    """Show or change the notes kept with a VM.
+
+    KEY=VALUE sets a text; a JSON object sets all its keys.
+    """
+    machine = await call.vm(name)
+    present = (await machine.info())["metadata"]
+    if unknown := [key for key in unset if key not in present]:
+        raise InvalidRequest(f"there is no key {unknown[0]!r} in the metadata of {machine.name}")
+    kept = {} if replace else {key: value for key, value in present.items() if key not in unset}
+    wanted = {**kept, **metadata_of(settings)}
+    if wanted != present:
+        await call.bandsox.update_vm_metadata(machine.vm_id, wanted)
+    if call.state.json:
+        print_json(wanted)
+    elif not settings and not unset and not replace:
+        print_facts(wanted, call.state)

@@ -1,0 +1,121 @@
+"""What several commands do with machines and images, and how these look as data."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import click
+
+from bandsox.cli.faults import report
+from bandsox.cli.output import print_json
+from bandsox.cli.parameters import MachineOptions, metadata_of, variables
+from bandsox.errors import BandSoxError, InvalidRequest
+
+if TYPE_CHECKING:
+    from bandsox.cli.runtime import Call
+    from bandsox.cli.timings import Timings
+    from bandsox.models import Image, ImageConfig
+    from bandsox.vm import AsyncMicroVM
+
+
+async def find_image(call: Call, reference: str, pull: str) -> Image:
+    """The image of a reference, fetched where `pull` allows it."""
+    return await call.engine.images.resolve(reference, pull=cast(Literal["missing", "always", "never"], pull), progress=call.progress)
+
+
+async def create_machine(call: Call, reference: str, options: MachineOptions, timings: Timings | None = None) -> AsyncMicroVM:
+    """A new machine of an image that `find_image` has found."""
+    import asyncio
+
+    from bandsox.cli.timings import Timings
+
+    timings = timings or Timings(shown=False)
+    with timings.stage("kernel"):
+        await asyncio.to_thread(call.engine.kernels.boot_files, options.kernel, call.progress)
+    with timings.stage("boot"):
+        return await call.bandsox.create_vm(
+            reference,
+            name=options.name,
+            vcpu=options.vcpu,
+            mem_mib=options.mem,
+            kernel_path=options.kernel,
+            disk_size_mib=options.disk_size,
+            env_vars=variables(options.env, options.env_file),
+            metadata=metadata_of(options.metadata),
+            vmm=options.vmm,
+            boot_args=options.boot_args,
+            ttl=options.ttl,
+            progress=call.progress,
+        )
+
+
+@contextlib.asynccontextmanager
+async def deleted_afterwards(call: Call, vm: AsyncMicroVM, *, keep: bool) -> AsyncIterator[None]:
+    """Delete a machine at the end of the block, however it ends, unless it is to be kept."""
+    try:
+        yield
+    finally:
+        if not keep:
+            with call.signals.protected():
+                await vm.delete()
+
+
+def program_of(config: ImageConfig, entrypoint: str | None, arguments: Sequence[str], *, interactive: bool) -> list[str]:
+    """The command line that an image runs: its ENTRYPOINT and CMD, or `arguments` in the place of CMD, as in Docker.
+
+    Parameters
+    ----------
+    entrypoint: in the place of the image's: a program, a JSON list, or empty for none; the image's CMD is left out then.
+    interactive: somebody is at a terminal, where a shell is what an image without a command can offer.
+
+    Raises
+    ------
+    InvalidRequest: there is no command.
+    """
+    prefix = list(config.entrypoint) if entrypoint is None else _entrypoint(entrypoint)
+    program = [*prefix, *(arguments or (config.cmd if entrypoint is None else ()))]
+    if not program and interactive:
+        return ["/bin/sh"]
+    if not program:
+        raise InvalidRequest("the image names no command of its own", remedy="give one: bandsox run IMAGE -- COMMAND")
+    return program
+
+
+def _entrypoint(text: str) -> list[str]:
+    import json
+
+    if not text.startswith("["):
+        return [text] if text else []
+    try:
+        words = json.loads(text)
+    except ValueError:
+        words = None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InvalidRequest(f"not an entrypoint: {text!r}", remedy='give a program, or a JSON list such as ["python3", "-u"]')
+    return words
+
+
+async def for_each(call: Call, names: Sequence[str], act: Callable[[AsyncMicroVM], Awaitable[dict[str, Any]]]) -> int:
+    """Do the same with several machines, report those that fail, and return the exit status of the first failure."""
+    failures: list[int] = []
+    done = []
+    for name in names:
+        try:
+            done.append(await act(await call.vm(name)))
+        except BandSoxError as error:
+            failures.append(report(error, call.state))
+        else:
+            if not call.state.quiet and not call.state.json:
+                click.echo(name)
+    if call.state.json:
+        print_json(done)
+    return failures[0] if failures else 0
+
+
+def image_info(image: Image) -> dict[str, Any]:
+    """An image as data: the fields of `bandsox.models.Image`."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(image).items()}

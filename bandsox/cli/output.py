@@ -1,0 +1,131 @@
+"""Results on stdout: JSON, tables, and facts; text of any origin without harm to a terminal.
+
+Names, console lines and errors may come from a guest or a stranger's image. Whatever is printed as text goes through
+`visible`, which leaves no control character that a terminal would obey.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from bandsox.cli.command import Invocation
+
+_STATUS_COLORS = {
+    "running": "green",
+    "paused": "yellow",
+    "creating": "cyan",
+    "dead": "red",
+    "ok": "green",
+    "note": "yellow",
+    "missing": "red",
+}
+_UNBOUNDED_WIDTH = 10_000
+
+
+def visible(text: str | bytes) -> str:
+    """`text` on one line with every character that is not printable as a Python escape, such as ``\\x1b``."""
+    if isinstance(text, bytes):
+        text = os.fsdecode(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def colored(state: Invocation, *, err: bool = False) -> bool:
+    """Whether stdout, or stderr, takes colours."""
+    stream = sys.stderr if err else sys.stdout
+    return state.color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def paint(text: str, color: str, state: Invocation, *, err: bool = False) -> str:
+    """`text` in a colour where there are colours."""
+    return click.style(text, fg=color) if colored(state, err=err) else text
+
+
+def notice(text: str, state: Invocation) -> None:
+    """Tell people something that is no result: on stderr, and not at all for programs."""
+    if not state.quiet and not state.json:
+        click.echo(visible(text), err=True)
+
+
+def print_json(value: Any) -> None:
+    """`value` on stdout as JSON in ASCII; names that are not Unicode come as surrogate escapes."""
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], state: Invocation, *, right: Sequence[str] = ()) -> None:
+    """Rows under column titles, as wide as they need to be, or as the terminal is.
+
+    Parameters
+    ----------
+    right: the columns of numbers, which end at the same place.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=not terminal, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STATUS_COLORS.get(cell, "")) for cell in map(visible, row)))
+    width = shutil.get_terminal_size().columns if terminal else _UNBOUNDED_WIDTH
+    console = Console(width=width, no_color=not colored(state), force_terminal=terminal and colored(state), highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip(), color=colored(state))
+
+
+def print_facts(facts: Mapping[str, Any], state: Invocation, indent: int = 0) -> None:
+    """Names and values, one a line; nested ones further right."""
+    width = max((len(name) for name in facts), default=0)
+    for name, value in facts.items():
+        title = " " * indent + paint(f"{name}:", "cyan", state)
+        if isinstance(value, Mapping) and value:
+            click.echo(title)
+            print_facts({visible(str(key)): inner for key, inner in value.items()}, state, indent + 2)
+        else:
+            click.echo(f"{title}{'':{width - len(name) + 1}}{visible(_plain(value))}")
+
+
+def _plain(value: Any) -> str:
+    if value is None or value in ((), [], {}, ""):
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def size(count: float) -> str:
+    """A number of bytes for people, such as ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}".replace(".0 ", " ")
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """A time span for people, in its largest whole unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def age(moment: float) -> str:
+    """How long ago a moment (seconds since the epoch) was."""
+    return f"{duration(time.time() - moment)} ago"
+
+
+def moment_text(moment: float | None) -> str | None:
+    """A moment (seconds since the epoch) in ISO 8601, local time."""
+    return None if moment is None else time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(moment))

@@ -1,0 +1,190 @@
+"""Values as people type them: sizes, times, variables; and the options that several commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bandsox.cli.completion import complete_image, complete_vm
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_SIZE = re.compile(r"(\d+)\s*(?:([KMGT])(?:i?B)?)?", re.IGNORECASE)
+_MIB_PER_UNIT = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)?", re.IGNORECASE)
+_SECONDS_PER_UNIT = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def mebibytes(text: str) -> int:
+    """A size in MiB: a plain number is MiB, ``512M`` and ``2G`` say their unit.
+
+    Raises
+    ------
+    click.BadParameter: it is none.
+    """
+    found = _SIZE.fullmatch(str(text).strip())
+    size = int(found[1]) * _MIB_PER_UNIT[(found[2] or "m").lower()] if found else 0.5
+    if size != int(size):
+        raise click.BadParameter(f"{text!r} is not a size: give MiB, or a unit as in 512M or 2G")
+    return int(size)
+
+
+def seconds(text: str) -> float:
+    """A time in seconds: a plain number is seconds, ``90s``, ``5m``, ``2h`` and ``1d`` say their unit.
+
+    Raises
+    ------
+    click.BadParameter: it is none.
+    """
+    found = _TIME.fullmatch(str(text).strip())
+    length = float(found[1]) * _SECONDS_PER_UNIT[(found[2] or "s").lower()] if found else 0.0
+    if length <= 0:
+        raise click.BadParameter(f"{text!r} is not a time: give seconds, or a unit as in 90s, 5m or 2h")
+    return length
+
+
+def variables(settings: Iterable[str], files: Iterable[Path] = ()) -> dict[str, str]:
+    """Environment variables of ``-e NAME=VALUE``, ``-e NAME`` (the value it has here, left out where it has none) and files of such lines.
+
+    Raises
+    ------
+    click.BadParameter: one of them has no name.
+    """
+    lines = [line for file in files for line in file.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    found: dict[str, str] = {}
+    for setting in (*lines, *settings):
+        name, assigned, value = setting.partition("=")
+        if not name or name != name.strip():
+            raise click.BadParameter(f"{setting!r} is not NAME=VALUE", param_hint="--env")
+        if assigned:
+            found[name] = value
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return found
+
+
+def metadata_of(settings: Iterable[str]) -> dict[str, Any]:
+    """Metadata of ``KEY=TEXT`` and of whole JSON objects, the later over the earlier.
+
+    Raises
+    ------
+    click.BadParameter: one is neither.
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        if setting.lstrip().startswith("{"):
+            try:
+                found.update(json.loads(setting))
+            except ValueError as error:
+                raise click.BadParameter(f"{setting!r} is not a JSON object: {error}", param_hint="metadata") from error
+            continue
+        key, assigned, value = setting.partition("=")
+        if not key or not assigned:
+            raise click.BadParameter(f"{setting!r} is neither KEY=VALUE nor a JSON object", param_hint="metadata")
+        found[key] = value
+    return found
+
+
+def _together(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def vm_argument(name: str = "vm", **settings: Any) -> Callable[[Function], Function]:
+    """A positional argument that names a VM: its id, the beginning of its id, or its name."""
+    return click.argument(name, shell_complete=complete_vm, **settings)
+
+
+def image_argument(name: str = "image", **settings: Any) -> Callable[[Function], Function]:
+    """A positional argument that names an image."""
+    return click.argument(name, shell_complete=complete_image, **settings)
+
+
+def _default(field: str) -> Any:
+    from bandsox.models import VMSpec
+
+    return next(f.default for f in dataclasses.fields(VMSpec) if f.name == field)
+
+
+def machine_options(function: Function) -> Function:
+    """What a new VM is made of. The command gets them as one argument, `options`, of type `MachineOptions`."""
+    decorate = _together(
+        click.option("--name", metavar="NAME", help="Its name; made up when absent."),
+        click.option("--vcpu", type=int, default=_default("vcpu"), show_default=True, metavar="N", help="Number of CPUs."),
+        click.option("--mem", type=mebibytes, default=_default("mem_mib"), show_default=True, metavar="MiB", help="Memory; 2G is 2048."),
+        click.option(
+            "--disk-size",
+            type=mebibytes,
+            default=_default("disk_size_mib"),
+            show_default=True,
+            metavar="MiB",
+            help="Room for what it writes, which takes space on the host as it is used; 0: in its memory.",
+        ),
+        click.option("-e", "--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable; without a value, as it is here."),
+        click.option(
+            "--env-file",
+            multiple=True,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Set the variables of a file of NAME=VALUE lines.",
+        ),
+        click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Keep a note with the VM; also a JSON object."),
+        click.option("--ttl", type=seconds, metavar="SECONDS", help="After this time `cleanup` may remove it; 90s, 5m, 2h."),
+        click.option("--vmm", metavar="NAME", help="The hypervisor; the best that works here when absent."),
+        click.option("--kernel", type=click.Path(dir_okay=False), metavar="FILE", help="Another guest kernel (ELF or bzImage)."),
+        click.option("--boot-args", default="", metavar="TEXT", help="Further kernel arguments."),
+        click.option(
+            "--pull",
+            type=click.Choice(["missing", "always", "never"]),
+            default="missing",
+            show_default=True,
+            help="When to fetch the image.",
+        ),
+    )
+    return decorate(function)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """The values of `machine_options`."""
+
+    name: str | None
+    vcpu: int
+    mem: int
+    disk_size: int
+    env: tuple[str, ...]
+    env_file: tuple[Path, ...]
+    metadata: tuple[str, ...]
+    ttl: float | None
+    vmm: str | None
+    kernel: str | None
+    boot_args: str
+    pull: str
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> MachineOptions:
+        """Take them out of all of a command's `values`."""
+        return cls(**{field.name: values.pop(field.name) for field in dataclasses.fields(cls)})
+
+
+def program_options(function: Function) -> Function:
+    """How a program runs in a guest."""
+    decorate = _together(
+        click.option("-i", "--interactive", is_flag=True, help="Let it read this command's standard input."),
+        click.option("-t", "--tty", is_flag=True, help="Run it on a terminal; with -i, this one."),
+        click.option("-w", "--workdir", metavar="DIR", help="Its working directory in the guest; the image's when absent."),
+        click.option("-u", "--user", metavar="USER", help="NAME, UID, NAME:GROUP or UID:GID in the guest; the image's when absent."),
+        click.option("--timeout", type=seconds, metavar="SECONDS", help="Kill it, with all it started, after this time; 90s, 5m, 2h."),
+    )
+    return decorate(function)

@@ -1,0 +1,75 @@
+"""Many machines, one after another and at once, from one process and from several: nothing is left of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bandsox import BandSox
+from bandsox.settings import Layout
+from tests.engine.leaks import Traces
+
+ROUNDS = int(os.environ.get("BANDSOX_TEST_ROUNDS", "8"))
+"""`make soak` asks for 200."""
+
+
+def test_nothing_is_left_of_many_machines(bandsox: BandSox) -> None:
+    layout = Layout.open(bandsox.storage_dir)
+    bandsox.create_vm().delete()
+    before = Traces.of(layout)
+    for number in range(ROUNDS):
+        with bandsox.create_vm() as machine:
+            assert machine.run(["echo", str(number)]).stdout == b"%d\n" % number
+    assert Traces.of(layout) == before
+
+
+def test_nothing_is_left_of_many_commands(bandsox: BandSox) -> None:
+    with bandsox.create_vm() as machine:
+        machine.exec_command("true")
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        processes = machine.metrics().process_count
+        for _ in range(200):
+            assert machine.exec_command(["true"]) == 0
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert machine.metrics().process_count <= processes + 2
+        groups = machine.run("find /sys/fs/cgroup -type d | wc -l")
+        assert int(groups.stdout) < 20
+
+
+def test_more_callers_than_connections_are_all_served(bandsox: BandSox) -> None:
+    with bandsox.create_vm(mem_mib=256) as machine, ThreadPoolExecutor(24) as threads:
+        answers = list(threads.map(lambda number: machine.run(["echo", str(number)]).stdout, range(72)))
+    assert answers == [b"%d\n" % number for number in range(72)]
+
+
+def test_long_commands_leave_room_for_short_operations(bandsox: BandSox) -> None:
+    with bandsox.create_vm(mem_mib=256) as machine, ThreadPoolExecutor(16) as threads:
+        sleeping = [threads.submit(machine.run, "echo started; sleep 8") for _ in range(10)]
+        assert machine.stat("/").type == "directory"
+        assert machine.metrics().uptime_ms > 0
+        assert [task.result().stdout for task in sleeping] == [b"started\n"] * 10
+
+
+_USER = """
+    import sys
+    from bandsox import BandSox
+    with BandSox(sys.argv[1]) as bandsox:
+        with bandsox.create_vm(name=f"machine of {sys.argv[2]}") as machine:
+            for number in range(5):
+                assert machine.run(["echo", sys.argv[2]]).text.strip() == sys.argv[2]
+            shared = bandsox.get_vm(sys.argv[3])
+            for number in range(20):
+                assert shared.run(["echo", sys.argv[2]]).text.strip() == sys.argv[2]
+"""
+
+
+def test_several_processes_share_one_storage_directory(bandsox: BandSox, storage: Path) -> None:
+    with bandsox.create_vm(mem_mib=256) as shared:
+        script = [sys.executable, "-c", textwrap.dedent(_USER), str(storage)]
+        users = [subprocess.Popen([*script, f"user {number}", shared.vm_id]) for number in range(3)]
+        assert [user.wait() for user in users] == [0, 0, 0]
+    assert bandsox.list_vms() == []
