@@ -161,6 +161,44 @@ class AsyncBandSox:
         )
         return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, progress=progress))
 
+    async def create_vm_from_dockerfile(
+        self,
+        /,
+        dockerfile_path: str | os.PathLike[str],
+        tag: str | None = None,
+        name: str | None = None,
+        vcpu: int = 1,
+        mem_mib: int = 128,
+        disk_size_mib: int = 4096,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        mcp: Mapping[str, Any] | None = None,
+        *,
+        context: str | os.PathLike[str] | None = None,
+        build_args: Mapping[str, str] | None = None,
+        progress: ProgressCallback | None = None,
+        **kwargs: Any,
+    ) -> AsyncMicroVM:
+        """Build the image of a Dockerfile, and make a machine of it.
+
+        Parameters
+        ----------
+        tag: a name for the image.
+        context: the directory that COPY and ADD take files from; by default the Dockerfile's own.
+        build_args: values for the Dockerfile's ARGs.
+        kwargs: as for `create_vm`, like the others.
+
+        Raises
+        ------
+        InvalidDockerfile: it cannot be read, or asks for what cannot be done.
+        BuildFailed: one of its commands failed.
+        """
+        from bandsox.build import image_from_dockerfile
+
+        image = await image_from_dockerfile(self.engine, dockerfile_path, tag, context=context, build_args=build_args, progress=progress)
+        options = {"name": name, "vcpu": vcpu, "mem_mib": mem_mib, "disk_size_mib": disk_size_mib, "progress": progress, **kwargs}
+        return await self.create_vm(tag or image.id, env_vars=env_vars, metadata=metadata, mcp=mcp, **options)
+
     async def get_vm(self, vm_id: str) -> AsyncMicroVM | None:
         """The machine with this id or name; None when there is none."""
         try:
@@ -199,6 +237,9 @@ class AsyncBandSox:
 
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left behind, and nothing else."""
+        from bandsox.build import remove_abandoned
+
+        await remove_abandoned(self.engine)
         return await self.engine.cleanup()
 
     async def doctor(self) -> list[Finding]:
@@ -288,5 +329,6 @@ class BandSox:
         return {vm_id: MicroVM(vm) for vm_id, vm in self._async.active_vms.items()}
 
     create_vm = sync(AsyncBandSox.create_vm).then(lambda _, vm: MicroVM(vm))
+    create_vm_from_dockerfile = sync(AsyncBandSox.create_vm_from_dockerfile).then(lambda _, vm: MicroVM(vm))
     get_vm = sync(AsyncBandSox.get_vm).then(lambda _, vm: None if vm is None else MicroVM(vm))
     delete_vm = sync(AsyncBandSox.delete_vm)

@@ -19,6 +19,7 @@ import inspect
 import os
 import queue
 import threading
+import types
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
@@ -127,8 +128,6 @@ class sync(Generic[Parameters, Result]):  # noqa: N801 — reads as the decorato
         self._operation: Callable[..., Coroutine[Any, Any, Any]] = operation
         self._convert: Callable[[Any, Any], Any] | None = None
         self._background = background
-        self.__doc__ = operation.__doc__
-        self.__wrapped__ = operation  # where inspect.signature finds the parameters
 
     def then(self, convert: Callable[[Any, Any], Converted]) -> sync[Parameters, Converted]:
         """The same method with its result passed through ``convert(self, result)``."""
@@ -137,21 +136,18 @@ class sync(Generic[Parameters, Result]):  # noqa: N801 — reads as the decorato
         return converted
 
     @overload
-    def __get__(self, instance: None, owner: type) -> sync[Parameters, Result]: ...
+    def __get__(self, instance: None, owner: type) -> Callable[Concatenate[Any, Parameters], Result]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> Callable[Parameters, Result]: ...
-    def __get__(self, instance: Any, owner: type) -> sync[Parameters, Result] | Callable[Parameters, Result]:
-        if instance is None:
-            return self
-
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Result]:
         @functools.wraps(self._operation)
-        def blocking(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        def blocking(instance: Any, *arguments: Any, **options: Any) -> Result:
             run = _run_with_thread if self._background else _run
             result = run(functools.partial(self._operation, instance._async), arguments, options)
             converted: Result = result if self._convert is None else self._convert(instance, result)
             return converted
 
-        return blocking
+        return blocking if instance is None else types.MethodType(blocking, instance)
 
 
 def _run(operation: Callable[..., Coroutine[Any, Any, Any]], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -628,5 +628,5 @@ class MicroVM:
     def stream(
         self, command: Command, *, timeout: float | None = None, env: Mapping[str, str] | None = None
     ) -> Iterator[tuple[str, bytes]]:
-        """Run a command and yield its output as it comes: ``("stdout" | "stderr", bytes)``."""
+        """Run a command and yield its output as it comes: ``("stdout" | "stderr", bytes)``. Stopping early kills it."""
         return iterate(self._async.stream(command, timeout=timeout, env=env))

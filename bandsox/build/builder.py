@@ -35,6 +35,7 @@ from bandsox.images import spec
 from bandsox.images.blobs import file_chunks
 from bandsox.images.manager import PullPolicy
 from bandsox.images.reference import parse_reference
+from bandsox.images.workers import storage_errors
 from bandsox.models import Image, ImageConfig
 
 _UNPACKED_AT_MOST = 64 << 20
@@ -67,7 +68,7 @@ class Build:
         """
         target = self._plan.target(self._options.target)
         await remove_abandoned(self._engine)
-        with self._open:
+        with self._open, storage_errors(self._engine.layout.root):
             async with self._cache.building():
                 state = await self._stage(target)
                 return await self._commit(state, tag)

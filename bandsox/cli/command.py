@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,19 @@ GLOBAL_OPTIONS: tuple[click.Parameter, ...] = (
     _global_option("--no-color", is_flag=True, help="Do not colour the output. [env: NO_COLOR]"),
     _global_option("--debug", is_flag=True, help="Show a traceback with an error."),
 )
+
+
+class OutputClosed(Exception):
+    """The reader of our output has gone."""
+
+
+@contextlib.contextmanager
+def _noticing_closed_output() -> Iterator[None]:
+    """Name a broken pipe before Click makes an exit with status 1 of it."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosed from error
 
 
 class _Documented(click.Command):
@@ -181,6 +195,16 @@ class LazyGroup(_Group):
         self.sections = sections
         self.entries = {name: entry for entries in sections.values() for name, entry in entries.items()}
         self.examples = examples
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        """Read the command line, and print the help where that was asked."""
+        with _noticing_closed_output():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _noticing_closed_output():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands, in the order of their sections."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from bandsox.cli.command import Invocation
+from bandsox.cli.command import Invocation, OutputClosed
 from bandsox.errors import BandSoxError
 
 _CONSOLE_LINES = 15
@@ -37,12 +37,8 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
-    except BrokenPipeError:
+    except (OutputClosed, BrokenPipeError):
         return _broken_pipe()
-    except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # which Click turns into this
-            return _broken_pipe()
-        raise
     except click.ClickException as error:
         _complete_options(state, arguments)
         return report(error, state)

@@ -22,7 +22,7 @@ from bandsox.guest.frames import Decoder, Frame, FrameType
 from bandsox.guest.link import set_socket_timeouts
 from bandsox.guest.messages import EndOfData, Request, encode_message
 
-STALL_TIMEOUT = 30.0
+STALL_TIMEOUT = 60.0
 """How long, in seconds, the guest may neither send nor take a byte of bulk data."""
 
 CHUNK = 512 << 10

@@ -241,9 +241,7 @@ class Connection:
 
     # ── bulk data ──
 
-    async def in_thread(
-        self, work: Callable[[BlockingStream], T], limiter: anyio.CapacityLimiter, moved: Callable[[int], None] | None = None
-    ) -> T:
+    async def in_thread(self, work: Callable[[BlockingStream], T], moved: Callable[[int], None] | None = None) -> T:
         """Run `work` in a worker thread on the blocking socket. Cancelling ends it by closing the connection.
 
         Parameters
@@ -251,7 +249,7 @@ class Connection:
         moved: called in that thread with the number of bytes moved so far.
         """
         stream = BlockingStream(self._sock, self._decoder, self._inbox, self.request, remaining=self._remaining(), moved=moved)
-        task = asyncio.ensure_future(anyio.to_thread.run_sync(work, stream, limiter=limiter))
+        task = asyncio.ensure_future(anyio.to_thread.run_sync(work, stream, limiter=anyio.CapacityLimiter(1)))
         try:
             value = await asyncio.shield(task)
         except asyncio.CancelledError:

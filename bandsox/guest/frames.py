@@ -35,6 +35,7 @@ _MAGIC = b"BANDSOX1"
 _HEADER = struct.Struct(">BI")
 _HELLO = struct.Struct(f">8sH{NONCE_SIZE}s{TOKEN_SIZE}s")
 _WELCOME = struct.Struct(f">8sH{NONCE_SIZE}s{BOOT_ID_SIZE}s")
+_WELCOME_SIZE = _HEADER.size + _WELCOME.size
 _WINDOW = struct.Struct(">I")
 _ZEROS = re.compile(rb"\0*")
 
@@ -56,6 +57,8 @@ class FrameType(enum.IntEnum):
     EVENT = 0x87
     WINDOW = 0x88
 
+
+_WELCOME_START = _HEADER.pack(FrameType.WELCOME, _WELCOME.size) + _MAGIC
 
 FROM_GUEST = frozenset(kind for kind in FrameType if kind >= FrameType.WELCOME)
 STREAMED = frozenset({FrameType.DATA, FrameType.OUTPUT, FrameType.STDERR})
@@ -102,9 +105,7 @@ class WelcomeScanner:
     """Finds the WELCOME that carries `nonce` among the bytes that were meant for an earlier client."""
 
     def __init__(self, nonce: bytes) -> None:
-        before = _HEADER.pack(FrameType.WELCOME, _WELCOME.size) + _MAGIC
-        self._pattern = re.compile(re.escape(before) + b"(..)" + re.escape(nonce) + b"(.{%d})" % BOOT_ID_SIZE, re.DOTALL)
-        self._frame_size = _HEADER.size + _WELCOME.size
+        self._nonce = nonce
         self._tail = b""
         self.seen = 0
         self.boot_id: bytes | None = None
@@ -118,17 +119,20 @@ class WelcomeScanner:
         """
         self.seen += len(data)
         window = self._tail + bytes(data)
-        found = self._pattern.search(window)
-        if found is None:
-            self._tail = window[-(self._frame_size - 1) :]
-            if self.seen > MAX_DISCARD:
-                raise ProtocolError(f"the guest sent {self.seen} bytes and no WELCOME among them")
-            return None
-        version = int.from_bytes(found[1], "big")
-        if version != VERSION:
-            raise ProtocolError(f"the guest's agent speaks protocol version {version}, this host version {VERSION}")
-        self.boot_id = found[2]
-        return window[found.end() :]
+        start = window.find(_WELCOME_START)
+        while 0 <= start <= len(window) - _WELCOME_SIZE:
+            _, version, nonce, boot_id = _WELCOME.unpack_from(window, start + _HEADER.size)
+            if nonce == self._nonce:
+                if version != VERSION:
+                    raise ProtocolError(f"the guest's agent speaks protocol version {version}, this host version {VERSION}")
+                self.boot_id = boot_id
+                return window[start + _WELCOME_SIZE :]
+            # One for somebody else. It may have been cut off, so that the next begins within its length.
+            start = window.find(_WELCOME_START, start + 1)
+        self._tail = window[-(_WELCOME_SIZE - 1) :]
+        if self.seen > MAX_DISCARD:
+            raise ProtocolError(f"the guest sent {self.seen} bytes and no WELCOME among them")
+        return None
 
 
 class Decoder:

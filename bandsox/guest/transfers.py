@@ -7,6 +7,7 @@ Where a caller brings or takes the bytes itself, asynchronously, the event loop 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -14,9 +15,6 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
-
-import anyio
-import anyio.to_thread
 
 from bandsox.errors import InvalidRequest, LimitExceeded, StorageFull
 from bandsox.guest import frames
@@ -38,7 +36,7 @@ DEFAULT_MAX_BYTES = 256 << 20
 INLINE = 64 << 10
 """Contents up to this size, in bytes, travel with the request."""
 
-CONCURRENT = 8
+CONCURRENT = 32
 """How many bulk transfers of one client run at once; more wait for their turn."""
 
 T = TypeVar("T")
@@ -55,7 +53,7 @@ class TransferOperations(Operations):
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._turns = asyncio.Semaphore(CONCURRENT)
 
     # ── files ──
 
@@ -337,10 +335,9 @@ class TransferOperations(Operations):
             return await self._in_thread(connection, work, reporter)
 
     async def _in_thread(self, connection: Connection, work: Callable[[BlockingStream], T], reporter: Reporter | None) -> T:
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(CONCURRENT)
         try:
-            return await connection.in_thread(work, self._limiter, None if reporter is None else reporter.moved)
+            async with self._turns:
+                return await connection.in_thread(work, None if reporter is None else reporter.moved)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise StorageFull("no room left on this host for what the guest sends", cause=str(error)) from error

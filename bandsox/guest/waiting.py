@@ -22,21 +22,22 @@ async def wait_for_io(sock: socket.socket, *, read: bool = False, write: bool = 
     DeadlinePassed: it was not ready until `deadline`.
     """
     loop = asyncio.get_running_loop()
+    descriptor = sock.fileno()
     ready: asyncio.Future[bool] = loop.create_future()
     timer = loop.call_at(deadline, _settle, ready, False) if deadline is not None else None
     if read:
-        loop.add_reader(sock, _settle, ready, True)
+        loop.add_reader(descriptor, _settle, ready, True)
     if write:
-        loop.add_writer(sock, _settle, ready, True)
+        loop.add_writer(descriptor, _settle, ready, True)
     try:
         in_time = await ready
     finally:
         if timer is not None:
             timer.cancel()
         if read:
-            loop.remove_reader(sock)
+            loop.remove_reader(descriptor)
         if write:
-            loop.remove_writer(sock)
+            loop.remove_writer(descriptor)
     if not in_time:
         raise DeadlinePassed
 

@@ -79,7 +79,7 @@ class Images:
 
         Parameters
         ----------
-        pull: ``missing``: fetch what is not here; ``always``: fetch in any case; ``never``: only what is here.
+        pull: ``missing``: fetch what is not here; ``always``: fetch in any case, but for an id; ``never``: only what is here.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class Images:
         ImageError, HostError: it could not be fetched or converted; see `bandsox.errors`.
         """
         parsed, found = self._find(reference)
-        if found is not None and (pull == "never" or (pull == "missing" and self._is_current(parsed, found))):
+        if found is not None and (parsed is None or pull == "never" or (pull == "missing" and self._is_current(parsed, found))):
             return await self._with_rootfs(found, progress)
         if parsed is None or pull == "never":
             raise _not_found(str(reference))
@@ -444,8 +444,9 @@ def _fingerprint(reference: Reference) -> str | None:
 
 
 def _local_name(name: str) -> Reference:
+    """A name to give an image: a repository's with a tag, or a ``debootstrap:`` one, which then needs no building."""
     reference = parse_reference(name)
-    if reference.transport is not Transport.REGISTRY or reference.digest:
+    if reference.transport not in (Transport.REGISTRY, Transport.DEBOOTSTRAP) or reference.digest:
         raise InvalidReference(f"{name!r} cannot be the name of an image", remedy="use a name such as myapp or myapp:1.0")
     return reference
 

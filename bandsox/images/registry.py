@@ -103,9 +103,18 @@ class _Pull:
         task = Task(self._context.progress, blob.digest, f"layer {blob.digest[7:19]}", blob.size)
         async with self._context.blobs.partial(blob.digest, blob.size) as partial:
             if partial is not None:
-                await self._session.download(blob, partial, task)
-                await partial.commit()
+                resumed = partial.offset > 0
+                try:
+                    await self._complete(blob, partial, task)
+                except DigestMismatch:
+                    if not resumed:
+                        raise
+                    await self._complete(blob, partial, task)  # what an earlier process left was something else
         task.finish()
+
+    async def _complete(self, blob: spec.Descriptor, partial: Partial, task: Task) -> None:
+        await self._session.download(blob, partial, task)
+        await partial.commit()
 
 
 @asynccontextmanager

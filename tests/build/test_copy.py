@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import os
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bandsox.errors import InvalidDockerfile
+from bandsox.errors import InvalidDockerfile, StorageFull
 from tests.build.workbench import Workbench, tree_of, write_files
 
 
@@ -341,6 +342,20 @@ def test_what_is_ignored_does_not_matter_to_the_cache(bench: Workbench) -> None:
     bench.build(text, {"a": "1", "noise": "1", ".dockerignore": "noise\nDockerfile\n"})
     bench.build(text, {"noise": "2"})
     assert bench.made() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_says_so_and_leaves_nothing_half_made(bench: Workbench) -> None:
+    text = "FROM scratch\nCOPY big /\nCOPY a.txt /\n"
+    bench.storage.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m,mode=0700", "none", bench.storage], check=True)
+    try:
+        with pytest.raises(StorageFull):
+            bench.build(text, {**FILES, "big": os.urandom(20 << 20)})
+        assert not list((bench.storage / "tmp").glob("*/build-*")) and not list((bench.storage / "build-cache/layers").iterdir())
+        assert bench.contents(text, {"big": "small"}) == {"/big": "small", "/a.txt": "A"}
+    finally:
+        subprocess.run(["umount", "-l", bench.storage], check=True)
 
 
 def test_pruning_the_cache_keeps_images(bench: Workbench) -> None:

@@ -99,18 +99,18 @@ def _plain(data: bytes) -> bytes:
 @pytest.fixture
 def nothing_left(layout: Layout) -> Iterator[None]:
     """The test leaves no temporary file, child process or descriptor behind."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     yield
     assert [path for path in layout.work.rglob("*") if path.is_file()] == []
     children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children]
     assert not [command for command in commands if "convert_child" in command or "mmdebstrap" in command]
-    leaked = [fd for fd in set(os.listdir("/proc/self/fd")) - before if "storage" in _target(fd) and "bandsox.db" not in _target(fd)]
+    leaked = [fd for fd in set(Path("/proc/self/fd").iterdir()) - before if "storage" in _target(fd) and "bandsox.db" not in _target(fd)]
     assert leaked == []
 
 
-def _target(descriptor: str) -> str:
+def _target(descriptor: Path) -> str:
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+        return str(descriptor.readlink())
     except OSError:
         return ""

@@ -185,7 +185,7 @@ def test_large_random_images_are_what_umoci_unpacks(tmp_path: Path, seed: int) -
                 mine.append(path)
         hidden = tuple(mine)
         for count in range(60):
-            path = "/".join(chance.choices("pqrstuv", k=chance.randint(0, 3)) + [f"{number}-{count}"])
+            path = "/".join([*chance.choices("pqrstuv", k=chance.randint(0, 3)), f"{number}-{count}"])
             if path.startswith(tuple(f"{name}/" for name in hidden)):
                 continue
             fields = {"uid": chance.randint(0, 70_000), "gid": chance.randint(0, 9), "mtime": chance.randint(0, 2**31 - 1)}

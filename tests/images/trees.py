@@ -43,7 +43,7 @@ def tree_of_directory(root: Path | str | bytes) -> Tree:
     found: Tree = {b".": _file(top)}
     for directory, names, files in os.walk(top):
         for name in names + files:
-            path = os.path.join(directory, name)
+            path = directory + b"/" + name
             found[os.path.relpath(path, top)] = _file(path)
     return found
 
@@ -54,7 +54,7 @@ def links_of_directory(root: Path | str | bytes) -> set[frozenset[bytes]]:
     groups: dict[tuple[int, int], set[bytes]] = {}
     for directory, _, files in os.walk(top):
         for name in files:
-            path = os.path.join(directory, name)
+            path = directory + b"/" + name
             status = os.lstat(path)
             if status.st_nlink > 1:
                 groups.setdefault((status.st_dev, status.st_ino), set()).add(os.path.relpath(path, top))
@@ -90,10 +90,9 @@ def _file(path: bytes) -> File:
     kind = _KINDS[stat.S_IFMT(status.st_mode)]
     held = ""
     if kind == "file":
-        with open(path, "rb") as file:
-            held = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else content(file.read())
+        held = content(Path(os.fsdecode(path)).read_bytes())
     elif kind == "symlink":
-        held = os.fsdecode(os.readlink(path))
+        held = str(Path(os.fsdecode(path)).readlink())
     names = sorted(os.listxattr(path, follow_symlinks=False))
     return File(
         kind=kind,

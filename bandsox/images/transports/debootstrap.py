@@ -26,6 +26,7 @@ from bandsox.images.workers import Task, in_thread
 from bandsox.models import ImageConfig
 
 _CHUNK = 1 << 20
+_MAX_REASON = 300
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CONFIG = ImageConfig(env={"PATH": _PATH}, cmd=("/bin/sh",))
 
@@ -107,6 +108,6 @@ def _failure(reference: Reference, complaints: str) -> ImageError:
     lines = [line for line in complaints.splitlines() if line.startswith(("E:", "W:", "error:"))] or complaints.splitlines()
     return ImageError(
         f"mmdebstrap could not build {reference}",
-        cause="; ".join(line.strip() for line in lines[:4]) or "it gave no reason",
+        cause="; ".join(line.strip()[:_MAX_REASON] for line in lines[:4]) or "it gave no reason",
         remedy="check the names of the suite and the packages, and that the package mirror can be reached",
     )

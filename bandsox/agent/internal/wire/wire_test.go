@@ -101,10 +101,14 @@ func FuzzReader(f *testing.F) {
 		for {
 			h, err := r.Next()
 			if errors.Is(err, ErrViolation) {
-				if err := r.Resync(); err != nil && err != io.EOF {
+				switch err := r.Resync(); err {
+				case nil:
+					continue
+				case io.EOF:
+					return
+				default:
 					t.Fatal(err)
 				}
-				continue
 			}
 			if err != nil {
 				return

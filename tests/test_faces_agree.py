@@ -1,0 +1,38 @@
+"""The blocking faces have every public method of the asynchronous ones, with the same parameters."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from bandsox import AsyncBandSox, AsyncMicroVM, BandSox, MicroVM
+
+PAIRS = {AsyncBandSox: BandSox, AsyncMicroVM: MicroVM}
+ASYNC_ONLY = {"execute", "guest", "refresh", "engine"}
+"""`execute` is a context around a running command; the blocking face has `stream` and sessions for that."""
+
+
+def methods(kind: type) -> list[str]:
+    return [name for name in vars(kind) if not name.startswith("_") and name not in ASYNC_ONLY]
+
+
+@pytest.mark.parametrize(("asynchronous", "name"), [(kind, name) for kind in PAIRS for name in methods(kind)])
+def test_the_blocking_face_has_it_too(asynchronous: type, name: str) -> None:
+    theirs, ours = getattr(asynchronous, name), getattr(PAIRS[asynchronous], name)
+    if not isinstance(theirs, property):
+        assert inspect.signature(ours).parameters == inspect.signature(theirs).parameters
+    assert inspect.getdoc(ours) == inspect.getdoc(theirs)
+
+
+INTERFACE = {
+    BandSox: "create_vm create_vm_from_dockerfile list_vms get_vm_info get_vm update_vm_metadata rename_vm delete_vm",
+    MicroVM: """exec_command exec_python exec_python_capture start_session start_pty_session send_session_input resize_session kill_session
+        get_file_contents list_dir get_file_info download_file upload_file write_text append_text write_bytes append_file upload_folder
+        get_guest_ip start stop pause resume delete wait_for_agent""",
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in INTERFACE.items() for name in names.split()])
+def test_the_interface_of_the_original_is_there(kind: type, name: str) -> None:
+    assert callable(getattr(kind, name))
