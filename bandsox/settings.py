@@ -45,16 +45,17 @@ def make_private_dir(path: Path) -> Path:
 
     Raises
     ------
-    HostError: it exists and belongs to another user, or is a symbolic link.
+    HostError: it cannot be made, belongs to another user, or is a symbolic link.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
+    remedy = "choose another directory with BANDSOX_STORAGE or BANDSOX_RUNTIME"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise HostError(f"{path} cannot be used", cause=str(error), remedy=remedy) from error
     if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
-        raise HostError(
-            f"{path} belongs to another user",
-            cause=f"its owner is uid {status.st_uid}, and this process is uid {os.geteuid()}",
-            remedy="choose another directory with BANDSOX_STORAGE or BANDSOX_RUNTIME",
-        )
+        cause = f"its owner is uid {status.st_uid}, and this process is uid {os.geteuid()}"
+        raise HostError(f"{path} belongs to another user, or is no directory", cause=cause, remedy=remedy)
     if status.st_mode & 0o077:
         path.chmod(0o700)
     return path

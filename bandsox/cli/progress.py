@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _BRIEF = frozenset({"boot"})
 """Tasks that take a moment in every call: worth a passing line on a terminal, and no line in a log."""
 
+_OUTPUT, _STEP = "output", "step "
+"""Tasks of a build: a line that a command printed, and the instructions; both stay to be read."""
+
 _PLAIN_STEP = 0.25
 """How much of a task, as a fraction, lies between two plain lines about it."""
 
@@ -43,7 +46,11 @@ class ProgressDisplay:
         if self._silent:
             return
         with self._guard:
-            if not self._terminal:
+            if report.task == _OUTPUT or (report.task.startswith(_STEP) and not report.finished):
+                self._permanent(visible(report.label) if report.task != _OUTPUT else f"  {visible(report.label)}")
+            elif report.task.startswith(_STEP):
+                return
+            elif not self._terminal:
                 self._plain(report)
             elif self._bars is not None or report.unit == "bytes":
                 self._bar(report)
@@ -76,6 +83,13 @@ class ProgressDisplay:
             amount = f" {share:.0%}" if share else ""
             self._said[report.task] = (report.label, share)
             print(f"{visible(report.label)}{amount}", file=sys.stderr, flush=True)  # noqa: T201 — this is the command line
+
+    def _permanent(self, line: str) -> None:
+        self._erase()
+        if self._bars is not None:
+            self._bars.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 — this is the command line
 
     def _passing(self, report: Progress) -> None:
         self._erase()

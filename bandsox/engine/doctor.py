@@ -39,7 +39,6 @@ class _Tool:
 
 
 _TOOLS = (
-    _Tool("sqfstar", "squashfs-tools", "makes the root file system of an image"),
     _Tool("mkfs.ext4", "e2fsprogs", "formats the writable disk of a VM"),
     _Tool("prlimit", "util-linux", "bounds what a VMM may write"),
     _Tool("mmdebstrap", "mmdebstrap", "builds debootstrap: images, among them the default one", needed=False),

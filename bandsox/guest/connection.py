@@ -86,19 +86,15 @@ class Connection:
         self._outgoing.append(memoryview(head + following))
         scanner = WelcomeScanner(nonce)
         self._send_now()
-        while scanner.boot_id is None or (self._outgoing and not self._inbox):
-            data = self._receive_now()
-            if data is None:
-                await self._wait(write=bool(self._outgoing))
-                self._send_now()
-                continue
+        rest: bytes | None = None
+        while rest is None:
+            data = await self._receive()
             if not data:
                 if self._channel.may_refuse and not scanner.seen:
                     raise _Refused
                 raise self._gone()
-            arrived = data if scanner.boot_id is not None else scanner.feed(data)
-            if arrived:
-                self._inbox.extend(self._decoder.feed(arrived))
+            rest = scanner.feed(data)
+        self._inbox.extend(self._decoder.feed(rest))
 
     # ── sending ──
 
@@ -111,6 +107,9 @@ class Connection:
         """
         self._in_flight = True
         self._outgoing.extend(memoryview(buffer) for buffer in buffers if buffer)
+        await self._flush(deadline)
+
+    async def _flush(self, deadline: float | None = None) -> None:
         async with self._flushing:
             while self._send_now():
                 try:
@@ -227,9 +226,15 @@ class Connection:
                 raise self.late_error()
         return data
 
-    async def _wait(self, *, write: bool = False) -> None:
+    async def _wait(self) -> None:
+        """Until there is something to read; what is left to be sent goes out meanwhile, unless another task sees to it."""
         try:
-            await wait_for_io(self._sock, read=True, write=write, deadline=self._limit())
+            if self._outgoing and not self._flushing.locked():
+                async with self._flushing:
+                    await wait_for_io(self._sock, read=True, write=True, deadline=self._limit())
+                    self._send_now()
+            else:
+                await wait_for_io(self._sock, read=True, deadline=self._limit())
         except DeadlinePassed:
             raise self.late_error() from None
 
@@ -248,6 +253,7 @@ class Connection:
         ----------
         moved: called in that thread with the number of bytes moved so far.
         """
+        await self._flush()
         stream = BlockingStream(self._sock, self._decoder, self._inbox, self.request, remaining=self._remaining(), moved=moved)
         task = asyncio.ensure_future(anyio.to_thread.run_sync(work, stream, limiter=anyio.CapacityLimiter(1)))
         try:

@@ -96,10 +96,14 @@ class PortLink:
         self._held: set[int] = set()
         self._awaited: set[int] = set()
         self._waiters: deque[_Waiter] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None  # that of the last who waited
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self, lane: Lane, deadline: float | None) -> Channel:
         """See `Link.open`."""
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            # Whatever an earlier event loop left unfinished is forgotten: the locks themselves tell what is held.
+            self._loop = loop
+            self._held, self._awaited, self._waiters = set(), set(), deque()
         lock = self._try(lane) or await self._wait(lane, deadline)
         with contextlib.ExitStack() as undo:
             undo.callback(self._give_back, lock)
@@ -141,7 +145,6 @@ class PortLink:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(lane, loop.create_future())
         self._waiters.append(waiter)
-        self._loop = loop
         self._await_others(lane)
         timer = loop.call_at(deadline, _expire, waiter.granted) if deadline is not None else None
         try:

@@ -74,7 +74,7 @@ class TransferOperations(Operations):
 
         Parameters
         ----------
-        mode: permission bits; None: those of `local`.
+        mode: permission bits; None: those of `local`, or when appending those the file has.
         parents: make missing directories.
         """
         with open_regular(local) as file:
@@ -82,7 +82,7 @@ class TransferOperations(Operations):
             size = status.st_size  # a file that grows meanwhile is copied up to here
             request = Write(
                 path=encode_path(remote),
-                mode=stat.S_IMODE(status.st_mode) & 0o777 if mode is None else mode,
+                mode=stat.S_IMODE(status.st_mode) & 0o777 if mode is None and not append else mode,
                 append=append,
                 parents=parents,
                 uid=uid,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import tarfile
 from pathlib import Path
 
@@ -15,11 +16,9 @@ ODD_NAMES = ["a b", "quote'\"", "new\nline", "ünï 🦀", "-rf", "$(id)", "*", 
 
 
 @pytest.fixture
-def place(cli: Cli, machine: str, request: pytest.FixtureRequest) -> str:
-    """An empty directory in the machine."""
-    directory = f"/tmp/{abs(hash(request.node.name)):x}"
-    cli("exec", machine, "mkdir", "-p", directory, check=True)
-    return directory
+def place() -> str:
+    """A directory in the machine, which does not exist yet."""
+    return f"/tmp/{secrets.token_hex(8)}"
 
 
 def _in(cli: Cli, machine: str, script: str) -> bytes:
@@ -38,6 +37,7 @@ def test_a_file_goes_and_comes(cli: Cli, machine: str, place: str, tmp_path: Pat
 
 def test_into_a_directory_it_keeps_its_name(cli: Cli, machine: str, place: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
+    _in(cli, machine, f"mkdir {place}")
     cli("cp", str(tmp_path / "file"), f"{machine}:{place}", check=True)
     cli("cp", str(tmp_path / "file"), f"{machine}:{place}/new/", check=True)
     assert _in(cli, machine, f"cd {place} && find . -type f | sort") == b"./file\n./new/file\n"
@@ -88,6 +88,7 @@ def test_a_tree_goes_and_comes(cli: Cli, machine: str, place: str, tmp_path: Pat
 
 def test_a_tree_into_a_directory_keeps_its_name_unless_it_ends_in_a_dot(cli: Cli, machine: str, place: str, tmp_path: Path) -> None:
     _make_tree(tmp_path / "tree")
+    _in(cli, machine, f"mkdir {place}")
     cli("cp", str(tmp_path / "tree"), f"{machine}:{place}", check=True)
     assert _in(cli, machine, f"ls {place}") == b"tree\n"
     cli("cp", f"{tmp_path}/tree/.", f"{machine}:{place}", check=True)

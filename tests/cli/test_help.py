@@ -120,7 +120,7 @@ def test_completion_script(empty: Cli, shell: str) -> None:
 
 def _completed(cli: Cli, *words: str) -> list[str]:
     environment = {"_BANDSOX_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
-    return [line.partition(",")[2] for line in cli(**environment).text.splitlines()]
+    return [line.partition(",")[2] for line in cli(**environment).text.splitlines() if line]
 
 
 def test_commands_and_options_are_completed(empty: Cli) -> None:

@@ -102,3 +102,26 @@ def test_doctor_says_how_to_mend_what_is_missing(empty: Cli) -> None:
     assert done.status == 1
     assert "bandsox init" in done.text
     assert empty("doctor", PATH="/nowhere").text.count("apt-get install") >= 2
+
+
+def test_build(cli: Cli, tmp_path: Path) -> None:
+    name = f"built-{secrets.token_hex(4)}"
+    (tmp_path / "hello").write_text("from the context\n")
+    (tmp_path / "Dockerfile").write_text(
+        f'ARG WHO\nFROM {DEFAULT_IMAGE}\nARG WHO\nCOPY hello /hello\nENV WHO=$WHO\nCMD ["cat", "/hello"]\n'
+    )
+    done = cli("image", "build", "-t", name, "--build-arg", "WHO=me", str(tmp_path), check=True)
+    try:
+        assert done.text.startswith("sha256:")
+        assert "COPY hello /hello" in done.errors
+        assert cli("--json", "image", "inspect", name).json["config"]["env"]["WHO"] == "me"
+        assert cli("run", name).stdout == b"from the context\n"
+    finally:
+        cli("image", "rm", name, check=True)
+
+
+def test_a_dockerfile_that_cannot_be_built(cli: Cli, tmp_path: Path) -> None:
+    assert cli("--json", "image", "build", str(tmp_path)).error["code"] == "invalid_dockerfile"
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nNONSENSE\n")
+    done = cli("--json", "image", "build", str(tmp_path))
+    assert (done.status, done.error["code"]) == (2, "invalid_dockerfile")

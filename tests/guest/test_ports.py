@@ -220,7 +220,7 @@ async def test_a_port_is_usable_however_it_was_left(make_ports: MakePorts, short
             elif "{left_in}" == "a running command":
                 execution = await GuestClient(link).execute(argv=["sleep", "1000"])
             else:
-                execution = await GuestClient(link).execute(argv=["cat", "/dev/zero"])
+                execution = await GuestClient(link).execute(shell="head -c 4000000 /dev/zero; exec sleep 1000")
                 await execution.__anext__()
             die()
 
@@ -240,7 +240,9 @@ async def test_a_cancelled_operation_leaves_the_port_usable(make_ports: MakePort
     link, _ = make_ports(1)
     client = GuestClient(link)
     for _ in range(3):
-        task = asyncio.create_task(client.run(shell="exec cat /dev/zero", max_output=1 << 40, on_output=lambda *_: None))
+        task = asyncio.create_task(
+            client.run(shell="head -c 4000000 /dev/zero; exec sleep 1000", max_output=1 << 40, on_output=lambda *_: None)
+        )
         await asyncio.wait({task}, timeout=0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,11 +103,17 @@ def nothing_left(layout: Layout) -> Iterator[None]:
     before = set(Path("/proc/self/fd").iterdir())
     yield
     assert [path for path in layout.work.rglob("*") if path.is_file()] == []
-    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children]
+    commands = list(_commands_of_children())
     assert not [command for command in commands if "convert_child" in command or "mmdebstrap" in command]
     leaked = [fd for fd in set(Path("/proc/self/fd").iterdir()) - before if "storage" in _target(fd) and "bandsox.db" not in _target(fd)]
     assert leaked == []
+
+
+def _commands_of_children() -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "stat").read_text().rpartition(")")[2].split()[1] == str(os.getpid()):
+                yield (process / "cmdline").read_text()
 
 
 def _target(descriptor: Path) -> str:

@@ -20,9 +20,10 @@ CHECKOUT = Path(bandsox.__file__).parent.parent
 
 def interpreter() -> str:
     """A Python that every user may execute, of the same version, so that this environment's packages fit it."""
+    starts_itself = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
-        if Path(candidate).exists() and as_user([candidate, "-c", "pass"]).returncode == 0:
+        if Path(candidate).exists() and as_user([candidate, "-c", starts_itself]).returncode == 0:
             return candidate
     pytest.fail(f"no Python {version} that an ordinary user may execute")
 
@@ -30,7 +31,7 @@ def interpreter() -> str:
 def as_user(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     account = pwd.getpwnam(USER)
     return subprocess.run(
-        ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--bounding-set=-all", *command],
+        ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", *command],
         env={"HOME": account.pw_dir, "USER": USER, "PATH": os.environ["PATH"], **environment},
         cwd=account.pw_dir,
         capture_output=True,
@@ -90,7 +91,7 @@ def test_another_users_storage_is_refused(user: pwd.struct_passwd, tmp_path: Pat
         """,
         PLACE=str(tmp_path / "storage"),
     )
-    assert "BANDSOX_STORAGE" in done.stdout, done.stderr
+    assert "BANDSOX_STORAGE" in done.stdout, done.stderr + done.stdout
 
 
 def test_storage_and_sockets_are_the_users_alone(user: pwd.struct_passwd) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandsox.cli.command import CommandGroup
+from bandsox.cli.commands.build import build
 from bandsox.cli.machines import image_info
 from bandsox.cli.operation import operation
 from bandsox.cli.output import age, moment_text, print_facts, print_json, print_table, size
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 @click.group(cls=CommandGroup, examples=_EXAMPLES, aliases={"ls": "list", "delete": "rm"})
 def image() -> None:
-    """Pull, list, tag, import and remove images."""
+    """Pull, build, list, tag, import and remove images."""
+
+
+image.add_command(build)
 
 
 @image.command(
@@ -111,10 +115,18 @@ async def remove(call: Call, references: tuple[str, ...], force: bool) -> int:
 
 @image.command()
 @click.option("-a", "--all", "unused", is_flag=True, help="Also named images that no VM was made of.")
+@click.option("--build-cache", is_flag=True, help="Also what builds have kept for the next build.")
 @operation
-async def prune(call: Call, unused: bool) -> None:
+async def prune(call: Call, unused: bool, build_cache: bool) -> None:
     """Remove images without a name, unfinished downloads, and files that nothing needs."""
-    _print_removed(call, [await call.engine.images.prune(unused=unused)])
+    from bandsox.images import Removed
+
+    results = []
+    if build_cache:
+        from bandsox.build import prune_build_cache
+
+        results.append(Removed(freed=(await prune_build_cache(call.engine)).freed))
+    _print_removed(call, [*results, await call.engine.images.prune(unused=unused)])
 
 
 def _print_removed(call: Call, results: list[Removed]) -> None:

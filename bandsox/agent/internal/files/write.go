@@ -156,8 +156,10 @@ func writeInPlace(request *wire.FileRequest, in io.Reader, flags int) (int64, er
 	if err := unix.Fstat(fd, &before); err != nil {
 		return 0, err
 	}
-	if err := applyOwner(file, request); err != nil {
-		return 0, err
+	if before.Mode&unix.S_IFMT == unix.S_IFREG { // a device's owner and mode are not its content's
+		if err := applyOwner(file, request); err != nil {
+			return 0, err
+		}
 	}
 	if request.Offset != nil && !request.Append {
 		if _, err := file.Seek(*request.Offset, io.SeekStart); err != nil {

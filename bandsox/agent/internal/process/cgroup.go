@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,6 +44,10 @@ func NewGroups(dir string) (*Groups, error) {
 type group struct {
 	name       string
 	fd, events int
+
+	// killed groups are not used again: kernels from 6.14 on kill whatever is started into a
+	// group that was ever killed from one that was not (Linux, kernel/cgroup/cgroup.c, kill_seq).
+	killed atomic.Bool
 }
 
 func (g *Groups) get() (*group, error) {
@@ -64,18 +69,22 @@ func (g *Groups) put(gr *group) {
 	defer g.mu.Unlock()
 	if gr.populated() {
 		g.lingering = append(g.lingering, gr)
-		return
+	} else {
+		g.keep(gr)
 	}
-	g.keep(gr)
 }
 
 func (g *Groups) create() (*group, error) {
-	g.made++
-	gr := &group{name: filepath.Join(g.dir, strconv.Itoa(g.made)), events: -1}
-	if err := os.Mkdir(gr.name, 0o755); err != nil && !os.IsExist(err) {
+	gr := &group{events: -1}
+	err := os.ErrExist
+	for os.IsExist(err) { // an earlier agent's group, on a machine that is not ours
+		g.made++
+		gr.name = filepath.Join(g.dir, strconv.Itoa(g.made))
+		err = os.Mkdir(gr.name, 0o755)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
-	var err error
 	gr.fd, err = unix.Open(gr.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cgroup %s: %w", gr.name, err)
@@ -103,7 +112,7 @@ func (g *Groups) sweep() {
 }
 
 func (g *Groups) keep(gr *group) {
-	if len(g.idle) < maxIdleGroups {
+	if len(g.idle) < maxIdleGroups && !gr.killed.Load() {
 		g.idle = append(g.idle, gr)
 	} else {
 		g.remove(gr)
@@ -126,6 +135,7 @@ func (gr *group) populated() bool {
 
 // kill ends everything in the group and below it.
 func (gr *group) kill() {
+	gr.killed.Store(true)
 	if gr.write("cgroup.kill", "1") == nil {
 		return
 	}

@@ -120,7 +120,7 @@ func (p *Process) transfer(fd int, sink *Sink) {
 		if out.rest == 0 || p.TTY && out.rest < terminalRest && !readable(fd) {
 			p.finishOutput(i)
 		}
-	case err != unix.EINTR && err != unix.EAGAIN: // the end; a terminal says EIO
+	case err != unix.EINTR && err != unix.EAGAIN: // the end; a terminal that was hung up says EIO
 		p.closeOutput(i)
 	}
 }
@@ -167,10 +167,16 @@ func (p *Process) closeOutput(i int) {
 	fd := p.outputs[i].fd
 	p.outputs[i].fd = -1
 	if p.TTY {
-		p.terminal.Close()
+		p.closeTerminal()
 	} else {
 		unix.Close(fd)
 	}
+}
+
+// closeTerminal must not come before the process's end: it would be sent SIGHUP.
+func (p *Process) closeTerminal() {
+	p.terminal.Close()
+	unix.Close(p.slave)
 }
 
 func readable(fd int) bool {

@@ -5,8 +5,11 @@ import "sync"
 const (
 	// firstRing is what a stream with little output costs.
 	firstRing = 4 << 10
-	// ringLimit is how much of each of a session's outputs is kept.
-	ringLimit = 1 << 20
+	// kept is how much of each of a session's outputs is always kept.
+	kept = 1 << 20
+	// readSize is how much is read at once. What is being read into keeps nothing.
+	readSize  = 64 << 10
+	ringLimit = kept + readSize
 )
 
 // ring keeps the latest output of a session. One goroutine fills it; any number of cursors
@@ -99,7 +102,7 @@ func (r *ring) reserve() []byte {
 		r.grow()
 	}
 	at := int(r.end % uint64(len(r.mem)))
-	n := min(r.free(), len(r.mem)-at)
+	n := min(r.free(), len(r.mem)-at, readSize)
 	if r.end+uint64(n) > uint64(len(r.mem)) {
 		r.start = max(r.start, r.end+uint64(n)-uint64(len(r.mem)))
 	}

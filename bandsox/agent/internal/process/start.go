@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -41,6 +42,9 @@ func resolve(request *wire.ExecRequest, defaults Defaults) (*command, error) {
 	}
 	if len(c.argv) == 0 || c.argv[0] == "" || request.Shell != nil && request.Argv != nil {
 		return nil, wire.Fail(wire.CodeInvalid, "exec needs either argv or shell")
+	}
+	if slices.ContainsFunc(c.argv, hasNUL) {
+		return nil, wire.Fail(wire.CodeInvalid, "an argument with a NUL byte")
 	}
 	user := request.User
 	if user == "" {
@@ -85,13 +89,16 @@ func environment(request *wire.ExecRequest, defaults Defaults, account Account) 
 		maps.Copy(env, defaults.Env)
 	}
 	maps.Copy(env, request.Env)
-	for key := range request.Env {
-		if key == "" || strings.Contains(key, "=") {
-			return nil, wire.Fail(wire.CodeInvalid, "a variable cannot be named %q", key)
+	for key, value := range request.Env {
+		if key == "" || strings.ContainsAny(key, "=\x00") || hasNUL(value) {
+			return nil, wire.Fail(wire.CodeInvalid, "there can be no variable %q", key)
 		}
 	}
 	return env, nil
 }
+
+// hasNUL tells whether the kernel would take the string for a shorter one.
+func hasNUL(s string) bool { return strings.IndexByte(s, 0) >= 0 }
 
 func checkDirectory(dir string) error {
 	if !path.IsAbs(dir) {
@@ -208,7 +215,7 @@ func (t *Table) launch(p *Process, c *command, request *wire.ExecRequest) error 
 // abort closes what was opened for a program that did not start.
 func (p *Process) abort() {
 	if p.terminal != nil {
-		p.terminal.Close()
+		p.closeTerminal()
 	} else {
 		for i := range p.outputs {
 			if p.outputs[i].fd >= 0 {
@@ -227,6 +234,14 @@ func (p *Process) abort() {
 // childEnds are the descriptors that become the child's 0, 1 and 2; 0 stands for none.
 type childEnds [3]int
 
+func (e *childEnds) files(p *Process) []uintptr {
+	if p.TTY {
+		slave := uintptr(p.slave)
+		return []uintptr{slave, slave, slave}
+	}
+	return []uintptr{uintptr(e[0]), uintptr(e[1]), uintptr(e[2])}
+}
+
 func (e *childEnds) close() {
 	for i, fd := range e {
 		duplicate := i > 0 && fd == e[i-1]
@@ -239,11 +254,9 @@ func (e *childEnds) close() {
 func (p *Process) openStreams(request *wire.ExecRequest, uid uint32) (ends *childEnds, err error) {
 	ends = &childEnds{}
 	if request.TTY != nil {
-		var slave int
-		if p.terminal, p.outputs[0].fd, slave, err = openTerminal(*request.TTY, uid); err != nil {
+		if p.terminal, p.outputs[0].fd, p.slave, err = openTerminal(*request.TTY, uid); err != nil {
 			return ends, wire.AsFailure(err)
 		}
-		*ends = childEnds{slave, slave, slave}
 		p.input = newInput(p.terminal, true)
 		return ends, nil
 	}
@@ -290,7 +303,7 @@ func (t *Table) fork(p *Process, c *command, ends *childEnds) error {
 	attr := &syscall.ProcAttr{
 		Dir:   c.dir,
 		Env:   c.env,
-		Files: []uintptr{uintptr(ends[0]), uintptr(ends[1]), uintptr(ends[2])},
+		Files: ends.files(p),
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: p.TTY, PidFD: &p.exitFD},
 	}
 	if a := c.account; a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 {

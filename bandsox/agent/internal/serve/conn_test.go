@@ -184,7 +184,7 @@ func TestASlowReaderDelaysNoOtherConnection(t *testing.T) {
 		quick.ok("ping", nil)
 	}
 	if a := slow.answer(); a.stdout.Len() != 20_000_000 {
-		t.Fatalf("%d bytes", a.stdout.Len())
+		t.Fatalf("%d bytes, %v %v %s", a.stdout.Len(), a.result, a.failure, &a.stderr)
 	}
 }
 

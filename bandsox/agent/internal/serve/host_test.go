@@ -29,17 +29,18 @@ var (
 
 func TestMain(m *testing.M) {
 	var groups *process.Groups
+	var dir string
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		dir := filepath.Join(root, "bandsox-agent-test")
+		dir = filepath.Join(root, "bandsox-agent-test")
 		if g, err := process.NewGroups(dir); err == nil {
 			groups, withCgroups = g, true
-			defer removeGroups(dir)
 			break
 		}
 		os.Remove(dir)
 	}
 	table = process.NewTable(groups)
 	code := m.Run()
+	removeGroups(dir)
 	os.Exit(code)
 }
 

@@ -1,0 +1,405 @@
+package serve
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"bandsox.dev/agent/internal/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestExecKeepsStdoutAndStderrApartAndByteExact(t *testing.T) {
+	a := open(t).sh(`printf 'a\0\377b'; printf 'err\n' >&2; exit 7`)
+	if a.stdout.String() != "a\x00\xffb" || a.stderr.String() != "err\n" || a.number(t, "exit_code") != 7 {
+		t.Fatal(a)
+	}
+	if a.events[0]["kind"] != "started" || toInt(a.events[0]["pid"]) < 2 || a.result["timed_out"] != false {
+		t.Fatal(a)
+	}
+}
+
+func TestMergeStderrKeepsTheOrder(t *testing.T) {
+	a := open(t).ok("exec", fields{"shell": []byte("echo 1; echo 2 >&2; echo 3"), "merge_stderr": true})
+	if a.stdout.String() != "1\n2\n3\n" || a.stderr.Len() != 0 {
+		t.Fatal(a)
+	}
+}
+
+func TestASignalIsReportedAsSuch(t *testing.T) {
+	a := open(t).sh("kill -SEGV $$")
+	if a.number(t, "exit_code") != 139 || a.number(t, "signal") != 11 {
+		t.Fatal(a.result)
+	}
+}
+
+func TestEnvironmentWorkingDirectoryAndUser(t *testing.T) {
+	server := newServer()
+	h := connect(t, server)
+	h.ok("setup", fields{"env": map[string]string{"IMAGE": "yes", "BOTH": "image"}, "workdir": []byte("/usr"), "user": []byte("0")})
+	a := h.ok("exec", fields{"shell": []byte("echo $IMAGE $BOTH $OWN $HOME; pwd; id -u"), "env": map[string]string{"BOTH": "call", "OWN": "x y"}})
+	if a.stdout.String() != "yes call x y /root\n/usr\n0\n" {
+		t.Errorf("%q", &a.stdout)
+	}
+	a = h.ok("exec", fields{"argv": argv("/usr/bin/env"), "clear_env": true, "env": map[string]string{"A": "1"}, "cwd": []byte("/")})
+	if a.stdout.String() != "A=1\n" {
+		t.Errorf("%q", &a.stdout)
+	}
+	a = h.ok("exec", fields{"shell": []byte("id -u; id -g; id -G; echo $HOME"), "user": []byte("12345:54321")})
+	if a.stdout.String() != "12345\n54321\n54321\n/\n" {
+		t.Errorf("%q", &a.stdout)
+	}
+	h.fails(wire.CodeNoSuchUser, "exec", fields{"argv": argv("true"), "user": []byte("nobody-at-all")})
+	h.fails(wire.CodeNoSuchUser, "exec", fields{"argv": argv("true"), "user": []byte("root:no-such-group")})
+}
+
+func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
+	h := open(t)
+	dir := t.TempDir()
+	script := filepath.Join(dir, "script")
+	os.WriteFile(script, []byte("no interpreter\n"), 0o755)
+	plain := filepath.Join(dir, "plain")
+	os.WriteFile(plain, []byte("#!/bin/sh\n"), 0o644)
+	orphan := filepath.Join(dir, "orphan")
+	os.WriteFile(orphan, []byte("#!/no/such/interpreter\n"), 0o755)
+	h.fails(wire.CodeExecNotFound, "exec", fields{"argv": argv("no-such-program")})
+	h.fails(wire.CodeExecNotFound, "exec", fields{"argv": argv("/no/such/program")})
+	h.fails(wire.CodeExecFailed, "exec", fields{"argv": argv(script)})
+	h.fails(wire.CodeExecFailed, "exec", fields{"argv": argv(plain)})
+	h.fails(wire.CodeExecFailed, "exec", fields{"argv": argv(orphan)})
+	h.fails(wire.CodeExecFailed, "exec", fields{"argv": argv(dir)})
+	h.fails(wire.CodeNotFound, "exec", fields{"argv": argv("true"), "cwd": []byte("/no/such/dir")})
+	h.fails(wire.CodeNotADirectory, "exec", fields{"argv": argv("true"), "cwd": []byte(plain)})
+	h.fails(wire.CodeInvalid, "exec", fields{})
+	h.fails(wire.CodeInvalid, "exec", fields{"argv": argv("true"), "shell": []byte("true")})
+	h.fails(wire.CodeInvalid, "exec", fields{"argv": argv("true"), "env": map[string]string{"A=B": "1"}})
+	h.fails(wire.CodeInvalid, "exec", fields{"argv": argv("a\x00b")})
+}
+
+func TestFastCommandsLoseNoOutput(t *testing.T) {
+	h := open(t)
+	for i := range 100 {
+		if a := h.sh("echo out; echo err >&2"); a.stdout.String() != "out\n" || a.stderr.String() != "err\n" {
+			t.Fatalf("round %d: %q %q", i, &a.stdout, &a.stderr)
+		}
+	}
+	if a := h.sh("head -c 60000 /dev/zero"); a.stdout.Len() != 60000 {
+		t.Fatal(a.stdout.Len())
+	}
+}
+
+func TestMuchOutputOfBothStreamsArrivesWhole(t *testing.T) {
+	a := open(t).sh("head -c 5000000 /dev/zero & head -c 5000000 /dev/zero >&2; wait")
+	if a.stdout.Len() != 5_000_000 || a.stderr.Len() != 5_000_000 {
+		t.Fatal(a.stdout.Len(), a.stderr.Len())
+	}
+}
+
+func TestExecEndsThoughABackgroundChildHoldsThePipes(t *testing.T) {
+	dir := t.TempDir()
+	fifo, done := dir+"/go", dir+"/done"
+	unix.Mkfifo(fifo, 0o600)
+	h := open(t)
+	a := h.sh("(read x < " + fifo + "; echo late; echo late; echo survived > " + done + ") & echo early")
+	if a.stdout.String() != "early\n" {
+		t.Fatalf("%q", &a.stdout)
+	}
+	os.WriteFile(fifo, []byte("go\n"), 0) // the child writes into the pipe that nobody wants any more
+	eventually(t, "the child survives", func() bool { _, err := os.Stat(done); return err == nil })
+}
+
+func TestTheTimeLimitKillsEverything(t *testing.T) {
+	h := open(t)
+	script := "sleep 600 & echo $!; setsid sleep 601 & echo $!; wait"
+	a := h.ok("exec", fields{"shell": []byte(script), "timeout_ms": 200})
+	if a.result["timed_out"] != true || a.number(t, "exit_code") != 137 || a.number(t, "signal") != 9 {
+		t.Fatal(a.result)
+	}
+	children := strings.Fields(a.stdout.String())
+	if !withCgroups {
+		children = children[:1] // a process group does not hold what has left it
+	}
+	for _, pid := range children {
+		eventually(t, "child "+pid+" is gone", func() bool { return !alive(pid) })
+	}
+}
+
+func TestClosingTheConnectionKillsWhatExecStarted(t *testing.T) {
+	h := open(t)
+	h.request("exec", fields{"shell": []byte("sleep 600 & echo $!; wait")})
+	a := &answer{}
+	for a.stdout.Len() == 0 {
+		h.step(a)
+	}
+	h.socket.Close()
+	eventually(t, "the child is gone", func() bool { return !alive(a.stdout.String()) })
+}
+
+func TestStdinIsWindowedAndControlPassesIt(t *testing.T) {
+	h := open(t)
+	h.request("exec", fields{"argv": argv("sleep", "600"), "stdin": true})
+	a := &answer{}
+	for a.window == 0 {
+		h.step(a)
+	}
+	if a.window != inputWindow {
+		t.Fatal(a.window)
+	}
+	for range 4 { // the program reads none of it
+		h.frame(wire.HostData, make([]byte, inputWindow/4))
+	}
+	h.message(wire.Control, fields{"kind": "signal", "signal": 15})
+	if a = h.answer(); a.number(t, "signal") != 15 {
+		t.Fatal(a)
+	}
+}
+
+func TestMoreInputThanWasGrantedEndsTheConnection(t *testing.T) {
+	h := open(t)
+	h.request("exec", fields{"argv": argv("sleep", "600"), "stdin": true})
+	for range 12 { // the pipe itself takes a quarter
+		h.frame(wire.HostData, make([]byte, inputWindow/8))
+	}
+	if a := h.answer(); a.failure == nil || a.failure.Code != wire.CodeInvalid {
+		t.Fatal(a)
+	}
+}
+
+func TestStdinOfAnyLengthPassesThrough(t *testing.T) {
+	h := open(t)
+	const total = 3 << 20
+	h.request("exec", fields{"argv": argv("cat"), "stdin": true})
+	a := &answer{}
+	for sent := 0; sent < total || a.stdout.Len() < total; {
+		for sent < total && sent < a.window {
+			n := min(40_000, a.window-sent, total-sent)
+			h.frame(wire.HostData, bytes.Repeat([]byte{byte(sent)}, n))
+			sent += n
+		}
+		if sent == total {
+			h.frame(wire.HostEnd, nil)
+			break
+		}
+		h.step(a)
+	}
+	for !h.step(a) {
+	}
+	if a.stdout.Len() != total || a.number(t, "exit_code") != 0 {
+		t.Fatal(a.stdout.Len(), a.result)
+	}
+}
+
+func TestWithoutStdinTheProgramReadsNothing(t *testing.T) {
+	if a := open(t).ok("exec", fields{"argv": argv("cat")}); a.stdout.Len() != 0 {
+		t.Fatal(a)
+	}
+}
+
+func TestATerminalHasItsSizeAndIsResized(t *testing.T) {
+	h := open(t)
+	h.request("exec", fields{
+		"shell": []byte(`trap 'stty size; exit' WINCH; stty size; tty; echo $TERM; while :; do sleep 0.05; done`),
+		"tty":   fields{"cols": 101, "rows": 33},
+	})
+	a := &answer{}
+	for !strings.Contains(a.stdout.String(), "xterm") {
+		h.step(a)
+	}
+	if !strings.HasPrefix(a.stdout.String(), "33 101\r\n/dev/pts/") {
+		t.Fatalf("%q", &a.stdout)
+	}
+	h.message(wire.Control, fields{"kind": "resize", "cols": 80, "rows": 25})
+	for !h.step(a) {
+	}
+	if !strings.HasSuffix(a.stdout.String(), "25 80\r\n") {
+		t.Fatalf("%q", &a.stdout)
+	}
+}
+
+func TestATerminalTakesInputAndItsEnd(t *testing.T) {
+	h := open(t)
+	h.request("exec", fields{"argv": argv("cat"), "tty": fields{"cols": 80, "rows": 24}, "stdin": true})
+	h.frame(wire.HostData, []byte("line\n"))
+	h.frame(wire.HostEnd, nil)
+	if a := h.answer(); a.stdout.String() != "line\r\nline\r\n" || a.number(t, "exit_code") != 0 {
+		t.Fatal(a)
+	}
+}
+
+func TestATerminalLosesNothingAtTheEnd(t *testing.T) {
+	h := open(t)
+	for range 20 {
+		a := h.ok("exec", fields{"shell": []byte("seq 1 2000"), "tty": fields{"cols": 80, "rows": 24}})
+		if !strings.HasSuffix(a.stdout.String(), "\r\n2000\r\n") || strings.Count(a.stdout.String(), "\n") != 2000 {
+			t.Fatalf("%d lines", strings.Count(a.stdout.String(), "\n"))
+		}
+	}
+}
+
+func (h *host) session(id, script string, more fields) {
+	h.t.Helper()
+	f := fields{"shell": []byte(script), "detached": true, "session": id}
+	for k, v := range more {
+		f[k] = v
+	}
+	h.ok("exec", f)
+	h.t.Cleanup(func() {
+		if p, err := table.Session(id); err == nil {
+			p.Kill()
+			eventually(h.t, "the session ends", func() bool { return table.Forget(id) == nil })
+		}
+	})
+}
+
+func TestASessionOutlivesItsConnectionAndIsReplayed(t *testing.T) {
+	first := open(t)
+	first.session("replay", "echo one; read line; echo $line; echo err >&2", fields{"stdin": true})
+	first.request("attach", fields{"session": "replay"})
+	a := &answer{}
+	for a.stdout.String() != "one\n" {
+		first.step(a)
+	}
+	first.socket.Close()
+	second := open(t)
+	second.request("input", fields{"session": "replay"})
+	second.frame(wire.HostData, []byte("two\n"))
+	second.message(wire.HostEnd, fields{"close": true})
+	if a := second.answer(); a.number(t, "written") != 4 {
+		t.Fatal(a)
+	}
+	a = second.ok("attach", fields{"session": "replay"})
+	if a.stdout.String() != "one\ntwo\n" || a.stderr.String() != "err\n" || a.number(t, "exit_code") != 0 {
+		t.Fatal(a)
+	}
+	a = second.ok("attach", fields{"session": "replay", "stdout": 4, "stderr": 99})
+	if a.stdout.String() != "two\n" || a.stderr.Len() != 0 || toInt(a.events[0]["stdout"]) != 4 || toInt(a.events[0]["stderr"]) != 4 {
+		t.Fatal(a)
+	}
+}
+
+func TestASessionKeepsItsLastMebibyte(t *testing.T) {
+	h := open(t)
+	h.session("tail", "head -c 3000000 /dev/zero | tr '\\0' a; echo end", nil)
+	p, _ := table.Session("tail")
+	eventually(t, "the session ends", func() bool { return !p.Running() })
+	a := h.ok("attach", fields{"session": "tail"})
+	from := toInt(a.events[0]["stdout"])
+	if from == 0 || from > 3_000_004-1<<20 || a.stdout.Len() != 3_000_004-int(from) || !strings.HasSuffix(a.stdout.String(), "aend\n") {
+		t.Fatal(a.events, a.stdout.Len())
+	}
+}
+
+func TestAProgramWaitsForAnAttachedClientAndGoesOnWithoutIt(t *testing.T) {
+	done := filepath.Join(t.TempDir(), "done")
+	h := open(t)
+	h.session("wait", "read go; head -c 8000000 /dev/zero; echo > "+done, fields{"stdin": true})
+	h.request("attach", fields{"session": "wait"})
+	h.frame(wire.HostData, []byte("go\n")) // and then read nothing
+	other := open(t)
+	p, _ := table.Session("wait")
+	eventually(t, "the program waits in write", func() bool {
+		w, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.Pid, p.Pid))
+		if err != nil || len(w) == 0 {
+			return false
+		}
+		where, _ := os.ReadFile("/proc/" + strings.TrimSpace(string(w)) + "/wchan")
+		return strings.Contains(string(where), "pipe")
+	})
+	other.ok("ping", nil)
+	if _, err := os.Stat(done); err == nil {
+		t.Fatal("the program ran ahead of its client")
+	}
+	h.socket.Close()
+	eventually(t, "the program goes on", func() bool { _, err := os.Stat(done); return err == nil })
+}
+
+func TestSeveralClientsOfASessionSeeTheSame(t *testing.T) {
+	one, two, three := open(t), open(t), open(t)
+	one.session("shared", "read go; seq 1 100000", fields{"stdin": true})
+	one.request("attach", fields{"session": "shared", "input": false})
+	two.request("attach", fields{"session": "shared", "input": false})
+	one.step(&answer{})
+	two.step(&answer{})
+	if a := three.ok("sessions", nil); toInt(a.result["sessions"].([]any)[0].(fields)["attached"]) != 2 {
+		t.Error(a.result)
+	}
+	three.request("input", fields{"session": "shared"})
+	three.frame(wire.HostData, []byte("go\n"))
+	three.message(wire.HostEnd, fields{})
+	three.answer()
+	other := make(chan *answer)
+	go func() { other <- two.answer() }()
+	a, b := one.answer(), <-other
+	if a.stdout.Len() != 588_895 || !bytes.Equal(a.stdout.Bytes(), b.stdout.Bytes()) {
+		t.Fatal(a.stdout.Len(), b.stdout.Len())
+	}
+}
+
+func TestSessionsAreSignalledListedAndForgotten(t *testing.T) {
+	h := open(t)
+	h.session("sig", "trap 'echo caught; exit 3' TERM; echo up; while :; do sleep 0.02; done", nil)
+	h.fails(wire.CodeExists, "exec", fields{"argv": argv("true"), "detached": true, "session": "sig"})
+	h.fails(wire.CodeInvalid, "exec", fields{"argv": argv("true"), "detached": true, "session": "a/b"})
+	h.fails(wire.CodeNoSuchSession, "attach", fields{"session": "none"})
+	h.fails(wire.CodeBusy, "forget", fields{"session": "sig"})
+	h.fails(wire.CodeInvalid, "resize", fields{"session": "sig", "cols": 1, "rows": 1})
+	h.fails(wire.CodeInvalid, "signal", fields{"session": "sig", "signal": 99})
+	watcher := open(t)
+	watcher.request("attach", fields{"session": "sig"})
+	a := &answer{}
+	for a.stdout.String() != "up\n" {
+		watcher.step(a)
+	}
+	h.ok("signal", fields{"session": "sig", "signal": 15})
+	for !watcher.step(a) {
+	}
+	if a.stdout.String() != "up\ncaught\n" || a.number(t, "exit_code") != 3 {
+		t.Fatal(a)
+	}
+	h.fails(wire.CodeNotFound, "signal", fields{"session": "sig", "signal": 15})
+	list := h.ok("sessions", nil).result["sessions"].([]any)
+	entry := list[0].(fields)
+	if len(list) != 1 || entry["running"] != false || toInt(entry["exit_code"]) != 3 || entry["argv"].([]any)[0] != "/bin/sh" {
+		t.Fatal(list)
+	}
+	eventually(t, "it can be forgotten", func() bool { return h.call("forget", fields{"session": "sig"}).failure == nil })
+	h.fails(wire.CodeNoSuchSession, "forget", fields{"session": "sig"})
+}
+
+func TestOnlyTheLastEndedSessionsAreKept(t *testing.T) {
+	h := open(t)
+	for i := range 70 {
+		id := "old" + strconv.Itoa(i)
+		h.ok("exec", fields{"argv": argv("true"), "detached": true, "session": id})
+		p, err := table.Session(id)
+		if err != nil {
+			continue
+		}
+		eventually(t, "it ends", func() bool { return !p.Running() })
+	}
+	eventually(t, "64 are left", func() bool { return len(table.Sessions()) == 64 })
+	h.fails(wire.CodeNoSuchSession, "attach", fields{"session": "old0"})
+	for _, s := range table.Sessions() {
+		if err := table.Forget(s.Session); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNothingLeaksOverManyExecs(t *testing.T) {
+	h := open(t)
+	h.sh("true")
+	count := func() int { fds, _ := os.ReadDir("/proc/self/fd"); return len(fds) }
+	before := count()
+	for range 200 {
+		h.call("exec", fields{"argv": argv("true")})
+		h.call("exec", fields{"argv": argv("no-such-program"), "stdin": true})
+		h.call("exec", fields{"argv": argv("true"), "tty": fields{"cols": 1, "rows": 1}})
+	}
+	eventually(t, "as many descriptors as before", func() bool { return count() <= before+3 })
+}
