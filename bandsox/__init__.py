@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bandsox.version import __version__
+
 if TYPE_CHECKING:
     from bandsox.core import AsyncBandSox, BandSox
     from bandsox.errors import BandSoxError
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
         VMStatus,
     )
     from bandsox.vm import AsyncMicroVM, MicroVM
-
-__version__ = "4.0.0.dev0"
 
 _PLACES = {
     "bandsox.core": ("AsyncBandSox", "BandSox"),
@@ -75,6 +75,7 @@ __all__ = [
     "Progress",
     "SessionInfo",
     "VMStatus",
+    "__version__",
 ]
 
 
@@ -86,4 +87,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted(__all__)

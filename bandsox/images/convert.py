@@ -17,7 +17,6 @@ import anyio
 import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-import bandsox
 from bandsox.errors import CorruptImage, DigestMismatch, HostError
 from bandsox.images import convert_child
 from bandsox.images.convert_child import Layer, Report, Request
@@ -42,7 +41,7 @@ async def run(layers: list[LayerFile], descriptor: int, limits: Limits, progress
         limits.unpacked,
         limits.files,
     )
-    package = os.fspath(Path(bandsox.__path__[0]).parent)
+    package = os.fspath(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", convert_child.__name__]
     async with await anyio.open_process(command, stderr=subprocess.PIPE, pass_fds=[descriptor], env=environment) as process:

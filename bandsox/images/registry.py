@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-import bandsox
 from bandsox.errors import BandSoxError, CorruptImage, DigestMismatch, ImageNotFound, RegistryError, RegistryUnavailable
 from bandsox.images import spec
 from bandsox.images.auth import Credentials, find_credentials
@@ -31,6 +30,7 @@ from bandsox.images.reference import DOCKER_HUB, Reference
 from bandsox.images.registries import Endpoint, Registries
 from bandsox.images.transports import Context, Fetched
 from bandsox.images.workers import Task, together
+from bandsox.version import __version__
 
 _ACCEPT = ", ".join((*spec.MANIFEST_TYPES, *spec.INDEX_TYPES))
 _PARALLEL = 3
@@ -127,7 +127,7 @@ async def _open(endpoint: Endpoint, reference: Reference) -> AsyncIterator[_Sess
                 follow_redirects=True,
                 max_redirects=10,
                 timeout=_TIMEOUT,
-                headers={"User-Agent": f"bandsox/{bandsox.__version__}", "Accept-Encoding": "identity"},
+                headers={"User-Agent": f"bandsox/{__version__}", "Accept-Encoding": "identity"},
             )
         )
         scheme = "https"

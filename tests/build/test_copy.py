@@ -225,7 +225,9 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 def test_add_fetches_addresses_and_checks_them(bench: Workbench, web: str) -> None:
     good = hashlib.sha256(b"downloaded").hexdigest()
-    tree = bench.tree(f"FROM scratch\nADD --checksum=sha256:{good} {web}/file.bin /d/\nADD {web}/t.tar /t\nADD --unpack=true {web}/t.tar /u/\n")
+    tree = bench.tree(
+        f"FROM scratch\nADD --checksum=sha256:{good} {web}/file.bin /d/\nADD {web}/t.tar /t\nADD --unpack=true {web}/t.tar /u/\n"
+    )
     assert tree["/d/file.bin"] == ("file", "0o600", 0, 0, b"downloaded")
     assert tree["/t"][0] == "file" and tree["/u/in"][4] == b"1"
     with pytest.raises(InvalidDockerfile, match="checksum"):
@@ -307,8 +309,8 @@ def test_triggers_are_carried_out_by_the_next_build(bench: Workbench) -> None:
 
 
 def test_here_documents_become_files(bench: Workbench) -> None:
-    text = "FROM scratch\nENV X=1\nCOPY <<one <<\"two\" /d/\nit's \"$X\"\none\n$X\ntwo\nCOPY <<EOF /f\nhello\nEOF\n"
-    assert bench.contents(text) == {"/d/one": "it's \"1\"\n", "/d/two": "$X\n", "/f": "hello\n"}
+    text = 'FROM scratch\nENV X=1\nCOPY <<one <<"two" /d/\nit\'s "$X"\none\n$X\ntwo\nCOPY <<EOF /f\nhello\nEOF\n'
+    assert bench.contents(text) == {"/d/one": 'it\'s "1"\n', "/d/two": "$X\n", "/f": "hello\n"}
 
 
 # ── cache ───────────────────────────────────────────────────────────────────────────────────────

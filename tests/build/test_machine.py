@@ -88,7 +88,9 @@ def test_a_changed_file_runs_again_only_what_is_after_it(machine_bench: Workbenc
 
 
 def test_the_image_runs(machine_bench: Workbench, bandsox: BandSox, salt: str) -> None:
-    image = machine_bench.build(FROM + salt + "RUN useradd -m bob\nUSER bob\nWORKDIR /home/bob\nENV A=1\nRUN echo $HOME:$A > made\n", tag="bob:1")
+    image = machine_bench.build(
+        FROM + salt + "RUN useradd -m bob\nUSER bob\nWORKDIR /home/bob\nENV A=1\nRUN echo $HOME:$A > made\n", tag="bob:1"
+    )
     with bandsox.create_vm("bob:1", mem_mib=256) as vm:
         assert vm.run("cat made; id -un; pwd; echo $A").text == "/home/bob:1\nbob\n/home/bob\n1\n"
     assert image.references == ("bob:1",)
@@ -121,7 +123,9 @@ def test_arguments_are_in_the_environment_and_proxies_do_not_matter_to_the_cache
 
 def test_stages_hand_files_over(machine_bench: Workbench, salt: str) -> None:
     text = (
-        FROM.replace("\n", " AS builder\n") + salt + "RUN mkdir /out && python3 -c \"open('/out/a','w').write('built')\" && ln -s a /out/l && chown -R 7 /out\n"
+        FROM.replace("\n", " AS builder\n")
+        + salt
+        + "RUN mkdir /out && python3 -c \"open('/out/a','w').write('built')\" && ln -s a /out/l && chown -R 7 /out\n"
         "FROM scratch\nCOPY --from=builder /out /\nCOPY --from=builder --chown=0 /out/l /etc/os-release /x/\n"
     )
     tree = machine_bench.tree(text)
@@ -134,7 +138,9 @@ def test_stages_hand_files_over(machine_bench: Workbench, salt: str) -> None:
 
 def test_mounts_are_seen_and_leave_nothing_but_their_caches(machine_bench: Workbench, salt: str) -> None:
     text = (
-        FROM + salt + "RUN --mount=type=bind,target=/b/ind --mount=type=bind,source=f.txt,target=/one.txt --mount=type=tmpfs,target=/t "
+        FROM
+        + salt
+        + "RUN --mount=type=bind,target=/b/ind --mount=type=bind,source=f.txt,target=/one.txt --mount=type=tmpfs,target=/t "
         "--mount=type=cache,target=/opt/c,id=$SALT --mount=type=secret,id=key --mount=type=secret,id=key,env=KEY "
         "cat /b/ind/f.txt /one.txt /run/secrets/key && echo $KEY && touch /t/x /b/ind/y /one && echo kept >> /opt/c/k\n"
         "RUN test ! -e /b && test ! -e /t && test ! -e /run/secrets && test -e /one\n"
@@ -180,7 +186,9 @@ def test_a_run_that_fails_says_where_and_why(machine_bench: Workbench, line: str
 
 def test_what_a_run_leaves_running_or_mounted_is_gone_in_the_next(machine_bench: Workbench, salt: str) -> None:
     text = (
-        FROM + salt + "RUN (while :; do date > /loop; done) & python3 -c 'import time; time.sleep(.1)'; mkdir /m; mount -t tmpfs none /m; touch /m/x\n"
+        FROM
+        + salt
+        + "RUN (while :; do date > /loop; done) & python3 -c 'import time; time.sleep(.1)'; mkdir /m; mount -t tmpfs none /m; touch /m/x\n"
         "RUN ! pgrep -f /loop 2>/dev/null; test ! -e /m/x && test -d /m\n" + SMALL
     )
     machine_bench.build(text)

@@ -107,7 +107,7 @@ def test_reads_mounts() -> None:
 
 
 def test_reads_both_forms_of_env() -> None:
-    assert one("ENV a=1 b=\"2 3\" c=4\\ 5").pairs == (("a", "1"), ("b", '"2 3"'), ("c", "4\\ 5"))  # type: ignore[attr-defined]
+    assert one('ENV a=1 b="2 3" c=4\\ 5').pairs == (("a", "1"), ("b", '"2 3"'), ("c", "4\\ 5"))  # type: ignore[attr-defined]
     assert one("ENV name the value").pairs == (("name", "the value"),)  # type: ignore[attr-defined]
 
 
@@ -166,7 +166,11 @@ def test_any_text_is_read_or_refused(data: bytes) -> None:
 _NAME = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1, max_size=8)
 
 
-@given(st.dictionaries(_NAME, st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).filter(str.strip), min_size=1, max_size=4))
+@given(
+    st.dictionaries(
+        _NAME, st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).filter(str.strip), min_size=1, max_size=4
+    )
+)
 def test_json_arguments_survive_a_round_trip(values: dict[str, str]) -> None:
     import json
 

@@ -64,7 +64,7 @@ def test_takes_another_escape_character() -> None:
 
 
 def test_leaves_quotes_of_a_document_alone() -> None:
-    assert expand("it's \"$PWD\" \\$PWD", VARIABLES, quotes=False) == "it's \"/home\" $PWD"
+    assert expand('it\'s "$PWD" \\$PWD', VARIABLES, quotes=False) == 'it\'s "/home" $PWD'
 
 
 @given(st.text(alphabet="ab$*?#%/{}:-+\"'\\ ", max_size=60))

@@ -163,7 +163,7 @@ func TestMoreInputThanWasGrantedEndsTheConnection(t *testing.T) {
 	h := open(t)
 	h.request("exec", fields{"argv": argv("sleep", "600"), "stdin": true})
 	for range 12 { // the pipe itself takes a quarter
-		h.frame(wire.HostData, make([]byte, inputWindow/8))
+		_, _ = h.socket.Write(wire.Frame(wire.HostData, make([]byte, inputWindow/8)))
 	}
 	if a := h.answer(); a.failure == nil || a.failure.Code != wire.CodeInvalid {
 		t.Fatal(a)
