@@ -14,7 +14,7 @@ ASYNC_ONLY = {"execute", "guest", "refresh", "engine"}
 
 
 def methods(kind: type) -> list[str]:
-    return [name for name in vars(kind) if not name.startswith("_") and name not in ASYNC_ONLY]
+    return [name for name in dir(kind) if not name.startswith("_") and name not in ASYNC_ONLY]
 
 
 @pytest.mark.parametrize(("asynchronous", "name"), [(kind, name) for kind in PAIRS for name in methods(kind)])

@@ -1,7 +1,5 @@
 """RUN in real machines: what it sees, what of it becomes a layer, the cache, mounts, and everything that can go wrong."""
 
-# ruff: noqa: E501 - tables, one case an item
-
 from __future__ import annotations
 
 import asyncio
