@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from bandsox.guest import Execution
+from bandsox.guest import Execution, TextCallback, TextDecoder
 from bandsox.models import ExecResult
 
 Value = TypeVar("Value")
 Callback = Callable[[Value], Awaitable[None] | None]
-TextCallback = Callable[[str], Awaitable[None] | None]
 
 
 async def call(callback: Callback[Value] | None, value: Value) -> None:
@@ -26,19 +24,9 @@ async def deliver(execution: Execution, on_stdout: TextCallback | None, on_stder
 
     A character is never split between two calls; what is not UTF-8 appears as U+FFFD.
     """
-    sinks = {"stdout": _Text(on_stdout), "stderr": _Text(on_stderr)}
+    decoders = {"stdout": TextDecoder(on_stdout), "stderr": TextDecoder(on_stderr)}
     async for stream, data in execution:
-        await sinks[stream].feed(data)
-    for sink in sinks.values():
-        await sink.feed(b"", final=True)
+        await decoders[stream].feed(data)
+    for decoder in decoders.values():
+        await decoder.finish()
     return await execution.wait()
-
-
-class _Text:
-    def __init__(self, callback: TextCallback | None) -> None:
-        self._callback = callback
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    async def feed(self, data: bytes, final: bool = False) -> None:
-        if self._callback is not None and (text := self._decoder.decode(data, final)):
-            await call(self._callback, text)

@@ -11,9 +11,9 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from bandsox.callbacks import Callback, TextCallback, call, deliver
+from bandsox.callbacks import Callback, call, deliver
 from bandsox.errors import BandSoxError
-from bandsox.guest import GuestClient
+from bandsox.guest import GuestClient, TextCallback
 
 _log = logging.getLogger(__name__)
 

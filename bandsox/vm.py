@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from bandsox import python
-from bandsox.callbacks import Callback, TextCallback, deliver
+from bandsox.callbacks import Callback, deliver
 from bandsox.engine import Engine
 from bandsox.errors import CommandTimeout, Conflict, Timeout
-from bandsox.guest import CommandOptions, Execution, GuestClient
+from bandsox.guest import CommandOptions, Execution, GuestClient, TextCallback
 from bandsox.models import ExecResult, FileChange, GuestInfo, Metrics, SessionInfo, VMRecord, VMStatus
 from bandsox.portal import iterate, sync
 from bandsox.process import ProcessId
