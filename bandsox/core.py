@@ -132,7 +132,7 @@ class AsyncBandSox:
         env_vars: variables for every command, over the image's own.
         metadata: anything JSON can represent, kept with the machine.
         vmm, boot_args: which hypervisor, and further kernel arguments.
-        ttl: seconds after which the machine may be removed by `cleanup`.
+        ttl: seconds after which the machine no longer exists; the next process that looks for machines deletes it.
         progress: called with each step of long work.
 
         Raises

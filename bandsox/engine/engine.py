@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
 import secrets
 import shutil
@@ -73,6 +74,7 @@ class Engine:
         BootFailed: the machine did not come up. Nothing of it is left.
         """
         identity.check_spec(spec)
+        await self.remove_expired()
         image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
         files = await asyncio.to_thread(self.kernels.boot_files, spec.kernel_path, progress)
         vmm, accelerator = await self.accelerators.choose(files, spec.vmm, self.require, progress)
@@ -108,7 +110,7 @@ class Engine:
             try:
                 return await self._start(dataclasses.replace(record, token=secrets.token_hex(32)), progress)
             except BaseException:
-                self.vms.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+                await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
                 raise
 
     async def stop(self, vm_id: str, deadline_s: float = STOP_DEADLINE_S) -> VMRecord:
@@ -120,10 +122,10 @@ class Engine:
             record = await self.get(vm_id)
             process = _process(record)
             if process is None:
-                return self.vms.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+                return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
             await self._power_off(record, process, deadline_s)
             shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
-            return self.vms.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+            return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
 
     async def pause(self, vm_id: str) -> VMRecord:
         """Stop a machine's CPUs; its memory stays where it is. Nothing happens when they are stopped already.
@@ -163,10 +165,15 @@ class Engine:
         ------
         VMNotFound: there is none with this id or name.
         """
-        return _as_it_is(await asyncio.to_thread(self.vms.get, id_or_name))
+        record = await asyncio.to_thread(self.vms.get, id_or_name)
+        if record.expires_at is not None and record.expires_at <= time.time():
+            await self.remove_expired()
+            raise VMNotFound(f"VM {record.spec.name} has expired", cause=f"its time to live was {record.spec.ttl:g} s")
+        return _as_it_is(record)
 
     async def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
         """All machines as they are now, newest first."""
+        await self.remove_expired()
         records = await asyncio.to_thread(self.vms.list, limit=limit, metadata_equals=metadata_equals)
         return [_as_it_is(record) for record in records]
 
@@ -197,10 +204,19 @@ class Engine:
         return boot.guest_client(endpoint, bytes.fromhex(record.token))
 
     async def cleanup(self) -> Removed:
-        """Remove what processes that died have left: half-made machines, VMMs without a record, work files."""
+        """Remove what processes that died have left (half-made machines, VMMs without a record, work files), and expired machines."""
+        await self.remove_expired()
         return await clean(self.layout, self.vms)
 
+    async def remove_expired(self) -> None:
+        """Delete the machines whose time to live is over."""
+        for vm_id in await asyncio.to_thread(self.vms.expired, time.time()):
+            await self.delete(vm_id)
+
     # ── helpers ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _update(self, vm_id: str, **changes: Any) -> VMRecord:
+        return await asyncio.to_thread(functools.partial(self.vms.update, vm_id, **changes))
 
     async def _start(self, record: VMRecord, progress: ProgressCallback | None) -> VMRecord:
         """Boot a machine and record it as running, or leave no process of it."""
@@ -212,9 +228,9 @@ class Engine:
         _report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
         try:
             async with boot.started(vmm, spec) as process:
-                self.vms.update(record.id, pid=process.pid, pid_start=process.start, status=VMStatus.CREATING, token=record.token)
+                await self._update(record.id, pid=process.pid, pid_start=process.start, status=VMStatus.CREATING, token=record.token)
                 await boot.first_answer(vmm, spec, process, lambda client: _set_up(client, record), b"\0" * 32, BOOT_DEADLINE_S)
-                running = self.vms.update(record.id, status=VMStatus.RUNNING)
+                running = await self._update(record.id, status=VMStatus.RUNNING)
         except BaseException:
             shutil.rmtree(sockets, ignore_errors=True)
             raise
@@ -263,7 +279,7 @@ class Engine:
             vmm = self.vmms[record.vmm]
             change = vmm.pause if after is VMStatus.PAUSED else vmm.resume
             await change(self.layout.sockets(record.id))
-            return self.vms.update(record.id, status=after)
+            return await self._update(record.id, status=after)
 
     @contextlib.contextmanager
     def _new_directory(self, vm_id: str) -> Iterator[None]:

@@ -44,7 +44,13 @@ async def run(layers: list[LayerFile], descriptor: int, limits: Limits, progress
     package = os.fspath(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", convert_child.__name__]
-    async with await anyio.open_process(command, stderr=subprocess.PIPE, pass_fds=[descriptor], env=environment) as process:
+    async with await anyio.open_process(
+        command,
+        stderr=subprocess.PIPE,
+        pass_fds=[descriptor],
+        env=environment,
+        cwd=package,  # `-m` puts the working directory on the module path, and the caller's may be anybody's
+    ) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         try:
             with suppress(anyio.BrokenResourceError):  # it died at once: its complaint says why

@@ -74,6 +74,11 @@ class VMs:
             found.append(record)
         return found
 
+    def expired(self, now: float) -> builtins.list[str]:
+        """The ids of the machines whose time to live ended before `now`, in seconds since the epoch."""
+        rows = self._database.connection().execute("SELECT id FROM vms WHERE expires_at <= ?", (now,))
+        return [row["id"] for row in rows]
+
     def update(self, vm_id: str, /, **changes: Any) -> VMRecord:
         """Replace fields of a record in one transaction, and return the new record.
 

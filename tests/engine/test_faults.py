@@ -132,3 +132,11 @@ def test_machines_outlive_their_creator(bandsox: BandSox, storage: Path) -> None
     with machine:
         assert machine.status().value == "running"
         assert machine.run(["echo", "hello"]).stdout == b"hello\n"
+
+
+def test_a_machine_whose_time_is_over_is_gone(bandsox: BandSox) -> None:
+    machine = bandsox.create_vm(ttl=0.001)
+    assert bandsox.get_vm(machine.vm_id) is None
+    assert all(info["id"] != machine.vm_id for info in bandsox.list_vms())
+    assert machine.process is not None
+    assert not machine.process.is_alive()

@@ -462,3 +462,10 @@ def until(condition: object) -> None:
     while not condition():
         assert time.monotonic() < deadline
         os.sched_yield()
+
+
+async def test_a_module_in_the_working_directory_is_not_run(images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "msgspec.py").write_text("raise SystemExit('somebody else was run')")
+    monkeypatch.chdir(tmp_path / "evil")
+    assert await make(images, "one")
