@@ -6,6 +6,7 @@ makes in it is gone when the test ends; a test of its own checks that.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +20,30 @@ STORAGE = Path(os.environ.get("BANDSOX_TEST_STORAGE", "~/.cache/bandsox-tests/st
 
 
 @pytest.fixture(scope="session")
-def storage() -> Path:
-    """A storage directory with the default kernel and the default image, which is also named ``python:3-alpine``."""
+def storage() -> Iterator[Path]:
+    """A storage directory with the default kernel and the default image, which is also named ``python:3-alpine``.
+
+    Several test runs may share it. The one that has it to itself first removes what earlier, interrupted runs have left.
+    """
     STORAGE.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ["BANDSOX_STORAGE"] = str(STORAGE)
-    with BandSox(STORAGE) as bandsox:
-        bandsox.cleanup()
-        for info in bandsox.list_vms():
-            bandsox.delete_vm(info["id"])
+    with (STORAGE / "test-runs.lock").open("w") as lock, BandSox(STORAGE) as bandsox:
+        if _alone(lock.fileno()):
+            bandsox.cleanup()
+            for info in bandsox.list_vms():
+                bandsox.delete_vm(info["id"])
+        fcntl.flock(lock, fcntl.LOCK_SH)
         bandsox.pull_image(DEFAULT_IMAGE, "missing")
         bandsox.tag_image(DEFAULT_IMAGE, "python:3-alpine")
-    return STORAGE
+        yield STORAGE
+
+
+def _alone(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
