@@ -193,7 +193,7 @@ class AsyncBandSox:
         InvalidDockerfile: it cannot be read, or asks for what cannot be done.
         BuildFailed: one of its commands failed.
         """
-        from bandsox.build import image_from_dockerfile
+        from bandsox.dockerfile import image_from_dockerfile
 
         image = await image_from_dockerfile(self.engine, dockerfile_path, tag, context=context, build_args=build_args, progress=progress)
         options = {"name": name, "vcpu": vcpu, "mem_mib": mem_mib, "disk_size_mib": disk_size_mib, "progress": progress, **kwargs}
@@ -237,7 +237,7 @@ class AsyncBandSox:
 
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left behind, and nothing else."""
-        from bandsox.build import remove_abandoned
+        from bandsox.dockerfile import remove_abandoned
 
         await remove_abandoned(self.engine)
         return await self.engine.cleanup()
