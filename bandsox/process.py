@@ -6,7 +6,6 @@ an event through a pidfd (pidfd_open(2), Linux 5.3).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -85,6 +84,8 @@ class ProcessId:
 
 
 async def _readable(descriptor: int) -> None:
+    import asyncio  # costs what completing a name on the command line should not
+
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
 

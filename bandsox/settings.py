@@ -6,6 +6,7 @@ path short enough for a Unix socket's name (108 bytes, unix(7)), and is gone aft
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -136,6 +137,11 @@ class Layout:
         directory = self.work / f"{this.pid}-{this.start}"
         directory.mkdir(mode=0o700, exist_ok=True)
         return directory
+
+    def leave(self) -> None:
+        """Remove this process's own directory for work under way if nothing is in it."""
+        with contextlib.suppress(OSError):
+            self.temporary.rmdir()
 
     @property
     def locks(self) -> Path:

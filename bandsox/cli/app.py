@@ -45,10 +45,8 @@ SECTIONS = {
 
 
 def _print_version(context: click.Context, option: click.Parameter, value: bool) -> None:
-    import json
-
     if value and not context.resilient_parsing:
-        click.echo(json.dumps({"version": __version__}) if invocation(context).json else f"bandsox {__version__}")
+        click.echo(f'{{"version": "{__version__}"}}' if invocation(context).json else f"bandsox {__version__}")
         context.exit()
 
 

@@ -1,26 +1,27 @@
-"""What every command has: the global options, examples in its help, and a place in a lazily imported table."""
+"""What every command has: the global options, examples in its help, and a place in a lazily imported table.
+
+Every command line imports this module, so it does without pathlib and dataclasses, which would cost more than it does itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 
-@dataclass(slots=True)
 class Invocation:
     """What the global options say. Each is accepted before and after a command's name."""
 
-    storage: Path | None = None
-    json: bool = False
-    quiet: bool = False
-    debug: bool = False
-    color: bool = True
+    def __init__(self, *, json: bool = False) -> None:
+        self.storage: str | None = None
+        self.json = json
+        self.quiet = False
+        self.debug = False
+        self.color = True
 
 
 def invocation(context: click.Context) -> Invocation:
@@ -41,7 +42,7 @@ def _global_option(*names: str, **settings: Any) -> click.Option:
 GLOBAL_OPTIONS: tuple[click.Parameter, ...] = (
     _global_option(
         "--storage",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=click.Path(file_okay=False),
         metavar="DIR",
         help="Where VMs and images are kept. [env: BANDSOX_STORAGE]",
     ),
@@ -74,7 +75,7 @@ class _Documented(click.Command):
         return [*super().get_params(ctx), *GLOBAL_OPTIONS]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        own = [param for param in self.get_params(ctx) if param not in GLOBAL_OPTIONS]
+        own = [param for param in self.get_params(ctx) if isinstance(param, click.Option) and param not in GLOBAL_OPTIONS]
         for title, params in (("Options", own), ("Global options", GLOBAL_OPTIONS)):
             records = [record for param in params if (record := param.get_help_record(ctx)) is not None]
             if records:
@@ -171,13 +172,12 @@ class CommandGroup(_Group):
         return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A command of a `LazyGroup`: where it is, what it is for, and the names of its own commands where it is a group."""
 
     place: str
     help: str
-    commands: tuple[str, ...] = field(default=())
+    commands: tuple[str, ...] = ()
 
 
 class LazyGroup(_Group):

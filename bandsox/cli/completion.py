@@ -39,7 +39,7 @@ def _beginning(context: click.Context, query: str, typed: str) -> list[str]:
 
     from bandsox.settings import default_storage_dir
 
-    path: Path = (invocation(context).storage or default_storage_dir()) / "bandsox.db"
+    path = Path(invocation(context).storage or default_storage_dir()) / "bandsox.db"
     if not path.is_file():
         return []
     try:

@@ -61,6 +61,7 @@ class Engine:
     def close(self) -> None:
         """Close the registry. Machines go on."""
         self.database.close()
+        self.layout.leave()
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 

@@ -56,7 +56,7 @@ async def build(call: Call, /, context: Path, **values: Any) -> None:
     COPY and ADD take files from DIRECTORY only, without those its .dockerignore names. Each RUN runs in a VM. What was built before
     from the same things is not built again. The image's id is printed.
     """
-    from bandsox.build import build_image
+    from bandsox.dockerfile import build_image
 
     sizes = {"vcpu": values["vcpu"], "mem_mib": values["mem"], "disk_size_mib": values["disk_size"]}
     image = await build_image(

@@ -123,7 +123,7 @@ async def prune(call: Call, unused: bool, build_cache: bool) -> None:
 
     results = []
     if build_cache:
-        from bandsox.build import prune_build_cache
+        from bandsox.dockerfile import prune_build_cache
 
         results.append(Removed(freed=(await prune_build_cache(call.engine)).freed))
     _print_removed(call, [*results, await call.engine.images.prune(unused=unused)])
