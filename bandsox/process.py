@@ -45,14 +45,14 @@ class ProcessId:
 
     @contextlib.contextmanager
     def handle(self) -> Iterator[int | None]:
-        """A pidfd that denotes this very process; None when it has ended."""
+        """A pidfd that denotes this very process; None when nothing is left of it."""
         try:
             pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
             yield None
             return
         try:
-            yield pidfd if self.is_alive() else None
+            yield pidfd if ProcessId.of(self.pid) == self else None
         finally:
             os.close(pidfd)
 
@@ -75,12 +75,11 @@ class ProcessId:
         self.reap()
 
     def reap(self) -> bool:
-        """Whether it has ended; if it was this process's child, no zombie stays of it."""
-        if self.is_alive():
-            return False
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
-        return True
+        """Whether it has ended with all its threads; if it was this process's child, no zombie stays of it."""
+        try:
+            return os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            return not self.is_alive()
 
 
 async def _readable(descriptor: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from bandsox.engine import ownership
@@ -46,3 +47,18 @@ def test_processes_are_found_by_the_directory_they_work_in(tmp_path: Path) -> No
         inside.kill()
         outside.kill()
     assert found == [("machine", inside.pid)]
+
+
+_THREADS = "import threading, time; [threading.Thread(target=time.sleep, args=(1000,)).start() for _ in range(50)]; print('up', flush=True)"
+
+
+def test_no_zombie_stays_of_a_process_with_many_threads() -> None:
+    for _ in range(10):
+        child = subprocess.Popen([sys.executable, "-c", _THREADS], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        identity = ProcessId.of(child.pid)
+        assert identity is not None
+        asyncio.run(ownership.end(identity))
+        child.returncode = 0
+        assert not Path(f"/proc/{child.pid}").exists()
