@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bandsox import BandSox, MicroVM
+from bandsox.engine import ownership
 from bandsox.errors import Conflict, MachineStopped, OutcomeUnknown
 from bandsox.settings import Layout
 from tests.engine.leaks import Traces
@@ -27,8 +29,8 @@ def own(bandsox: BandSox) -> Iterator[MicroVM]:
 def test_a_killed_vmm_is_reported_at_once_and_the_machine_starts_again(bandsox: BandSox, own: MicroVM) -> None:
     own.write_bytes("/root/file", b"kept")
     own.exec_command("sync")
-    os.kill(own.process.pid, signal.SIGKILL)
-    assert own.status().value in {"dead"}
+    asyncio.run(ownership.end(own.process))
+    assert own.status().value == "dead"
     with pytest.raises(Conflict, match="dead"):
         own.exec_command("true")
     own.start()
@@ -46,6 +48,7 @@ def test_a_vmm_killed_under_a_command_ends_the_command(own: MicroVM) -> None:
 def test_a_guest_that_powers_itself_off_is_dead(own: MicroVM) -> None:
     with pytest.raises((MachineStopped, OutcomeUnknown)):
         own.exec_command("echo o > /proc/sysrq-trigger; sleep 100", timeout=60)
+    asyncio.run(own.process.wait())
     assert own.status().value == "dead"
 
 
