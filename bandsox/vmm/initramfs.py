@@ -14,7 +14,8 @@ from pathlib import Path
 from bandsox.errors import HostError
 
 _DIRECTORIES = ("dev", "proc", "sys", "mnt", "modules")
-_CONSOLE_DEVICE = (5, 1)
+_DEVICES = {"dev/console": (5, 1), "dev/null": (1, 3)}
+"""What Go's runtime and the kernel open before the agent has mounted anything."""
 
 
 def agent_binary(machine: str) -> Path:
@@ -39,7 +40,8 @@ def build(agent: Path, modules: Sequence[Path]) -> bytes:
     archive = _Archive()
     for name in _DIRECTORIES:
         archive.add(name, stat.S_IFDIR | 0o755)
-    archive.add("dev/console", stat.S_IFCHR | 0o600, device=_CONSOLE_DEVICE)
+    for name, numbers in _DEVICES.items():
+        archive.add(name, stat.S_IFCHR | 0o600, device=numbers)
     archive.add("init", stat.S_IFREG | 0o755, agent.read_bytes())
     for module in modules:
         archive.add(f"modules/{module.name}", stat.S_IFREG | 0o644, module.read_bytes())

@@ -23,7 +23,7 @@ const (
 // processor, where a switch between threads costs as much as a hundred system calls.
 func tuneRuntime() {
 	// The heap is small and short-lived; a machine's memory belongs to its programs.
-	debug.SetMemoryLimit(32 << 20)
+	debug.SetGCPercent(50)
 	runtime.GOMAXPROCS(min(max(runtime.NumCPU(), leastProcs), mostProcs))
 	calmMonitor()
 }

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"io"
 	"math"
@@ -27,6 +28,8 @@ type Options struct {
 	// KeepOwner gives the files the owners that the archive names; otherwise UID and GID.
 	KeepOwner bool
 	UID, GID  int
+
+	Context context.Context // ends the unpacking
 }
 
 // Extract unpacks a tar stream into the directory root, which is made when absent.
@@ -186,7 +189,7 @@ func (x *extractor) content(file *os.File, h *tar.Header) error {
 	sparse = sparse || h.Typeflag == tar.TypeGNUSparse
 	var err error
 	if sparse {
-		err = copySparse(file, x.tr, h.Size, buf.Space()[:128<<10])
+		err = copySparse(x.options.Context, file, x.tr, h.Size, buf.Space()[:128<<10])
 	} else {
 		_, err = io.CopyBuffer(onlyWriter{file}, x.tr, buf.Space())
 	}
@@ -408,45 +411,6 @@ func (x *extractor) setDirTime(d dirTime) {
 func setTime(dir int, name string, t time.Time) error {
 	ts := []unix.Timespec{unix.NsecToTimespec(t.UnixNano()), unix.NsecToTimespec(t.UnixNano())}
 	return unix.UtimesNanoAt(dir, name, ts, unix.AT_SYMLINK_NOFOLLOW)
-}
-
-// copySparse writes the data and leaves out blocks that hold only zeros.
-func copySparse(file *os.File, in io.Reader, size int64, buf []byte) error {
-	var offset int64
-	for {
-		n, err := io.ReadFull(in, buf)
-		for at := 0; at < n; at += holeSize {
-			block := buf[at:min(at+holeSize, n)]
-			if allZero(block) {
-				continue
-			}
-			if _, err := file.WriteAt(block, offset+int64(at)); err != nil {
-				return err
-			}
-		}
-		offset += int64(n)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if offset != size {
-		return io.ErrUnexpectedEOF
-	}
-	return file.Truncate(size)
-}
-
-const holeSize = 4096
-
-func allZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 func ignoring(err, expected error) error {

@@ -3,11 +3,14 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"bandsox.dev/agent/internal/wire"
 
@@ -69,7 +72,7 @@ func sandbox(t *testing.T) (root, outside string) {
 	return root, outside
 }
 
-var keep = Options{KeepOwner: true}
+var keep = Options{KeepOwner: true, Context: context.Background()}
 
 func TestNothingEscapesTheTree(t *testing.T) {
 	for name, build := range map[string]func(outside string) []tar.Header{
@@ -114,7 +117,7 @@ func TestNothingEscapesTheTree(t *testing.T) {
 			return []tar.Header{symlink("way", o), file("way/.wh..wh..opq")}
 		},
 	} {
-		for _, options := range []Options{keep, {KeepOwner: true, Whiteouts: true}} {
+		for _, options := range []Options{keep, {KeepOwner: true, Whiteouts: true, Context: context.Background()}} {
 			t.Run(name, func(t *testing.T) {
 				root, outside := sandbox(t)
 				_, _ = Extract(root, archive(t, build(outside)...), options)
@@ -182,7 +185,7 @@ func TestWhiteoutsOfALayer(t *testing.T) {
 		os.WriteFile(root+"/"+name, nil, 0o600)
 	}
 	layer := archive(t, dir("opaque"), dir("opaque/sub"), file("opaque/sub/new"), file("opaque/.wh..wh..opq"), file(".wh.gone"), file(".wh.absent"), dir("file"))
-	if _, err := Extract(root, layer, Options{KeepOwner: true, Whiteouts: true}); err != nil {
+	if _, err := Extract(root, layer, Options{KeepOwner: true, Whiteouts: true, Context: context.Background()}); err != nil {
 		t.Fatal(err)
 	}
 	if got := listTree(t, root); got != "file kept kept/f opaque opaque/sub opaque/sub/new" {
@@ -238,17 +241,34 @@ func TestAnUpperDirectoryBecomesALayer(t *testing.T) {
 func TestPaxRecordsCountTheirOwnLength(t *testing.T) {
 	for n := range 1200 {
 		record := paxRecord("k", strings.Repeat("v", n))
-		if length, _, _ := strings.Cut(record, " "); length != itoa(len(record)) {
+		if length, _, _ := strings.Cut(record, " "); length != strconv.Itoa(len(record)) {
 			t.Fatalf("%q is %d long", length, len(record))
 		}
 	}
 }
 
-func itoa(n int) string {
-	if n < 10 {
-		return string(rune('0' + n))
+func TestAHoleWithoutEndDoesNotKeepTheUnpackingFromEnding(t *testing.T) {
+	var out bytes.Buffer
+	p := newPacker(&out)
+	empty, err := os.Create(t.TempDir() + "/f")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return itoa(n/10) + string(rune('0'+n%10))
+	defer empty.Close()
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: "hole", Size: 1 << 62, Mode: 0o600}
+	if err := p.sparse(empty, header, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.finish()
+	root, _ := sandbox(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Extract(root, &out, Options{KeepOwner: true, Context: ctx}); err == nil {
+		t.Fatal("unpacked without an end")
+	}
+	if entries, _ := os.ReadDir(root); len(entries) != 0 {
+		t.Error("the incomplete file is left: ", entries)
+	}
 }
 
 // FuzzExtract unpacks any bytes beside something that must not change.
@@ -256,6 +276,8 @@ func FuzzExtract(f *testing.F) {
 	f.Add(archive(f, symlink("a", ".."), file("a/x"), link("b", "a"), file(".wh.c")).Bytes())
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		root, _ := sandbox(t)
-		_, _ = Extract(root, bytes.NewReader(stream), Options{UID: os.Getuid(), GID: os.Getgid(), Whiteouts: len(stream)%2 == 0})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, _ = Extract(root, bytes.NewReader(stream), Options{Context: ctx, UID: os.Getuid(), GID: os.Getgid(), Whiteouts: len(stream)%2 == 0})
 	})
 }

@@ -3,7 +3,9 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"sort"
@@ -174,4 +176,47 @@ func shorten(name string) string {
 		}
 	}
 	return string(clean[:min(len(clean), 80)])
+}
+
+// copySparse writes the data and leaves out blocks that hold only zeros. A few bytes of archive
+// can stand for any length of them, so it does not rely on the stream to end.
+func copySparse(ctx context.Context, file *os.File, in io.Reader, size int64, buf []byte) error {
+	var offset int64
+	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n, err := io.ReadFull(in, buf)
+		for at := 0; at < n; at += holeSize {
+			block := buf[at:min(at+holeSize, n)]
+			if allZero(block) {
+				continue
+			}
+			if _, err := file.WriteAt(block, offset+int64(at)); err != nil {
+				return err
+			}
+		}
+		offset += int64(n)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if offset != size {
+		return io.ErrUnexpectedEOF
+	}
+	return file.Truncate(size)
+}
+
+const holeSize = 4096
+
+func allZero(p []byte) bool {
+	for _, b := range p {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
 }

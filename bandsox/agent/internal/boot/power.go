@@ -92,14 +92,20 @@ func canPowerOff() bool {
 	return len(fadt) >= register+8 && binary.LittleEndian.Uint64(fadt[register:]) != 0
 }
 
-// HandleSignals keeps PID 1 alive whatever is sent to it, and takes the signals with which
+// HandleSignals keeps PID 1 alive whatever is sent to it (Go's own answer to most signals is to
+// end the process, which would end the machine in a panic), and takes the signals with which
 // people end a machine: those of busybox's poweroff, halt and reboot, and the kernel's word
 // that Ctrl-Alt-Del was pressed.
 func HandleSignals(end func(reboot bool)) {
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	received := make(chan os.Signal, 8)
-	signal.Notify(received, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM,
-		unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	for number := unix.Signal(1); number <= 64; number++ {
+		switch number {
+		case unix.SIGCHLD, unix.SIGURG: // of children, and the runtime's own: many, and harmless
+		default:
+			signal.Notify(received, number)
+		}
+	}
 	go func() {
 		for s := range received {
 			switch s {

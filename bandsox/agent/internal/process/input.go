@@ -37,16 +37,20 @@ func (in *input) write(ctx context.Context, data []byte) (int, error) {
 	_ = in.file.SetWriteDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { _ = in.file.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
-	n, err := in.file.Write(data)
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
-		return n, context.Cause(ctx)
-	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.EIO), errors.Is(err, os.ErrClosed):
-	default:
-		return n, wire.AsFailure(err)
+	for written := 0; ; {
+		n, err := in.file.Write(data[written:])
+		written += n
+		switch {
+		case ctx.Err() != nil:
+			return written, context.Cause(ctx)
+		case errors.Is(err, os.ErrDeadlineExceeded): // meant for the writer before us
+			_ = in.file.SetWriteDeadline(time.Time{})
+		case err == nil, errors.Is(err, unix.EPIPE), errors.Is(err, unix.EIO), errors.Is(err, os.ErrClosed):
+			return written, nil
+		default:
+			return written, wire.AsFailure(err)
+		}
 	}
-	return n, nil
 }
 
 // end closes a pipe. A terminal has no end; a program reading lines from it takes the

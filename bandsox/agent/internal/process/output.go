@@ -23,15 +23,12 @@ type Sink interface {
 type output struct {
 	fd   int
 	rest int // once the process has ended: how much of what it wrote is still to be read
-	wide bool
-}
 
-const (
-	// pipeSize is what a pipe holds by default; a read of that much means that the program
-	// waits for us, and pays for a pipe that takes more of its output at a time.
-	pipeSize = 64 << 10
-	widePipe = 256 << 10
-)
+	// other is the writing end, held open until the process has ended: its end alone wakes us,
+	// not also that of each pipe, and a program may close all that it has of a terminal and
+	// open it again.
+	other int
+}
 
 // Follow carries the output to the sink until the process has ended and everything that it had
 // written by then was delivered. It is one thread that sleeps in poll(2) and is woken by the
@@ -109,10 +106,6 @@ func (p *Process) transfer(fd int, sink *Sink) {
 	switch {
 	case n > 0:
 		out.rest -= n
-		if n >= pipeSize && !out.wide {
-			out.wide = true
-			_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, widePipe)
-		}
 		if (*sink).Took(i, n) != nil {
 			p.Kill()
 			*sink = &nowhere{}
@@ -144,6 +137,7 @@ func (p *Process) measureRest() {
 			}
 			continue
 		}
+		out.closeOther()
 		rest, err := unix.IoctlGetInt(out.fd, unix.TIOCINQ)
 		if out.rest = rest; err != nil || rest == 0 {
 			p.finishOutput(i)
@@ -163,20 +157,23 @@ func (p *Process) finishOutput(i int) {
 	go discard(os.NewFile(uintptr(fd), "pipe"))
 }
 
+// closeOutput must not come before the process's end, which would get SIGHUP or SIGPIPE.
 func (p *Process) closeOutput(i int) {
-	fd := p.outputs[i].fd
-	p.outputs[i].fd = -1
+	out := &p.outputs[i]
 	if p.TTY {
-		p.closeTerminal()
+		p.terminal.Close()
 	} else {
-		unix.Close(fd)
+		unix.Close(out.fd)
 	}
+	out.fd = -1
+	out.closeOther()
 }
 
-// closeTerminal must not come before the process's end: it would be sent SIGHUP.
-func (p *Process) closeTerminal() {
-	p.terminal.Close()
-	unix.Close(p.slave)
+func (o *output) closeOther() {
+	if o.other >= 0 {
+		unix.Close(o.other)
+		o.other = -1
+	}
 }
 
 func readable(fd int) bool {

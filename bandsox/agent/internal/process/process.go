@@ -35,8 +35,7 @@ type Process struct {
 	table    *Table
 	rings    *[2]ring // of a session
 	outputs  [2]output
-	terminal *os.File // with TTY: the master
-	slave    int      // its other side, held open so that a program may close all it has of it
+	terminal *os.File // with TTY
 	input    *input   // nil when it reads from /dev/null
 	timer    *time.Timer
 	exitFD   int // readable when the process has ended: a pidfd, else an eventfd

@@ -134,6 +134,22 @@ func (r *ring) close() {
 	r.notify()
 }
 
+// size is how much memory the ring holds.
+func (r *ring) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.mem)
+}
+
+// empty gives up what is kept, unless somebody is reading it. The ring must be closed.
+func (r *ring) empty() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.cursors) == 0 {
+		r.mem, r.start = nil, r.end
+	}
+}
+
 func (r *ring) notify() {
 	for _, c := range r.cursors {
 		signal(c.wake)

@@ -78,3 +78,19 @@ func TestWithoutReadersTheOldestBytesGiveWay(t *testing.T) {
 		t.Fatal(c.offset)
 	}
 }
+
+func TestAnEmptiedRingHasNothingAndTakesNoMemory(t *testing.T) {
+	r := newRing()
+	r.fill([]byte("output"))
+	r.close()
+	c := r.attach(0, make(chan struct{}, 1))
+	if r.empty(); c.read(make([]byte, 9)) != 6 {
+		t.Fatal("taken from somebody who was reading it")
+	}
+	c.detach()
+	r.empty()
+	late := r.attach(0, make(chan struct{}, 1))
+	if _, ended := late.state(); r.size() != 0 || late.offset != 6 || !ended {
+		t.Fatal(r.size(), late.offset, ended)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -101,6 +102,9 @@ func environment(request *wire.ExecRequest, defaults Defaults, account Account) 
 func hasNUL(s string) bool { return strings.IndexByte(s, 0) >= 0 }
 
 func checkDirectory(dir string) error {
+	if dir == "/" {
+		return nil
+	}
 	if !path.IsAbs(dir) {
 		return wire.Fail(wire.CodeInvalid, "cwd %q is not absolute", dir)
 	}
@@ -173,7 +177,7 @@ func (t *Table) Start(request *wire.ExecRequest, defaults Defaults) (*Process, e
 	}
 	p := &Process{
 		table: t, Argv: c.argv, TTY: request.TTY != nil, Started: time.Now(),
-		outputs: [2]output{{fd: -1, rest: endless}, {fd: -1, rest: endless}}, exitFD: -1, wakeFD: -1,
+		outputs: [2]output{noOutput, noOutput}, exitFD: -1, wakeFD: -1,
 	}
 	if !request.Detached {
 		return p, t.launch(p, c, request)
@@ -196,10 +200,12 @@ func (t *Table) Start(request *wire.ExecRequest, defaults Defaults) (*Process, e
 
 // launch makes the pipes or the terminal and starts the program.
 func (t *Table) launch(p *Process, c *command, request *wire.ExecRequest) error {
-	ends, err := p.openStreams(request, c.account.UID)
-	defer ends.close()
+	stdin, err := p.openStreams(request, c.account.UID)
 	if err == nil {
-		err = t.fork(p, c, ends)
+		err = t.fork(p, c, stdin)
+	}
+	if request.Stdin && stdin >= 0 && !p.TTY {
+		unix.Close(stdin)
 	}
 	if err != nil {
 		p.abort()
@@ -214,16 +220,12 @@ func (t *Table) launch(p *Process, c *command, request *wire.ExecRequest) error 
 
 // abort closes what was opened for a program that did not start.
 func (p *Process) abort() {
-	if p.terminal != nil {
-		p.closeTerminal()
-	} else {
-		for i := range p.outputs {
-			if p.outputs[i].fd >= 0 {
-				unix.Close(p.outputs[i].fd)
-			}
-		}
-		if p.input != nil {
-			p.input.close()
+	if p.input != nil {
+		p.input.close()
+	}
+	for i := range p.outputs {
+		if p.outputs[i].fd >= 0 {
+			p.closeOutput(i)
 		}
 	}
 	if p.wakeFD >= 0 {
@@ -231,37 +233,23 @@ func (p *Process) abort() {
 	}
 }
 
-// childEnds are the descriptors that become the child's 0, 1 and 2; 0 stands for none.
-type childEnds [3]int
+// noOutput is an output that a process does not have of its own.
+var noOutput = output{fd: -1, other: -1, rest: endless}
 
-func (e *childEnds) files(p *Process) []uintptr {
-	if p.TTY {
-		slave := uintptr(p.slave)
-		return []uintptr{slave, slave, slave}
-	}
-	return []uintptr{uintptr(e[0]), uintptr(e[1]), uintptr(e[2])}
-}
-
-func (e *childEnds) close() {
-	for i, fd := range e {
-		duplicate := i > 0 && fd == e[i-1]
-		if fd > 0 && !duplicate {
-			unix.Close(fd)
-		}
-	}
-}
-
-func (p *Process) openStreams(request *wire.ExecRequest, uid uint32) (ends *childEnds, err error) {
-	ends = &childEnds{}
+// openStreams opens what the process reads and writes, and returns its end of stdin.
+func (p *Process) openStreams(request *wire.ExecRequest, uid uint32) (int, error) {
 	if request.TTY != nil {
-		if p.terminal, p.outputs[0].fd, p.slave, err = openTerminal(*request.TTY, uid); err != nil {
-			return ends, wire.AsFailure(err)
+		out := &p.outputs[0]
+		var err error
+		if p.terminal, out.fd, out.other, err = openTerminal(*request.TTY, uid); err != nil {
+			return -1, wire.AsFailure(err)
 		}
 		p.input = newInput(p.terminal, true)
-		return ends, nil
+		return out.other, nil
 	}
-	if ends[0], err = p.openInput(request.Stdin); err != nil {
-		return ends, wire.AsFailure(err)
+	stdin, err := p.openInput(request.Stdin)
+	if err != nil {
+		return stdin, wire.AsFailure(err)
 	}
 	outputs := 2
 	if request.MergeStderr {
@@ -270,21 +258,18 @@ func (p *Process) openStreams(request *wire.ExecRequest, uid uint32) (ends *chil
 	for i := range outputs {
 		var fds [2]int
 		if err := syscall.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-			return ends, wire.AsFailure(os.NewSyscallError("pipe", err))
+			return stdin, wire.AsFailure(os.NewSyscallError("pipe", err))
 		}
-		p.outputs[i].fd, ends[1+i] = fds[0], fds[1]
+		p.outputs[i].fd, p.outputs[i].other = fds[0], fds[1]
 	}
-	if request.MergeStderr {
-		ends[2] = ends[1]
-	}
-	return ends, nil
+	return stdin, nil
 }
 
 // openInput returns the child's stdin. Our end of a pipe goes through Go's poller, since a
 // write to it must be able to end early.
 func (p *Process) openInput(wanted bool) (int, error) {
 	if !wanted {
-		return unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return nullDevice()
 	}
 	var fds [2]int
 	if err := syscall.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
@@ -298,12 +283,27 @@ func (p *Process) openInput(wanted bool) (int, error) {
 	return fds[0], nil
 }
 
+// nullDevice is opened once: almost every process gets it.
+var nullDevice = sync.OnceValues(func() (int, error) {
+	return unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+})
+
+// childFiles are the child's descriptors 0, 1 and 2.
+func (p *Process) childFiles(stdin int) []uintptr {
+	stdout := p.outputs[0].other
+	stderr := p.outputs[1].other
+	if stderr < 0 { // merged, or a terminal
+		stderr = stdout
+	}
+	return []uintptr{uintptr(stdin), uintptr(stdout), uintptr(stderr)}
+}
+
 // fork starts the program and registers it.
-func (t *Table) fork(p *Process, c *command, ends *childEnds) error {
+func (t *Table) fork(p *Process, c *command, stdin int) error {
 	attr := &syscall.ProcAttr{
 		Dir:   c.dir,
 		Env:   c.env,
-		Files: ends.files(p),
+		Files: p.childFiles(stdin),
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: p.TTY, PidFD: &p.exitFD},
 	}
 	if a := c.account; a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 {

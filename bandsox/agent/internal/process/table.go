@@ -15,6 +15,9 @@ import (
 const (
 	// keptEnded is how many ended sessions can still be asked for their output.
 	keptEnded = 64
+	// maxKept bounds the memory that ended sessions' output takes together: the machine may be
+	// small, and PID 1 is the one process whose memory the kernel cannot take back.
+	maxKept = 16 << 20
 	// maxRunning bounds the sessions that run at once.
 	maxRunning = 1024
 	// maxListedArgv bounds what the arguments take in a list of sessions, which is one frame.
@@ -159,14 +162,27 @@ func (t *Table) settle(id string, p *Process) {
 	}
 }
 
-// noteEnded remembers in which order sessions ended, and drops the oldest ones.
+// noteEnded remembers in which order sessions ended, and drops the oldest ones, and the output
+// of those that are not quite as old when there is much of it.
 func (t *Table) noteEnded(p *Process) {
 	t.sessionMu.Lock()
 	defer t.sessionMu.Unlock()
+	if t.sessions[p.ID] != p {
+		return // forgotten already
+	}
 	t.endedIDs = append(t.endedIDs, p.ID)
 	if len(t.endedIDs) > keptEnded {
 		delete(t.sessions, t.endedIDs[0])
 		t.endedIDs = slices.Delete(t.endedIDs, 0, 1)
+	}
+	total := 0
+	for _, id := range slices.Backward(t.endedIDs) {
+		for i := range t.sessions[id].rings {
+			r := &t.sessions[id].rings[i]
+			if total += r.size(); total > maxKept {
+				r.empty()
+			}
+		}
 	}
 }
 
@@ -191,12 +207,10 @@ func (t *Table) Forget(id string) error {
 	case p.Running():
 		return wire.Fail(wire.CodeBusy, "session %s is running", id)
 	}
-	at := slices.Index(t.endedIDs, id)
-	if at < 0 {
-		return wire.Fail(wire.CodeBusy, "session %s is just ending", id)
-	}
 	delete(t.sessions, id)
-	t.endedIDs = slices.Delete(t.endedIDs, at, at+1)
+	if at := slices.Index(t.endedIDs, id); at >= 0 {
+		t.endedIDs = slices.Delete(t.endedIDs, at, at+1)
+	}
 	return nil
 }
 

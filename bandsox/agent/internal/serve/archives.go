@@ -18,7 +18,9 @@ func tarOut(k *call, r *wire.FileRequest) (any, error) {
 }
 
 func tarIn(k *call, r *wire.FileRequest) (any, error) {
-	options := archive.Options{Whiteouts: r.Whiteouts, KeepOwner: r.PreserveOwner == nil || *r.PreserveOwner}
+	options := archive.Options{
+		Whiteouts: r.Whiteouts, KeepOwner: r.PreserveOwner == nil || *r.PreserveOwner, Context: k,
+	}
 	if r.UID != nil || r.GID != nil {
 		options.KeepOwner = false
 	}

@@ -1,0 +1,50 @@
+package boot
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestSettingsComeFromTheKernelsArguments(t *testing.T) {
+	got := parseArguments("console=ttyS0 bandsox.root=vda quiet bandsox.overlay=tmpfs root=/dev/sda bandsox.transport=vsock bandsox.unknown\n")
+	if got != (Settings{Root: "vda", Overlay: "tmpfs", Transport: "vsock"}) {
+		t.Errorf("%+v", got)
+	}
+	if got := parseArguments(""); got != (Settings{}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAMountPointThatIsASymlinkIsReplacedAndNotFollowed(t *testing.T) {
+	dir := t.TempDir()
+	elsewhere := filepath.Join(dir, "elsewhere")
+	os.Mkdir(elsewhere, 0o755)
+	for name, prepare := range map[string]func(string){
+		"symlink":   func(p string) { os.Symlink(elsewhere, p) },
+		"file":      func(p string) { os.WriteFile(p, nil, 0o600) },
+		"directory": func(p string) { os.Mkdir(p, 0o700) },
+		"nothing":   func(string) {},
+	} {
+		path := filepath.Join(dir, name)
+		prepare(path)
+		if err := ensureDirectory(path); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if info, err := os.Lstat(path); err != nil || !info.IsDir() {
+			t.Errorf("%s: %v %v", name, info, err)
+		}
+	}
+}
+
+func TestBlockFileSystemsAreListed(t *testing.T) {
+	kinds, err := fileSystems()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range kinds {
+		if kind == "proc" || kind == "tmpfs" || kind == "" {
+			t.Errorf("%q needs no device", kind)
+		}
+	}
+}
