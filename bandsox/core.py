@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bandsox.engine import Engine
 from bandsox.engine.doctor import Finding, examine
-from bandsox.errors import Unsupported, VMNotFound
-from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec
+from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
+from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus
 from bandsox.portal import sync
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.vm import AsyncMicroVM, MicroVM, vm_info
@@ -226,6 +226,25 @@ class AsyncBandSox:
         """Give a machine another name."""
         await self.engine.rename((await self.engine.get(vm_id)).id, name)
 
+    async def update_vm_status(self, vm_id: str, status: str) -> None:
+        """Bring a machine into a status: ``running``, ``paused`` or ``stopped``. It is not a label that can be set.
+
+        Raises
+        ------
+        InvalidRequest: there is no such status.
+        Conflict: it cannot be reached from the present one.
+        """
+        record = await self.engine.get(vm_id)
+        if status == VMStatus.RUNNING:
+            change = self.engine.resume if record.status in {VMStatus.PAUSED, VMStatus.RUNNING} else self.engine.start
+        elif status == VMStatus.PAUSED:
+            change = self.engine.pause
+        elif status == VMStatus.STOPPED:
+            change = self.engine.stop
+        else:
+            raise InvalidRequest(f"a VM cannot be brought into the status {status!r}", remedy="choose running, paused or stopped")
+        await change(record.id)
+
     async def delete_vm(self, vm_id: str) -> None:
         """Kill a machine and remove everything it owns; no error when there is none."""
         info = await self.get_vm_info(vm_id)
@@ -316,6 +335,7 @@ class BandSox:
     get_vm_info = sync(AsyncBandSox.get_vm_info)
     update_vm_metadata = sync(AsyncBandSox.update_vm_metadata)
     rename_vm = sync(AsyncBandSox.rename_vm)
+    update_vm_status = sync(AsyncBandSox.update_vm_status)
     cleanup = sync(AsyncBandSox.cleanup)
     doctor = sync(AsyncBandSox.doctor)
     pull_image = sync(AsyncBandSox.pull_image)

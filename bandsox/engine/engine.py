@@ -152,6 +152,7 @@ class Engine:
             record = await asyncio.to_thread(self.vms.get, vm_id)
         except VMNotFound:
             return
+        self.layout.vm(record.id).mkdir(mode=0o700, exist_ok=True)  # its lock is there, even if somebody removed the directory
         async with self._lock(record.id):
             if (process := _process(record)) is not None:
                 await ownership.end(process)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from bandsox import BandSox, MicroVM
 from bandsox.engine import ownership
-from bandsox.errors import Conflict, MachineStopped, OutcomeUnknown
+from bandsox.errors import Conflict, InvalidRequest, MachineStopped, OutcomeUnknown
 from bandsox.settings import Layout
 from tests.engine.leaks import Traces
 
@@ -143,3 +144,18 @@ def test_a_machine_whose_time_is_over_is_gone(bandsox: BandSox) -> None:
     assert all(info["id"] != machine.vm_id for info in bandsox.list_vms())
     assert machine.process is not None
     assert not machine.process.is_alive()
+
+
+def test_a_status_is_reached_not_set(bandsox: BandSox, own: MicroVM) -> None:
+    for status in ("paused", "running", "stopped", "running"):
+        bandsox.update_vm_status(own.vm_id, status)
+        assert own.status().value == status
+    with pytest.raises(InvalidRequest):
+        bandsox.update_vm_status(own.vm_id, "dead")
+
+
+def test_a_machine_whose_directory_somebody_removed_can_be_deleted(bandsox: BandSox) -> None:
+    machine = bandsox.create_vm()
+    shutil.rmtree(bandsox.metadata_dir / machine.vm_id)
+    machine.delete()
+    assert bandsox.get_vm(machine.vm_id) is None
