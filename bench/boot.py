@@ -6,7 +6,7 @@ from bandsox.core import AsyncBandSox
 from bench.figures import Samples, table
 from bench.rawvm import raw_vm
 
-ROUNDS = 10
+ROUNDS = 8
 
 
 async def measure(bandsox: AsyncBandSox) -> None:

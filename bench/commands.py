@@ -22,10 +22,11 @@ for _ in range({rounds}):
 _ECHO = """
 import os
 for name in os.listdir("/sys/class/virtio-ports"):
-    if open(f"/sys/class/virtio-ports/{name}/name").read().strip() == "{port}":
+    if open(f"/sys/class/virtio-ports/{{name}}/name").read().strip() == "{port}":
         port = os.open(f"/dev/{{name}}", os.O_RDWR)
-while data := os.read(port, 64):
-    os.write(port, data)
+while True:
+    if data := os.read(port, 64):
+        os.write(port, data)
 """
 
 
