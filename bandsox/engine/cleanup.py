@@ -54,11 +54,7 @@ def _still_half_made(vms: VMs, vm_id: str) -> bool:
 
 
 async def _remove(layout: Layout, vms: VMs, vm_id: str) -> int:
-    ended = 0
-    for owner, process in list(ownership.processes_in(layout.vms)):
-        if owner == vm_id:
-            await ownership.end(process)
-            ended += 1
+    ended = await ownership.end_all(layout.vms, vm_id)
     shutil.rmtree(layout.sockets(vm_id), ignore_errors=True)
     shutil.rmtree(layout.vm(vm_id), ignore_errors=True)
     vms.delete(vm_id)

@@ -108,6 +108,7 @@ class Engine:
                 raise Conflict(f"VM {record.spec.name} is {record.status.value}", remedy="only a stopped VM can be started")
             if not record.rootfs.exists():
                 raise Conflict("the image this VM was made of has been removed", remedy=f"pull {record.spec.image} again")
+            await ownership.end_all(self.layout.vms, record.id)  # what a starter that was killed has left
             try:
                 return await self._start(dataclasses.replace(record, token=secrets.token_hex(32)), progress)
             except BaseException:
@@ -154,6 +155,7 @@ class Engine:
             return
         self.layout.vm(record.id).mkdir(mode=0o700, exist_ok=True)  # its lock is there, even if somebody removed the directory
         async with self._lock(record.id):
+            await ownership.end_all(self.layout.vms, record.id)
             if (process := _process(record)) is not None:
                 await ownership.end(process)
             await asyncio.to_thread(self._forget, record.id)
@@ -230,7 +232,7 @@ class Engine:
         _report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
         try:
             async with boot.started(vmm, spec) as process:
-                await self._update(record.id, pid=process.pid, pid_start=process.start, status=VMStatus.CREATING, token=record.token)
+                await self._update(record.id, pid=process.pid, pid_start=process.start, token=record.token)
                 await boot.first_answer(vmm, spec, process, lambda client: _set_up(client, record), b"\0" * 32, BOOT_DEADLINE_S)
                 running = await self._update(record.id, status=VMStatus.RUNNING)
         except BaseException:

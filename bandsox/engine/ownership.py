@@ -32,3 +32,11 @@ async def end(process: ProcessId) -> None:
     """Kill `process` and wait until it has ended."""
     process.signal(signal.SIGKILL)
     await process.wait()
+
+
+async def end_all(directories: Path, name: str) -> int:
+    """Kill every process that works in the directory `name` below `directories`, and return how many there were."""
+    owned = [process for owner, process in processes_in(directories) if owner == name]
+    for process in owned:
+        await end(process)
+    return len(owned)

@@ -159,3 +159,28 @@ def test_a_machine_whose_directory_somebody_removed_can_be_deleted(bandsox: Band
     shutil.rmtree(bandsox.metadata_dir / machine.vm_id)
     machine.delete()
     assert bandsox.get_vm(machine.vm_id) is None
+
+
+_STARTER = """
+    import os, signal, sys
+    from bandsox import BandSox
+    from bandsox.engine import engine
+
+    def die(*_arguments, **_options):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    engine._set_up = die
+    BandSox(sys.argv[1]).get_vm(sys.argv[2]).start()
+"""
+
+
+def test_a_starter_that_is_killed_loses_nothing(bandsox: BandSox, own: MicroVM) -> None:
+    own.write_bytes("/root/file", b"kept")
+    own.stop()
+    starter = subprocess.run([sys.executable, "-c", textwrap.dedent(_STARTER), str(bandsox.storage_dir), own.vm_id], check=False)
+    assert starter.returncode == -signal.SIGKILL
+
+    bandsox.cleanup()
+
+    own.start()
+    assert own.read_bytes("/root/file") == b"kept"
