@@ -66,7 +66,8 @@ def test_the_size_and_its_changes(cli: Cli, machine: str) -> None:
     child = _shell(cli, "terminal", machine, "--", "sh", cols=101, rows=31)
     child.sendline(b"stty size")
     child.expect_exact(b"31 101")
-    child.sendline(b"trap 'echo size: $(stty size)' WINCH; echo wait''ing; while :; do sleep 0.1; done")
+    # The signal goes to the terminal's foreground process group, which a shell without job control shares with its children.
+    child.sendline(b"""sh -c 'trap "echo size: \\$(stty size)" WINCH; echo wait""ing; while :; do sleep 0.1; done'""")
     child.expect_exact(b"waiting\r\n")
     child.setwinsize(45, 123)
     child.expect_exact(b"size: 45 123")
