@@ -91,7 +91,8 @@ class Layout:
         key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
         make_private_dir(_runtime_base())
         layout = cls(root=root, runtime=make_private_dir(_runtime_base() / key))
-        for directory in (layout.images, layout.vms, layout.kernels, layout.disks, layout.snapshots, layout.work, layout.locks):
+        lasting = (layout.images, layout.vms, layout.kernels, layout.vmms, layout.disks, layout.snapshots)
+        for directory in (*lasting, layout.work, layout.locks):
             directory.mkdir(mode=0o700, exist_ok=True)
         return layout
 
@@ -114,6 +115,11 @@ class Layout:
     def kernels(self) -> Path:
         """Guest kernels and initramfs archives, named by digest."""
         return self.root / "kernels"
+
+    @property
+    def vmms(self) -> Path:
+        """Hypervisors that were installed here; a link named for each leads to the one in use."""
+        return self.root / "vmms"
 
     @property
     def disks(self) -> Path:

@@ -1,0 +1,1 @@
+"""Firecracker: the VMM for hosts with KVM."""
