@@ -12,7 +12,9 @@
     │   ├── MissingTool           a program that is needed is not installed
     │   ├── Unsupported           this host, VMM or installation has no such feature
     │   ├── RequirementNotMet     `require=` asked for more than this host can give
-    │   └── StorageFull           no room left on the storage directory's file system
+    │   ├── StorageFull           no room left on the storage directory's file system
+    │   └── DownloadFailed        a file from the web could not be had
+    │       └── DownloadInterrupted   …because its server was not reached or broke off (retryable)
     ├── ImageError            an image could not be fetched or is broken
     │   ├── RegistryError         the registry said no, or spoke nonsense
     │   ├── RegistryUnavailable   the registry could not be reached (retryable)
@@ -199,6 +201,19 @@ class StorageFull(HostError):
     """There is no room left on the storage directory's file system."""
 
     code = "storage_full"
+
+
+class DownloadFailed(HostError):
+    """A file from the web could not be had: its server refuses, or it is not what it should be."""
+
+    code = "download_failed"
+
+
+class DownloadInterrupted(DownloadFailed):
+    """The server of a file could not be reached, or broke off too often."""
+
+    code = "download_interrupted"
+    retryable = True
 
 
 # ── images ──────────────────────────────────────────────────────────────────────────────────────

@@ -35,8 +35,8 @@ from bandsox.images import spec
 from bandsox.images.blobs import file_chunks
 from bandsox.images.manager import PullPolicy
 from bandsox.images.reference import parse_reference
-from bandsox.images.workers import storage_errors
 from bandsox.models import Image, ImageConfig
+from bandsox.workers import storage_errors
 
 _UNPACKED_AT_MOST = 64 << 20
 """Up to this many bytes of layers are unpacked in a machine of the base; more are converted with it, which then takes less time."""

@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from bandsox.dockerfile.layers import BuiltLayer
-from bandsox.images.locks import Locks
+from bandsox.locks import Locks
 from bandsox.settings import Layout, write_atomically
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

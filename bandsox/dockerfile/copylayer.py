@@ -14,7 +14,7 @@ from bandsox.dockerfile.source import Fault
 from bandsox.dockerfile.tarwrite import LayerWriter
 from bandsox.dockerfile.view import View
 from bandsox.images.tree import Kind, show_path
-from bandsox.images.workers import Stopped
+from bandsox.workers import Stopped
 
 
 class Checksums:

@@ -22,9 +22,9 @@ from bandsox.dockerfile.tarwrite import LayerWriter
 from bandsox.engine import Engine
 from bandsox.errors import BandSoxError, GuestError
 from bandsox.guest import GuestClient
-from bandsox.images.workers import in_thread, storage_errors
 from bandsox.models import Image, ProgressCallback, VMRecord, VMSpec
 from bandsox.process import ProcessId
+from bandsox.workers import in_thread, storage_errors
 
 OWNER = "dev.bandsox.dockerfile"
 """The metadata key that says which process a build's machine belongs to: ``pid-start``."""

@@ -25,7 +25,7 @@ from bandsox.dockerfile.source import Fault
 from bandsox.dockerfile.view import View
 from bandsox.guest import GuestClient
 from bandsox.images.tree import Kind, show_path
-from bandsox.images.workers import in_thread
+from bandsox.workers import in_thread
 
 _OCTAL = re.compile(r"0?[0-7]{1,4}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

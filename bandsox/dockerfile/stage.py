@@ -32,8 +32,8 @@ from bandsox.dockerfile.variables import PROXY_ARGUMENTS, Scope
 from bandsox.dockerfile.view import View
 from bandsox.dockerfile.words import expand, expand_words
 from bandsox.images.tree import Kind
-from bandsox.images.workers import in_thread
 from bandsox.models import Image, ImageConfig
+from bandsox.workers import in_thread
 
 _FORMAT = 1
 """Raised whenever the same instruction would make another layer than before."""

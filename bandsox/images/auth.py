@@ -21,7 +21,7 @@ import msgspec
 
 from bandsox.errors import InvalidRequest, MissingTool, RegistryError
 from bandsox.images.reference import DOCKER_HUB
-from bandsox.images.workers import in_thread
+from bandsox.workers import in_thread
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -22,9 +22,9 @@ from bandsox.errors import CorruptImage, DigestMismatch
 from bandsox.images import spec
 from bandsox.images.compression import decompress, detect
 from bandsox.images.limits import Limits
-from bandsox.images.locks import Locks
-from bandsox.images.workers import Stopped, in_thread, storage_errors, storage_full
+from bandsox.locks import Locks
 from bandsox.settings import Layout
+from bandsox.workers import Stopped, in_thread, storage_errors, storage_full
 
 _CHUNK = 1 << 20
 _RESERVE = 64 << 20

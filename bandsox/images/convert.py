@@ -22,7 +22,7 @@ from bandsox.images import convert_child
 from bandsox.images.convert_child import Layer, Report, Request
 from bandsox.images.flatten import LayerFile
 from bandsox.images.limits import Limits
-from bandsox.images.workers import Task
+from bandsox.workers import Task
 
 _RAISED = (CorruptImage, DigestMismatch)
 

@@ -26,14 +26,14 @@ from bandsox.images import convert, spec
 from bandsox.images.blobs import BlobStore, fsync_directory
 from bandsox.images.flatten import FORMAT, LayerFile
 from bandsox.images.limits import Limits
-from bandsox.images.locks import Locks
 from bandsox.images.reference import Reference, Transport, parse_reference
 from bandsox.images.registries import Registries
 from bandsox.images.transports import Context, Fetched, store_image
-from bandsox.images.workers import Task, in_thread, storage_errors
+from bandsox.locks import Locks
 from bandsox.models import Image, ImageConfig, ProgressCallback
 from bandsox.settings import Layout
 from bandsox.store import Database, ImageTable
+from bandsox.workers import Task, in_thread, storage_errors
 
 PullPolicy = Literal["missing", "always", "never"]
 

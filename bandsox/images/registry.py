@@ -12,38 +12,25 @@ host than its own (httpx drops it when a redirect leaves the host).
 from __future__ import annotations
 
 import asyncio
-import random
-import re
-import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import urlsplit
+from contextlib import asynccontextmanager
 
 import httpx
 import msgspec
 
+from bandsox import http
 from bandsox.errors import BandSoxError, CorruptImage, DigestMismatch, ImageNotFound, RegistryError, RegistryUnavailable
-from bandsox.images import spec
+from bandsox.images import spec, tokens
 from bandsox.images.auth import Credentials, find_credentials
 from bandsox.images.blobs import Partial
 from bandsox.images.reference import DOCKER_HUB, Reference
 from bandsox.images.registries import Endpoint, Registries
 from bandsox.images.transports import Context, Fetched
-from bandsox.images.workers import Task, together
-from bandsox.version import __version__
+from bandsox.workers import Task, together
 
 _ACCEPT = ", ".join((*spec.MANIFEST_TYPES, *spec.INDEX_TYPES))
 _PARALLEL = 3
-_ATTEMPTS = 5
-_BACKOFF_S = 0.5
-_MAX_BACKOFF_S = 8.0
-_MAX_RETRY_AFTER_S = 60.0
-_MAX_TOKEN = 1 << 20
 _MAX_ERROR = 64 * 1024
-_WRITE_SIZE = 1 << 20
-_TIMEOUT = httpx.Timeout(60, connect=15, pool=None)
-_PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
-_CHALLENGE = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _MAX_INDEX_DEPTH = 3
 
 
@@ -120,16 +107,7 @@ class _Pull:
 @asynccontextmanager
 async def _open(endpoint: Endpoint, reference: Reference) -> AsyncIterator[_Session]:
     """A session with an endpoint: over HTTPS, or plain HTTP where that is allowed and HTTPS is not spoken."""
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(
-            httpx.AsyncClient(
-                verify=endpoint.tls(),
-                follow_redirects=True,
-                max_redirects=10,
-                timeout=_TIMEOUT,
-                headers={"User-Agent": f"bandsox/{__version__}", "Accept-Encoding": "identity"},
-            )
-        )
+    async with http.client(endpoint.patience, verify=endpoint.tls()) as client:
         scheme = "https"
         if endpoint.insecure and not await _speaks_tls(client, endpoint):
             scheme = "http"
@@ -138,21 +116,12 @@ async def _open(endpoint: Endpoint, reference: Reference) -> AsyncIterator[_Sess
 
 async def _speaks_tls(client: httpx.AsyncClient, endpoint: Endpoint) -> bool:
     try:
-        await client.get(f"https://{endpoint.host}/v2/")
+        async with client.stream("GET", f"https://{endpoint.host}/v2/"):
+            return True
     except httpx.ConnectError as error:
-        return not _is_tls_error(error)
+        return not http.is_tls_error(error)
     except httpx.TransportError:
         return True
-    return True
-
-
-def _is_tls_error(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
 
 
 class _Session:
@@ -172,8 +141,13 @@ class _Session:
 
     async def manifest(self, wanted: str) -> tuple[bytes, str]:
         """A manifest by tag or digest, checked where a digest is known, and its media type."""
-        async with self._get(f"manifests/{wanted}", {"Accept": _ACCEPT}) as response:
-            data = await _body(response, spec.MAX_MANIFEST, f"the manifest of {self._reference}")
+        async with http.request(self._client, f"{self._base}/manifests/{wanted}", self, {"Accept": _ACCEPT}) as response:
+            try:
+                data = await http.body(response, spec.MAX_MANIFEST)
+            except httpx.TransportError as error:
+                raise self.unreachable(http.reason(error)) from error
+            if data is None:
+                raise CorruptImage(f"the manifest of {self._reference} is longer than {spec.MAX_MANIFEST} bytes")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             announced = response.headers.get("Docker-Content-Digest", "")
         for digest in (wanted, announced):
@@ -182,131 +156,83 @@ class _Session:
         return data, media_type
 
     async def download(self, blob: spec.Descriptor, partial: Partial, task: Task) -> None:
-        """Download what is missing of a blob, going on after interruptions as long as each attempt brings something."""
-        failures = 0
-        while partial.offset < blob.size:
-            before = partial.offset
-            try:
-                await self._download_once(blob, partial, task)
-                cause = "the connection was closed too early"
-            except httpx.TransportError as error:
-                cause = _reason(error)
-            failures = 1 if partial.offset > before else failures + 1
-            if partial.offset < blob.size:
-                if failures >= _ATTEMPTS:
-                    raise self._unavailable(cause)
-                await asyncio.sleep(_backoff(failures - 1))
+        """Download what is missing of a blob."""
+        if partial.offset < blob.size:
+            url = f"{self._base}/blobs/{blob.digest}"
+            await http.receive(self._client, url, self, partial, size=blob.size, verified=True, report=task.update)
 
-    async def _download_once(self, blob: spec.Descriptor, partial: Partial, task: Task) -> None:
-        headers = {"Range": f"bytes={partial.offset}-"} if partial.offset else {}
-        async with self._get(f"blobs/{blob.digest}", headers) as response:
-            if partial.offset and not _continues(response, partial.offset):
-                partial.restart()
-            pending = bytearray()
-            try:
-                async for chunk in response.aiter_raw():
-                    pending += chunk
-                    task.update(partial.offset + len(pending))
-                    if len(pending) >= _WRITE_SIZE:
-                        await partial.write(bytes(pending))
-                        pending.clear()
-            except httpx.TransportError:
-                await partial.write(bytes(pending))
-                raise
-            await partial.write(bytes(pending))
+    # ── what `bandsox.http` asks ────────────────────────────────────────────────────────────────
 
-    # ── requests ────────────────────────────────────────────────────────────────────────────────
+    @property
+    def patience(self) -> http.Patience:
+        """How long the registry is waited for."""
+        return self._endpoint.patience
 
-    @asynccontextmanager
-    async def _get(self, path: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
-        """A successful response to a GET, after retries and, where it is asked for, authentication."""
-        attempt = 0
-        challenged = False
-        while True:
-            sent = self._authorization
-            request = self._client.build_request("GET", f"{self._base}/{path}", headers={**headers, **self._credentials()})
-            try:
-                response = await self._client.send(request, stream=True)
-            except httpx.TooManyRedirects as error:
-                raise RegistryError(f"{self._endpoint.host} redirects in a circle") from error
-            except httpx.TransportError as error:
-                attempt += 1
-                if attempt >= (_ATTEMPTS if not isinstance(error, httpx.ConnectError) else 3) or _is_tls_error(error):
-                    raise self._unavailable(_reason(error)) from error
-                await asyncio.sleep(_backoff(attempt - 1))
-                continue
-            try:
-                if response.status_code in (200, 206):
-                    yield response
-                    return
-                if response.status_code == 416 and "Range" in headers:
-                    headers = {name: value for name, value in headers.items() if name != "Range"}
-                    continue
-                if response.status_code == 401 and not (challenged and sent == self._authorization):
-                    challenged = True
-                    await self._authorize(response, sent)
-                    continue
-                attempt += 1
-                if response.status_code not in _PASSING or attempt >= _ATTEMPTS:
-                    raise await self._failure(response)
-                delay = _retry_after(response) or _backoff(attempt - 1)
-            finally:
-                await response.aclose()
-            await asyncio.sleep(delay)
-
-    def _credentials(self) -> dict[str, str]:
+    def headers(self) -> dict[str, str]:
+        """The credentials, once the registry has asked for some."""
         return {"Authorization": self._authorization} if self._authorization else {}
 
-    async def _authorize(self, response: httpx.Response, sent: str | None) -> None:
-        """Answer a challenge (RFC 7235; distribution's "Token Authentication Specification")."""
+    async def authorize(self, response: httpx.Response, sent: dict[str, str]) -> bool:
+        """Answer a challenge with what the user's files of credentials hold."""
         async with self._authorizing:
-            if self._authorization != sent:
-                return
-            scheme, _, rest = response.headers.get("WWW-Authenticate", "").partition(" ")
+            if self.headers() != sent:
+                return True  # another request has got a token meanwhile
             credentials = await find_credentials(self._endpoint.credentials_key, self._reference.repository)
-            if scheme.lower() == "basic" and credentials is not None and credentials.username:
-                auth = httpx.BasicAuth(credentials.username, credentials.password)
-                probe = next(auth.auth_flow(httpx.Request("GET", self._base)))
-                self._authorization = probe.headers["Authorization"]
-            elif scheme.lower() == "bearer":
-                parameters = {name.lower(): quoted or plain for name, quoted, plain in _CHALLENGE.findall(rest)}
-                self._authorization = f"Bearer {await self._token(parameters, credentials)}"
-            if self._authorization == sent:
+            for scheme, parameters in tokens.challenges(response):
+                if scheme == "basic" and credentials is not None and credentials.username:
+                    self._authorization = tokens.basic(credentials)
+                    break
+                if scheme == "bearer":
+                    self._authorization = f"Bearer {await self._token(parameters, credentials)}"
+                    break
+            if self.headers() == sent:
                 raise self._denied(401, credentials is not None)
+            return True
 
     async def _token(self, challenge: dict[str, str], credentials: Credentials | None) -> str:
-        """Get a token from the authorization service that a challenge names."""
         if credentials is not None and credentials.registry_token:
             return credentials.registry_token
-        realm = urlsplit(challenge.get("realm", ""))
-        if realm.scheme not in ("https", self._scheme) or not realm.hostname:
-            raise RegistryError(f"{self._endpoint.host} names an authorization service that cannot be trusted: {realm.geturl()[:200]!r}")
-        parameters = {"service": challenge.get("service", ""), "scope": challenge.get("scope") or f"repository:{self._repository}:pull"}
-        try:
-            response = await self._ask_token(realm.geturl(), parameters, credentials)
-        except httpx.TransportError as error:
-            raise RegistryUnavailable(f"the authorization service {realm.hostname} cannot be reached", cause=_reason(error)) from error
-        if response.status_code in (400, 401, 403):
-            raise self._denied(response.status_code, credentials is not None)
-        if response.status_code != 200 or len(response.content) > _MAX_TOKEN:
-            raise RegistryUnavailable(f"the authorization service {realm.hostname} answered with the status {response.status_code}")
-        try:
-            answer = msgspec.json.decode(response.content, type=_TokenAnswer)
-        except msgspec.DecodeError as error:
-            raise RegistryError(f"the authorization service {realm.hostname} gave no token", cause=str(error)) from error
-        return answer.token or answer.access_token
+        service = tokens.TokenService(
+            self._endpoint.host,
+            challenge,
+            f"repository:{self._repository}:pull",
+            credentials,
+            schemes=("https", self._scheme),
+            patience=self.patience,
+            denied=lambda status: self._denied(status, credentials is not None),
+        )
+        return await service.token(self._client)
 
-    async def _ask_token(self, realm: str, parameters: dict[str, str], credentials: Credentials | None) -> httpx.Response:
-        if credentials is not None and credentials.identity_token:
-            form = {**parameters, "grant_type": "refresh_token", "refresh_token": credentials.identity_token, "client_id": "bandsox"}
-            return await self._client.post(realm, data=form)
-        auth = httpx.BasicAuth(credentials.username, credentials.password) if credentials is not None else None
-        url = httpx.URL(realm).copy_merge_params({name: value for name, value in parameters.items() if value})
-        return await self._client.get(url, auth=auth)
+    async def refusal(self, response: httpx.Response) -> BandSoxError:
+        """The error for what the registry answers."""
+        status = response.status_code
+        try:
+            said = _registry_reason(await http.body(response, _MAX_ERROR))
+        except httpx.TransportError as error:
+            said = http.reason(error)
+        if status in (401, 403):
+            return self._denied(status, self._authorization is not None)
+        if status == 404:
+            return ImageNotFound(
+                f"{self._reference.domain} has no image {self._reference.familiar}", cause=said, remedy="check the name and the tag"
+            )
+        if status == 429:
+            return RegistryUnavailable(
+                f"{self._reference.domain} limits how often images may be pulled",
+                cause=said,
+                remedy="try later, or log in for a higher limit",
+            )
+        kind = RegistryUnavailable if http.is_passing(response) else RegistryError
+        return kind(f"{self._endpoint.host} answered with the status {status} for {self._reference.familiar}", cause=said)
+
+    def misdirected(self, cause: str) -> BandSoxError:
+        """The error for a redirect that cannot be followed."""
+        return RegistryError(f"{self._endpoint.host} cannot give {self._reference.familiar}", cause=cause)
 
     # ── failures ────────────────────────────────────────────────────────────────────────────────
 
-    def _unavailable(self, cause: str) -> RegistryUnavailable:
+    def unreachable(self, cause: str) -> BandSoxError:
+        """The error for a registry that does not answer."""
         host = self._endpoint.host
         remedy = "check the network, the proxy settings (HTTPS_PROXY, NO_PROXY) and the registry's name"
         if "certificate" in cause.lower():
@@ -324,30 +250,6 @@ class _Session:
             remedy="check the name, and log in with `docker login" + ("`" if domain == DOCKER_HUB else f" {domain}`"),
         )
 
-    async def _failure(self, response: httpx.Response) -> BandSoxError:
-        """The error for a status that is none of success."""
-        status = response.status_code
-        reason = _registry_reason(await _body(response, _MAX_ERROR, "the registry's answer"))
-        if status in (401, 403):
-            return self._denied(status, self._authorization is not None)
-        if status == 404:
-            return ImageNotFound(
-                f"{self._reference.domain} has no image {self._reference.familiar}", cause=reason, remedy="check the name and the tag"
-            )
-        if status == 429:
-            return RegistryUnavailable(
-                f"{self._reference.domain} limits how often images may be pulled",
-                cause=reason,
-                remedy="try later, or log in for a higher limit",
-            )
-        message = f"{self._endpoint.host} answered with the status {status} for {self._reference.familiar}"
-        return RegistryUnavailable(message, cause=reason) if status in _PASSING else RegistryError(message, cause=reason)
-
-
-class _TokenAnswer(msgspec.Struct):
-    token: str = ""
-    access_token: str = ""
-
 
 class _RegistryProblem(msgspec.Struct):
     code: str = ""
@@ -358,40 +260,10 @@ class _RegistryProblems(msgspec.Struct):
     errors: list[_RegistryProblem] = []
 
 
-def _registry_reason(body: bytes) -> str | None:
+def _registry_reason(body: bytes | None) -> str | None:
     """What the registry says itself (distribution-spec, "Error Codes")."""
     try:
-        problems = msgspec.json.decode(body, type=_RegistryProblems).errors
+        problems = msgspec.json.decode(body or b"", type=_RegistryProblems).errors
     except msgspec.DecodeError:
         return None
     return "; ".join(f"{problem.code}: {problem.message}"[:200] for problem in problems[:3]) or None
-
-
-async def _body(response: httpx.Response, limit: int, what: str) -> bytes:
-    data = bytearray()
-    try:
-        async for chunk in response.aiter_raw():
-            data += chunk
-            if len(data) > limit:
-                raise CorruptImage(f"{what} is longer than {limit} bytes")
-    except httpx.TransportError as error:
-        raise RegistryUnavailable(f"{what} broke off", cause=_reason(error)) from error
-    return bytes(data)
-
-
-def _continues(response: httpx.Response, offset: int) -> bool:
-    """Whether a response is the part of the blob from `offset` on (RFC 9110, section 14.4)."""
-    return response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return min(float(value), _MAX_RETRY_AFTER_S) if value.isdigit() else None
-
-
-def _backoff(attempt: int) -> float:
-    return min(_MAX_BACKOFF_S, _BACKOFF_S * float(1 << attempt)) * random.uniform(0.5, 1)  # noqa: S311 - spreads retries, nothing more
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -14,7 +14,7 @@ import pytest
 
 from bandsox.errors import Conflict, CorruptImage, ImageNotFound, InvalidReference
 from bandsox.images import Images
-from bandsox.images.locks import Locks
+from bandsox.locks import Locks
 from bandsox.models import Image, ImageConfig, Progress
 from bandsox.settings import Layout
 from bandsox.store import Database

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -16,14 +14,11 @@ from bandsox.cli.command import Command
 from bandsox.cli.machines import find_image, image_info
 from bandsox.cli.operation import operation
 from bandsox.cli.output import print_json, visible
-from bandsox.errors import DigestMismatch, HostError, InvalidRequest
-from bandsox.models import Progress
+from bandsox.errors import DigestMismatch, InvalidRequest
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
     from bandsox.models import Image
-
-_TIMEOUT_S = 60.0
 
 
 @click.command(
@@ -119,44 +114,20 @@ async def _fetched(call: Call, url: str, sha256: str | None, what: str) -> Async
     """
     import asyncio
 
+    from bandsox.download import Digest, digest_of, download, file_name
+
+    expected = Digest.parse(sha256) if sha256 is not None else None
     with tempfile.TemporaryDirectory(prefix="init-", dir=call.engine.layout.temporary) as work:
         path = Path(url.removeprefix("file://"))
         if url.startswith(("http://", "https://")):
-            if url.startswith("http://") and sha256 is None and "kernel" in what:
+            if url.startswith("http://") and expected is None and "kernel" in what:
                 raise InvalidRequest("a kernel from plain http needs --kernel-sha256", cause="anybody on the way could replace it")
-            path = Path(work) / (PurePosixPath(urlsplit(url).path).name or "file")
-            await _download(call, url, path, f"fetching {what}")
+            path = Path(work) / (file_name(url) or "file")
+            await download(url, path, digest=expected, label=f"fetching {what}", progress=call.progress)
         elif not path.is_file():
             raise InvalidRequest(f"there is no file {url}", remedy="give a file of this host, or an http(s) URL")
-        if sha256 is not None:
-            with path.open("rb") as file:
-                digest = await asyncio.to_thread(_sha256, file.read)
-            if digest != sha256.lower().removeprefix("sha256:"):
-                raise DigestMismatch(f"{url} does not have the SHA-256 that was given", cause=f"it has {digest}")
+        elif expected is not None:
+            found = await asyncio.to_thread(digest_of, path, expected.algorithm)
+            if found != expected:
+                raise DigestMismatch(f"{url} does not have the digest that was given", cause=f"it is {found}")
         yield path
-
-
-def _sha256(read: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-async def _download(call: Call, url: str, path: Path, label: str) -> None:
-    import httpx
-
-    try:
-        async with httpx.AsyncClient(follow_redirects=True, timeout=_TIMEOUT_S) as client, client.stream("GET", url) as response:
-            response.raise_for_status()
-            length = response.headers.get("content-length", "")
-            total = int(length) if length.isdigit() and "content-encoding" not in response.headers else None
-            done = 0
-            with path.open("wb") as file:
-                async for chunk in response.aiter_bytes():
-                    file.write(chunk)
-                    done += len(chunk)
-                    call.progress(Progress(url, label, done, total, "bytes"))
-            call.progress(Progress(url, label, done, done, "bytes", finished=True))
-    except httpx.HTTPError as error:
-        raise HostError(f"{url} could not be fetched", cause=str(error) or type(error).__name__) from error

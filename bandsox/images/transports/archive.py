@@ -13,7 +13,7 @@ from bandsox.errors import CorruptImage, ImageNotFound
 from bandsox.images.blobs import BlobStore, file_chunks
 from bandsox.images.compression import decompress, detect
 from bandsox.images.tarstream import ByteStream, TarReader
-from bandsox.images.workers import Stopped, storage_errors
+from bandsox.workers import Stopped, storage_errors
 
 _CHUNK = 1 << 20
 _MAX_MEMBERS = 100_000

@@ -22,8 +22,8 @@ from bandsox.errors import ImageError, MissingTool
 from bandsox.images import spec
 from bandsox.images.reference import Reference
 from bandsox.images.transports import Context, Fetched, store_layers
-from bandsox.images.workers import Task, in_thread
 from bandsox.models import ImageConfig
+from bandsox.workers import Task, in_thread
 
 _CHUNK = 1 << 20
 _MAX_REASON = 300

@@ -20,7 +20,7 @@ from bandsox.images import spec
 from bandsox.images.reference import Reference, parse_reference
 from bandsox.images.transports import Context, Fetched, store_image
 from bandsox.images.transports.archive import Archive, open_archive
-from bandsox.images.workers import Task, in_thread, storage_errors
+from bandsox.workers import Task, in_thread, storage_errors
 
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 

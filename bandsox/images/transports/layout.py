@@ -17,7 +17,7 @@ from bandsox.images.blobs import file_chunks
 from bandsox.images.reference import Reference, Transport
 from bandsox.images.transports import Context, Fetched
 from bandsox.images.transports.archive import Archive, open_archive
-from bandsox.images.workers import Task, in_thread
+from bandsox.workers import Task, in_thread
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"

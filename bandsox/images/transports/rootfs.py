@@ -13,8 +13,8 @@ from typing import BinaryIO
 from bandsox.images.blobs import file_chunks
 from bandsox.images.transports import Context, Fetched, store_layers
 from bandsox.images.transports.archive import read_head
-from bandsox.images.workers import Stopped, Task, in_thread
 from bandsox.models import ImageConfig
+from bandsox.workers import Stopped, Task, in_thread
 
 _CHUNK = 1 << 20
 

@@ -89,9 +89,11 @@ class Task:
         self._finished = False
         self.update(0)
 
-    def update(self, done: int) -> None:
-        """Say how much is done."""
+    def update(self, done: int, total: int | None = None) -> None:
+        """Say how much is done, and of how much where that is known only now."""
         self._done = done
+        if total is not None:
+            self._total = total
         now = time.monotonic()
         if self._callback is not None and now >= self._next:
             self._next = now + _REPORT_INTERVAL_S
@@ -128,6 +130,6 @@ def storage_errors(path: Path) -> Iterator[None]:
 def storage_full(path: Path) -> StorageFull:
     """The error that says so."""
     return StorageFull(
-        f"there is no room left for the image in {path}",
+        f"there is no room left in {path}",
         remedy="free some space: `bandsox image prune` removes what no image and no machine uses",
     )
