@@ -13,12 +13,12 @@ nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from bandsox.version import __version__
 
+TYPE_CHECKING = False  # as in typing, which takes longer to import than a whole interpreter takes to start
 if TYPE_CHECKING:
+    from typing import Any
+
     from bandsox.core import AsyncBandSox, BandSox
     from bandsox.errors import BandSoxError
     from bandsox.models import (
@@ -80,6 +80,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    import importlib
+
     for place, names in _PLACES.items():
         if name in names:
             return getattr(importlib.import_module(place), name)

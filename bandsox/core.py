@@ -13,15 +13,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from bandsox.engine import Engine
-from bandsox.engine.doctor import Finding, examine
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
 from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus
 from bandsox.portal import sync
 from bandsox.settings import DEFAULT_IMAGE
-from bandsox.vm import AsyncMicroVM, MicroVM, vm_info
+from bandsox.vm.info import vm_info
 
 if TYPE_CHECKING:
     from bandsox.engine.cleanup import Removed
+    from bandsox.engine.doctor import Finding
+    from bandsox.vm import AsyncMicroVM, MicroVM
 
 
 class AsyncBandSox:
@@ -263,6 +264,8 @@ class AsyncBandSox:
 
     async def doctor(self) -> list[Finding]:
         """What this host can do, what it lacks, and the command that mends it."""
+        from bandsox.engine.doctor import examine
+
         return await examine(self.engine)
 
     # ── images ──────────────────────────────────────────────────────────────────────────────────
@@ -291,6 +294,8 @@ class AsyncBandSox:
         await self.engine.images.remove(reference, force=force)
 
     def _handle(self, record: VMRecord) -> AsyncMicroVM:
+        from bandsox.vm import AsyncMicroVM
+
         known = self.active_vms.get(record.id)
         if known is None:
             known = self.active_vms[record.id] = AsyncMicroVM(self.engine, record)
@@ -346,9 +351,15 @@ class BandSox:
     @property
     def active_vms(self) -> dict[str, MicroVM]:
         """The machines this object has made or looked up, by id."""
-        return {vm_id: MicroVM(vm) for vm_id, vm in self._async.active_vms.items()}
+        return {vm_id: _blocking(vm) for vm_id, vm in self._async.active_vms.items()}
 
-    create_vm = sync(AsyncBandSox.create_vm).then(lambda _, vm: MicroVM(vm))
-    create_vm_from_dockerfile = sync(AsyncBandSox.create_vm_from_dockerfile).then(lambda _, vm: MicroVM(vm))
-    get_vm = sync(AsyncBandSox.get_vm).then(lambda _, vm: None if vm is None else MicroVM(vm))
+    create_vm = sync(AsyncBandSox.create_vm).then(lambda _, vm: _blocking(vm))
+    create_vm_from_dockerfile = sync(AsyncBandSox.create_vm_from_dockerfile).then(lambda _, vm: _blocking(vm))
+    get_vm = sync(AsyncBandSox.get_vm).then(lambda _, vm: None if vm is None else _blocking(vm))
     delete_vm = sync(AsyncBandSox.delete_vm)
+
+
+def _blocking(vm: AsyncMicroVM) -> MicroVM:
+    from bandsox.vm import MicroVM
+
+    return MicroVM(vm)

@@ -33,6 +33,13 @@ class Progress:
 
 ProgressCallback = Callable[[Progress], None]
 
+
+def report(progress: ProgressCallback | None, task: str, label: str, *, finished: bool = False) -> None:
+    """Tell whoever wants to know how far a piece of long work has come."""
+    if progress is not None:
+        progress(Progress(task, label, finished=finished))
+
+
 # ── images ──────────────────────────────────────────────────────────────────────────────────────
 
 

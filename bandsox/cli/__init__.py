@@ -17,9 +17,14 @@ from __future__ import annotations
 
 import sys
 
+from bandsox.version import __version__
+
 
 def main() -> None:
     """Run the command of this process's arguments, and exit with its status."""
+    if sys.argv[1:] == ["--version"]:  # scripts ask for it often, and it needs nothing of what follows
+        sys.stdout.write(f"bandsox {__version__}\n")
+        return
     from bandsox.cli.faults import run
 
     sys.exit(run(sys.argv[1:]))

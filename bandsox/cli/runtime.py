@@ -12,13 +12,16 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
 
 from bandsox.cli.command import Invocation
 from bandsox.cli.output import notice
 from bandsox.cli.progress import ProgressDisplay
 from bandsox.core import AsyncBandSox
 from bandsox.errors import VMNotFound
-from bandsox.vm import AsyncMicroVM
+
+if TYPE_CHECKING:
+    from bandsox.vm import AsyncMicroVM
 
 GRACE_S = 10.0
 """How long a program may take to end after SIGTERM or SIGHUP was forwarded to it."""

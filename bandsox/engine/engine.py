@@ -3,6 +3,9 @@
 Every verb that changes a machine's life holds that machine's lock, which the kernel gives back if the process dies. A
 machine's record says `creating` until its agent has answered; a record found in that state with its lock free was left
 by a process that died, and is removed by `cleanup`.
+
+A room is opened, and its code imported, when a verb first needs it: to list machines costs neither the registry client nor the
+guest's protocol.
 """
 
 from __future__ import annotations
@@ -17,23 +20,22 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anyio
-
-from bandsox.engine import boot, disks, identity, locks, ownership
-from bandsox.engine.accelerators import Accelerators
-from bandsox.engine.cleanup import Removed, clean
+from bandsox.engine import identity, locks, ownership
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
-from bandsox.guest import GuestClient
-from bandsox.images import Images
-from bandsox.models import Image, Isolation, Progress, ProgressCallback, VMRecord, VMSpec, VMStatus
+from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
-from bandsox.store import Database, Probes, VMs
-from bandsox.vmm.base import VMM, Accelerator, Disk, LaunchSpec
-from bandsox.vmm.kernel import BootFiles, Kernels
-from bandsox.vmm.qemu import Qemu
+from bandsox.store import Database, VMs
+
+if TYPE_CHECKING:
+    from bandsox.engine.accelerators import Accelerators
+    from bandsox.engine.cleanup import Removed
+    from bandsox.guest import GuestClient
+    from bandsox.images import Images
+    from bandsox.vmm.base import VMM, Accelerator, LaunchSpec
+    from bandsox.vmm.kernel import BootFiles, Kernels
 
 BOOT_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
@@ -53,15 +55,42 @@ class Engine:
         self.require = require
         self.database = Database(self.layout.database)
         self.vms = VMs(self.database)
-        self.images = Images(self.layout, self.database)
-        self.kernels = Kernels(self.layout)
-        self.vmms: dict[str, VMM] = {"qemu": Qemu(self.layout.runtime)}
-        self.accelerators = Accelerators(self.layout, self.vmms, Probes(self.database))
 
     def close(self) -> None:
         """Close the registry. Machines go on."""
         self.database.close()
         self.layout.leave()
+
+    # ── rooms ───────────────────────────────────────────────────────────────────────────────────
+
+    @functools.cached_property
+    def images(self) -> Images:
+        """Images, and the way from a reference to one of them."""
+        from bandsox.images import Images
+
+        return Images(self.layout, self.database)
+
+    @functools.cached_property
+    def kernels(self) -> Kernels:
+        """Guest kernels with their initramfs."""
+        from bandsox.vmm.kernel import Kernels
+
+        return Kernels(self.layout)
+
+    @functools.cached_property
+    def vmms(self) -> dict[str, VMM]:
+        """The hypervisors by name, in the order of preference."""
+        from bandsox.vmm.qemu import Qemu
+
+        return {"qemu": Qemu(self.layout.runtime)}
+
+    @functools.cached_property
+    def accelerators(self) -> Accelerators:
+        """The choice among the hypervisors and their accelerators."""
+        from bandsox.engine.accelerators import Accelerators
+        from bandsox.store import Probes
+
+        return Accelerators(self.layout, self.vmms, Probes(self.database))
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 
@@ -74,6 +103,8 @@ class Engine:
         ImageError, ImageNotFound: the image cannot be had.
         BootFailed: the machine did not come up. Nothing of it is left.
         """
+        import anyio
+
         identity.check_spec(spec)
         await self.remove_expired()
         image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
@@ -204,11 +235,15 @@ class Engine:
 
     def client(self, record: VMRecord) -> GuestClient:
         """A client of a machine's agent."""
+        from bandsox.engine import boot
+
         endpoint = self.vmms[record.vmm].endpoint(self.layout.sockets(record.id))
         return boot.guest_client(endpoint, bytes.fromhex(record.token))
 
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left (half-made machines, VMMs without a record, work files), and expired machines."""
+        from bandsox.engine.cleanup import clean
+
         await self.remove_expired()
         return await clean(self.layout, self.vms)
 
@@ -224,12 +259,14 @@ class Engine:
 
     async def _start(self, record: VMRecord, progress: ProgressCallback | None) -> VMRecord:
         """Boot a machine and record it as running, or leave no process of it."""
+        from bandsox.engine import boot
+
         vmm = self.vmms[record.vmm]
         spec = self._launch_spec(record)
         sockets = self.layout.sockets(record.id)
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
-        _report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
+        report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
         try:
             async with boot.started(vmm, spec) as process:
                 await self._update(record.id, pid=process.pid, pid_start=process.start, token=record.token)
@@ -238,10 +275,12 @@ class Engine:
         except BaseException:
             shutil.rmtree(sockets, ignore_errors=True)
             raise
-        _report(progress, "boot", "the machine is up", finished=True)
+        report(progress, "boot", "the machine is up", finished=True)
         return running
 
     def _launch_spec(self, record: VMRecord) -> LaunchSpec:
+        from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
+
         directory = self.layout.vm(record.id)
         root = Disk(record.rootfs, read_only=True)
         overlay = directory / "disk.img"
@@ -261,10 +300,14 @@ class Engine:
         )
 
     def _make_disk(self, record: VMRecord) -> None:
+        from bandsox.engine import disks
+
         if record.spec.disk_size_mib:
             disks.create(self.layout, record.spec.disk_size_mib, self.layout.vm(record.id) / "disk.img")
 
     async def _power_off(self, record: VMRecord, process: ProcessId, deadline_s: float) -> None:
+        import anyio
+
         with anyio.move_on_after(deadline_s):
             if record.status is VMStatus.PAUSED:
                 await self.vmms[record.vmm].resume(self.layout.sockets(record.id))
@@ -373,8 +416,3 @@ def _as_storage_error(error: OSError, root: Path) -> BandSoxError:
     if error.errno == 28:
         return StorageFull(f"no room left on the file system of {root}", remedy="free some room, or run `bandsox image prune`")
     return InvalidRequest(f"the storage directory cannot be used: {error}")
-
-
-def _report(progress: ProgressCallback | None, task: str, label: str, finished: bool = False) -> None:
-    if progress is not None:
-        progress(Progress(task, label, finished=finished))

@@ -10,8 +10,6 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import anyio
-
 from bandsox.errors import Timeout
 
 
@@ -48,6 +46,8 @@ async def exclusive(path: Path, what: str, deadline_s: float = 60.0) -> AsyncIte
 
 async def _wait_for(path: Path, what: str, deadline_s: float) -> int:
     """Wait in a thread, which gives back at once what it gets after the caller has stopped waiting."""
+    import anyio
+
     abandoned = False
     loop = asyncio.get_running_loop()
     granted: asyncio.Future[int] = loop.create_future()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandsox.errors import KernelNotFound
-from bandsox.models import Progress, ProgressCallback
+from bandsox.models import ProgressCallback, report
 from bandsox.settings import Layout
 from bandsox.vmm import bzimage, debian_kernel, initramfs
 
@@ -57,13 +57,13 @@ class Kernels:
 
     def install_package(self, progress: ProgressCallback | None = None) -> Path:
         """Fetch the newest kernel package and make it the default. Blocks for seconds."""
-        _report(progress, "fetching the guest kernel")
+        report(progress, "kernel", "fetching the guest kernel")
         package = debian_kernel.fetch(platform.machine())
         names = debian_kernel.in_load_order(package.modules)
         modules = [(name, package.modules[name]) for name in names]
         directory = self._keep(bzimage.vmlinux(package.bzimage), modules, package.version)
         self._set_default(directory)
-        _report(progress, f"guest kernel {package.version}", finished=True)
+        report(progress, "kernel", f"guest kernel {package.version}", finished=True)
         return directory
 
     def install_file(self, path: Path) -> Path:
@@ -143,8 +143,3 @@ def _replace_link(link: Path, target: str) -> None:
     work.unlink(missing_ok=True)
     work.symlink_to(target)
     work.replace(link)
-
-
-def _report(progress: ProgressCallback | None, label: str, finished: bool = False) -> None:
-    if progress is not None:
-        progress(Progress("kernel", label, finished=finished))

@@ -42,7 +42,11 @@ def _imported_by(*arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in traced.stderr.splitlines() if line.startswith("import time:")}
 
 
-@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ()], ids=" ".join)
+def test_the_version_needs_not_even_the_parser() -> None:
+    assert not _imported_by("--version") & {*HEAVY, "click", "typing", "bandsox.cli.app"}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ()], ids=" ".join)
 def test_a_command_that_does_nothing_imports_little(arguments: tuple[str, ...]) -> None:
     assert not _imported_by(*arguments) & {*HEAVY, "pathlib", "dataclasses", "json", "tempfile"}
 
@@ -55,6 +59,30 @@ def test_the_help_of_a_group_imports_nothing_heavy(group: str) -> None:
 @pytest.mark.parametrize("command", [name for name, entry in ENTRIES.items() if not entry.commands])
 def test_the_help_of_every_command_needs_neither_engine_nor_event_loop(command: str) -> None:
     assert not _imported_by(command, "--help") & HEAVY
+
+
+# What only some commands need, and the others do not pay for.
+REGISTRY = {"httpx", "bandsox.images", "bandsox.dockerfile"}
+BOOT = {
+    "bandsox.engine.boot",
+    "bandsox.engine.accelerators",
+    "bandsox.engine.doctor",
+    "bandsox.vmm.kernel",
+    "bandsox.vmm.bzimage",
+    "ctypes",
+}
+GUEST = {"bandsox.guest", "bandsox.vm.handle", "anyio", "xxhash"}
+
+
+def test_listing_machines_loads_neither_images_nor_hypervisors_nor_the_guests_protocol(empty: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANDSOX_STORAGE", empty.environment["BANDSOX_STORAGE"])
+    assert _imported_by("vm", "list") & {*REGISTRY, *BOOT, *GUEST, "bandsox.vmm.qemu"} == set()
+    assert "rich" not in _imported_by("--json", "vm", "list")
+
+
+def test_running_a_command_loads_neither_images_nor_kernels_nor_tables(cli: Cli, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANDSOX_STORAGE", cli.environment["BANDSOX_STORAGE"])
+    assert _imported_by("exec", machine, "true") & {*REGISTRY, *(BOOT - {"bandsox.engine.boot"}), "rich"} == set()
 
 
 def test_version(empty: Cli) -> None:

@@ -17,7 +17,7 @@ from bandsox.errors import MissingTool, VMMError
 from bandsox.models import Isolation
 from bandsox.process import ProcessId
 from bandsox.settings import write_atomically
-from bandsox.vmm import console, tsc
+from bandsox.vmm import console
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
 from bandsox.vmm.qemu import qmp
 from bandsox.vmm.qemu.command import PORTS, command, console_log, monitor_socket, port_socket
@@ -119,6 +119,8 @@ class Qemu:
         known = self._facts / "tsc-khz"
         with contextlib.suppress(FileNotFoundError, ValueError):
             return int(known.read_text())
+        from bandsox.vmm import tsc
+
         measured = tsc.host_khz()
         if measured is not None:
             write_atomically(known, str(measured).encode())

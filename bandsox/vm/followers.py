@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 
-from bandsox.callbacks import Callback, call, deliver
 from bandsox.errors import BandSoxError
 from bandsox.guest import GuestClient, TextCallback
+from bandsox.vm.callbacks import Callback, call, deliver
 
 _log = logging.getLogger(__name__)
 
@@ -21,21 +20,25 @@ _log = logging.getLogger(__name__)
 class Followers:
     """The sessions of one machine that this process follows."""
 
-    def __init__(self, guest: Callable[[], GuestClient]) -> None:
-        self._guest = guest
+    def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def follow(
-        self, session_id: str, on_stdout: TextCallback | None, on_stderr: TextCallback | None, on_exit: Callback[int] | None
+        self,
+        guest: GuestClient,
+        session_id: str,
+        on_stdout: TextCallback | None,
+        on_stderr: TextCallback | None,
+        on_exit: Callback[int] | None,
     ) -> None:
-        """Attach to a session, and hand its output on in the background.
+        """Attach to a session of `guest`, and hand its output on in the background.
 
         Raises
         ------
         SessionNotFound: there is none with this id.
         """
         attached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._run(session_id, attached, on_stdout, on_stderr, on_exit), name=f"session {session_id}")
+        task = asyncio.create_task(self._run(guest, session_id, attached, on_stdout, on_stderr, on_exit), name=f"session {session_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await attached
@@ -49,6 +52,7 @@ class Followers:
 
     async def _run(
         self,
+        guest: GuestClient,
         session_id: str,
         attached: asyncio.Future[None],
         on_stdout: TextCallback | None,
@@ -56,7 +60,7 @@ class Followers:
         on_exit: Callback[int] | None,
     ) -> None:
         try:
-            async with await self._guest().attach_session(session_id, input=False) as execution:
+            async with await guest.attach_session(session_id, input=False) as execution:
                 attached.set_result(None)
                 result = await deliver(execution, on_stdout, on_stderr)
         except BandSoxError as error:

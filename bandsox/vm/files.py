@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import abc
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bandsox.guest import GuestClient
-from bandsox.models import DirEntry, FileChange, FileStat, ProgressCallback
+from bandsox.vm.access import GuestAccess
+
+if TYPE_CHECKING:
+    from bandsox.models import DirEntry, FileChange, FileStat, ProgressCallback
 
 
-class GuestFiles(abc.ABC):
-    """The methods on files. What they need to know of the machine is only how to reach it."""
-
-    @abc.abstractmethod
-    async def _live(self) -> GuestClient:
-        """The client of the agent of a machine that runs."""
+class GuestFiles(GuestAccess):
+    """The methods on files."""
 
     async def get_file_contents(
         self,

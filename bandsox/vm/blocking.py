@@ -1,0 +1,96 @@
+"""The blocking face of a machine, made of the asynchronous one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from bandsox.portal import iterate, sync
+from bandsox.vm.handle import AsyncMicroVM
+
+if TYPE_CHECKING:
+    from bandsox.models import FileChange
+    from bandsox.vm.commands import Command
+
+
+class MicroVM:
+    """The blocking face of `AsyncMicroVM`: the same methods, parameters and results; see there.
+
+    Callbacks run in the thread that called; those of sessions run in a thread of the session's own.
+    """
+
+    def __init__(self, vm: AsyncMicroVM) -> None:
+        self._async = vm
+
+    def __repr__(self) -> str:
+        return repr(self._async).replace("AsyncMicroVM", "MicroVM", 1)
+
+    def __enter__(self) -> MicroVM:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.delete()
+
+    vm_id = property(lambda self: self._async.vm_id, doc=AsyncMicroVM.vm_id.__doc__)
+    name = property(lambda self: self._async.name, doc=AsyncMicroVM.name.__doc__)
+    process = property(lambda self: self._async.process, doc=AsyncMicroVM.process.__doc__)
+
+    info = sync(AsyncMicroVM.info)
+    status = sync(AsyncMicroVM.status)
+    start = sync(AsyncMicroVM.start)
+    stop = sync(AsyncMicroVM.stop)
+    pause = sync(AsyncMicroVM.pause)
+    resume = sync(AsyncMicroVM.resume)
+    delete = sync(AsyncMicroVM.delete)
+    wait_for_agent = sync(AsyncMicroVM.wait_for_agent)
+    disconnect = sync(AsyncMicroVM.disconnect)
+
+    run = sync(AsyncMicroVM.run)
+    exec_command = sync(AsyncMicroVM.exec_command)
+    exec_python = sync(AsyncMicroVM.exec_python)
+    exec_python_capture = sync(AsyncMicroVM.exec_python_capture)
+
+    start_session = sync(AsyncMicroVM.start_session, background=True)
+    start_pty_session = sync(AsyncMicroVM.start_pty_session, background=True)
+    attach_session = sync(AsyncMicroVM.attach_session, background=True)
+    send_session_input = sync(AsyncMicroVM.send_session_input)
+    close_session_input = sync(AsyncMicroVM.close_session_input)
+    resize_session = sync(AsyncMicroVM.resize_session)
+    signal_session = sync(AsyncMicroVM.signal_session)
+    kill_session = sync(AsyncMicroVM.kill_session)
+    list_sessions = sync(AsyncMicroVM.list_sessions)
+
+    get_file_contents = sync(AsyncMicroVM.get_file_contents)
+    read_bytes = sync(AsyncMicroVM.read_bytes)
+    list_dir = sync(AsyncMicroVM.list_dir)
+    scan_dir = sync(AsyncMicroVM.scan_dir)
+    get_file_info = sync(AsyncMicroVM.get_file_info)
+    stat = sync(AsyncMicroVM.stat)
+    download_file = sync(AsyncMicroVM.download_file)
+    upload_file = sync(AsyncMicroVM.upload_file)
+    append_file = sync(AsyncMicroVM.append_file)
+    write_text = sync(AsyncMicroVM.write_text)
+    append_text = sync(AsyncMicroVM.append_text)
+    write_bytes = sync(AsyncMicroVM.write_bytes)
+    upload_folder = sync(AsyncMicroVM.upload_folder)
+    download_folder = sync(AsyncMicroVM.download_folder)
+    make_dir = sync(AsyncMicroVM.make_dir)
+    remove = sync(AsyncMicroVM.remove)
+    rename = sync(AsyncMicroVM.rename)
+    chmod = sync(AsyncMicroVM.chmod)
+
+    metrics = sync(AsyncMicroVM.metrics)
+    guest_info = sync(AsyncMicroVM.guest_info)
+    console = sync(AsyncMicroVM.console)
+    get_guest_ip = sync(AsyncMicroVM.get_guest_ip)
+
+    def watch(self, path: str, recursive: bool = False) -> Iterator[FileChange]:
+        """What changes at and below `path`, as it happens, until the caller stops asking."""
+        return iterate(self._async.watch(path, recursive))
+
+    def stream(
+        self, command: Command, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        """Run a command and yield its output as it comes: ``("stdout" | "stderr", bytes)``. Stopping early kills it."""
+        return iterate(self._async.stream(command, timeout=timeout, env=env))

@@ -1,0 +1,134 @@
+"""A handle on one machine: what it is, and its life.
+
+A handle holds no connection between calls; each call opens one of its own, so calls run side by side and any process may hold a handle
+on any machine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bandsox.errors import Conflict, Timeout
+from bandsox.models import VMStatus
+from bandsox.process import ProcessId
+from bandsox.vm.commands import GuestCommands
+from bandsox.vm.files import GuestFiles
+from bandsox.vm.info import vm_info
+from bandsox.vm.sessions import GuestSessions
+
+if TYPE_CHECKING:
+    from bandsox.engine import Engine
+    from bandsox.guest import GuestClient
+    from bandsox.models import GuestInfo, Metrics, VMRecord
+
+
+class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles):
+    """A handle on one machine. Made by `AsyncBandSox.create_vm` and `get_vm`."""
+
+    def __init__(self, engine: Engine, record: VMRecord) -> None:
+        self._engine = engine
+        self._record = record
+
+    def refresh(self, record: VMRecord) -> None:
+        """Take over what is newly known of the machine."""
+        self._record = record
+
+    def __repr__(self) -> str:
+        record = self._record
+        return f"<{type(self).__name__} {record.id} {record.spec.name!r} {record.status.value} on {record.vmm}/{record.accelerator}>"
+
+    # ── what it is ──────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def vm_id(self) -> str:
+        """Its id, which never changes."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """Its name, as this handle last saw it."""
+        return self._record.spec.name
+
+    @property
+    def process(self) -> ProcessId | None:
+        """Its VMM's process; None when it has none."""
+        record = self._record
+        return None if record.pid is None or record.pid_start is None else ProcessId(record.pid, record.pid_start)
+
+    @property
+    def guest(self) -> GuestClient:
+        """The client of its agent, for what this class has no method for."""
+        return self._engine.client(self._record)
+
+    async def info(self) -> dict[str, Any]:
+        """What is known of it now; see docs/api.md for the keys."""
+        self._record = await self._engine.get(self.vm_id)
+        return vm_info(self._record)
+
+    async def status(self) -> VMStatus:
+        """Whether it is running, paused, stopped or dead, now."""
+        self._record = await self._engine.get(self.vm_id)
+        return self._record.status
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Start it again after a stop, with its disk as it was left."""
+        self._record = await self._engine.start(self.vm_id)
+
+    async def stop(self, timeout: float = 10.0) -> None:
+        """Power it off cleanly; kill it if that takes longer than `timeout` seconds."""
+        self._record = await self._engine.stop(self.vm_id, timeout)
+
+    async def pause(self) -> None:
+        """Stop its CPUs; its memory stays."""
+        self._record = await self._engine.pause(self.vm_id)
+
+    async def resume(self) -> None:
+        """Let it go on after a pause."""
+        self._record = await self._engine.resume(self.vm_id)
+
+    async def delete(self) -> None:
+        """Kill it and remove everything it owns."""
+        await self.disconnect()
+        await self._engine.delete(self.vm_id)
+
+    async def wait_for_agent(self, timeout: float = 30) -> bool:
+        """Whether its agent answers within `timeout` seconds."""
+        try:
+            await (await self._live()).ping(timeout=timeout)
+        except Timeout:
+            return False
+        return True
+
+    # ── the whole machine ───────────────────────────────────────────────────────────────────────
+
+    async def metrics(self, processes: bool = False) -> Metrics:
+        """The guest's load, memory and disk, and its processes when asked for."""
+        return await (await self._live()).metrics(processes=processes)
+
+    async def guest_info(self) -> GuestInfo:
+        """What the agent says of itself and its kernel."""
+        return await (await self._live()).info()
+
+    async def console(self) -> str:
+        """What it has printed on its console since it was started."""
+        self._record = await self._engine.get(self.vm_id)
+        return self._engine.console(self._record).decode(errors="replace").replace("\r\n", "\n")
+
+    async def get_guest_ip(self) -> str | None:
+        """Its address; None, since this version gives machines no network."""
+        return None
+
+    async def _live(self) -> GuestClient:
+        """The client of the agent of a machine that runs.
+
+        Raises
+        ------
+        Conflict: it is paused or stopped.
+        """
+        self._record = await self._engine.get(self.vm_id)
+        if self._record.status is VMStatus.RUNNING:
+            return self.guest
+        remedies = {VMStatus.PAUSED: "resume it first", VMStatus.STOPPED: "start it first", VMStatus.DEAD: "start it again"}
+        raise Conflict(f"VM {self.name} is {self._record.status.value}", remedy=remedies.get(self._record.status))

@@ -1,0 +1,39 @@
+"""A machine as data, in the shape that programs know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bandsox.models import VMRecord, VMStatus
+
+
+def vm_info(record: VMRecord) -> dict[str, Any]:
+    """A machine as the interface shows it: the keys that programs know, and what this system adds."""
+    spec = record.spec
+    return {
+        "id": record.id,
+        "name": spec.name,
+        "image": spec.image,
+        "vcpu": spec.vcpu,
+        "mem_mib": spec.mem_mib,
+        "disk_size_mib": spec.disk_size_mib,
+        "rootfs_path": str(record.rootfs),
+        "network_config": None,
+        "vsock_config": None,
+        "created_at": record.created_at,
+        "status": record.status.value,
+        "pid": record.pid if record.status in {VMStatus.RUNNING, VMStatus.PAUSED} else None,
+        "env_vars": dict(spec.env_vars),
+        "mcp": None,
+        "metadata": dict(spec.metadata),
+        "agent_ready": record.status is VMStatus.RUNNING,
+        "restored_from": record.restored_from,
+        "image_id": record.image_id,
+        "vmm": record.vmm,
+        "vmm_version": record.vmm_version,
+        "accelerator": record.accelerator,
+        "accelerator_reason": record.accelerator_reason,
+        "isolation": record.isolation.name.lower(),
+        "transport": record.transport,
+        "expires_at": record.expires_at,
+    }
