@@ -8,7 +8,6 @@ would merely wait for each other.
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import hashlib
 import os
@@ -17,10 +16,15 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-
-import anyio
+from typing import TYPE_CHECKING
 
 from bandsox.errors import Timeout
+
+if TYPE_CHECKING:
+    import asyncio
+
+DEADLINE_S = 60.0
+"""How long to wait for what others finish within seconds."""
 
 _FLOCK = "hhqqi4x"
 
@@ -50,6 +54,8 @@ class Locks:
         descriptor = self._open()
         try:
             if not _try_lock(descriptor, name, shared):
+                import anyio  # costs what a lock that is free should not
+
                 try:
                     with anyio.fail_after(deadline_s):
                         await _wait(descriptor, name, shared)
@@ -117,6 +123,8 @@ def _try_lock(descriptor: int, name: str, shared: bool) -> bool:
 async def _wait(descriptor: int, name: str, shared: bool) -> None:
     """Wait in a thread of its own, which a cancelled caller leaves behind: it ends when its turn comes, or with
     the process. It waits on a duplicate, which is the same open file description: when both are closed the lock is free."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     granted: asyncio.Future[None] = loop.create_future()
     duplicate = os.dup(descriptor)

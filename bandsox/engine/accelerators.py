@@ -14,8 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandsox.engine import boot, identity, locks, ownership
+from bandsox.engine import boot, identity, ownership
 from bandsox.errors import BootFailed, InvalidRequest, RequirementNotMet, VMMError
+from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, Progress, ProgressCallback
 from bandsox.settings import Layout
 from bandsox.store import Probes
@@ -87,7 +88,7 @@ class Accelerators:
         key = _key(vmm.name, await vmm.version(), accelerator.name, files)
         if (known := self._probes.get(key)) is not None:
             return known
-        async with locks.exclusive(self._layout.locks / "probe", "the probe of this host's accelerators"):
+        async with Locks(self._layout.locks / "probe").hold(deadline_s=DEADLINE_S, what="the probe of this host's accelerators"):
             if (known := self._probes.get(key)) is not None:
                 return known
             if progress is not None:

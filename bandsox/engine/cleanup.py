@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from dataclasses import dataclass
 
-from bandsox.engine import locks, ownership
+from bandsox.engine import ownership
+from bandsox.locks import Locks
 from bandsox.models import VMStatus
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
@@ -36,15 +36,10 @@ async def clean(layout: Layout, vms: VMs) -> Removed:
         if vm_id in known and known[vm_id].status is not VMStatus.CREATING:
             continue
         layout.vm(vm_id).mkdir(mode=0o700, exist_ok=True)
-        descriptor = locks.try_exclusive(layout.vm(vm_id) / "lock")
-        if descriptor is None:
-            continue
-        try:
-            if _still_half_made(vms, vm_id):
+        with Locks(layout.vm(vm_id) / "lock").try_hold() as held:
+            if held and _still_half_made(vms, vm_id):
                 processes += await _remove(layout, vms, vm_id)
                 half_made.append(vm_id)
-        finally:
-            os.close(descriptor)
     return Removed(tuple(half_made), processes, _remove_work_files(layout) + _remove_sockets(layout, vms))
 
 
@@ -63,18 +58,15 @@ async def _remove(layout: Layout, vms: VMs, vm_id: str) -> int:
 
 def _remove_sockets(layout: Layout, vms: VMs) -> int:
     """Remove runtime directories whose machine no longer exists; none while an accelerator is being tried."""
-    probing = locks.try_exclusive(layout.locks / "probe")
-    if probing is None:
-        return 0
-    try:
+    with Locks(layout.locks / "probe").try_hold() as nobody_tries:
+        if not nobody_tries:
+            return 0
         entries = [entry for entry in layout.runtime.iterdir() if entry.is_dir()]
         known = {record.id for record in vms.list()}
         orphans = [entry for entry in entries if entry.name not in known]
         for entry in orphans:
             shutil.rmtree(entry, ignore_errors=True)
         return len(orphans)
-    finally:
-        os.close(probing)
 
 
 def _remove_work_files(layout: Layout) -> int:

@@ -22,8 +22,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bandsox.engine import identity, locks, ownership
+from bandsox.engine import identity, ownership
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
+from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
@@ -333,19 +334,16 @@ class Engine:
         """Make a machine's directory, and hold its lock from the moment at which it can be seen."""
         work = self.layout.temporary / vm_id
         work.mkdir(mode=0o700)
-        descriptor = locks.try_exclusive(work / "lock")
-        assert descriptor is not None
-        try:
+        with Locks(work / "lock").try_hold() as held:
+            assert held
             work.rename(self.layout.vm(vm_id))
             yield
-        finally:
-            os.close(descriptor)
 
     @contextlib.asynccontextmanager
     async def _lock(self, vm_id: str) -> AsyncIterator[None]:
-        path = self.layout.vm(vm_id) / "lock"
+        lock = Locks(self.layout.vm(vm_id) / "lock")
         try:
-            async with locks.exclusive(path, f"VM {vm_id}"):
+            async with lock.hold(deadline_s=DEADLINE_S, what=f"VM {vm_id}"):
                 yield
         except FileNotFoundError as error:
             if isinstance(error, BandSoxError) or self.layout.vm(vm_id).exists():

@@ -7,7 +7,6 @@ gone on with by whoever wants that blob next; the lock ``blob <digest>`` makes t
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,7 +21,7 @@ from bandsox.errors import CorruptImage, DigestMismatch
 from bandsox.images import spec
 from bandsox.images.compression import decompress, detect
 from bandsox.images.limits import Limits
-from bandsox.locks import Locks
+from bandsox.locks import Locks, try_lock_file
 from bandsox.settings import Layout
 from bandsox.workers import Stopped, in_thread, storage_errors, storage_full
 
@@ -186,8 +185,7 @@ class BlobStore:
         while True:
             path = self._layout.temporary / f"{_TEMPORARY_PREFIX}{os.urandom(8).hex()}"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.fstat(descriptor).st_nlink:
+            if try_lock_file(descriptor) and os.fstat(descriptor).st_nlink:
                 break
             os.close(descriptor)
         try:
@@ -352,11 +350,10 @@ def _remove_unless_locked(path: Path) -> int:
     except FileNotFoundError:
         return 0
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock_file(descriptor):
+            return 0
         size = os.fstat(descriptor).st_blocks * 512
         path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return 0
     finally:
         os.close(descriptor)
     return size

@@ -6,19 +6,17 @@ none is asked for. Everything there is made under another name and renamed, so i
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bandsox.errors import KernelNotFound
+from bandsox.locks import Locks
 from bandsox.models import ProgressCallback, report
 from bandsox.settings import Layout
 from bandsox.vmm import bzimage, debian_kernel, initramfs
@@ -74,7 +72,7 @@ class Kernels:
 
     def _default(self, progress: ProgressCallback | None) -> Path:
         if not self.default.is_dir():
-            with self._lock("default-kernel"):
+            with Locks(self._layout.locks / "kernels").hold_blocking("default"):
                 if not self.default.is_dir():
                     self.install_package(progress)
         return self.default.resolve()
@@ -130,12 +128,6 @@ class Kernels:
 
     def _set_default(self, directory: Path) -> None:
         _replace_link(self.default, directory.name)
-
-    @contextlib.contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        with (self._layout.locks / name).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _replace_link(link: Path, target: str) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from bandsox.errors import Conflict, CorruptImage, ImageNotFound, InvalidReference
 from bandsox.images import Images
-from bandsox.locks import Locks
 from bandsox.models import Image, ImageConfig, Progress
 from bandsox.settings import Layout
 from bandsox.store import Database
@@ -435,24 +434,6 @@ async def test_the_event_loop_goes_on_during_a_pull(images: Images, tmp_path: Pa
     await images.resolve(f"rootfs:{archive}")
     beating.cancel()
     assert longest < 0.5
-
-
-async def test_a_waiting_lock_that_is_cancelled_lets_others_through(tmp_path: Path) -> None:
-    locks = Locks(tmp_path / "locks")
-
-    async def hold() -> None:
-        async with locks.hold("x"):
-            pass
-
-    async with locks.hold("x"):
-        waiting = asyncio.ensure_future(hold())
-        await asyncio.wait([waiting], timeout=0.1)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-    await asyncio.wait_for(hold(), 5)
-    async with locks.hold("x", shared=True), locks.hold("x", shared=True), locks.hold("y"):
-        with locks.try_hold("x") as held:
-            assert not held
 
 
 def until(condition: object) -> None:
