@@ -76,6 +76,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def replace_link(link: Path, target: str) -> None:
+    """Make `link` lead to `target`; at every moment it leads to the old or to the new one."""
+    work = link.with_name(f"{link.name}.{os.getpid()}")
+    work.unlink(missing_ok=True)
+    work.symlink_to(target)
+    work.replace(link)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The directories of one storage directory."""
@@ -91,7 +99,7 @@ class Layout:
         key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
         make_private_dir(_runtime_base())
         layout = cls(root=root, runtime=make_private_dir(_runtime_base() / key))
-        lasting = (layout.images, layout.vms, layout.kernels, layout.vmms, layout.disks, layout.snapshots)
+        lasting = (layout.images, layout.vms, layout.kernels, layout.vmms, layout.disks, layout.snapshots, layout.downloads)
         for directory in (*lasting, layout.work, layout.locks):
             directory.mkdir(mode=0o700, exist_ok=True)
         return layout
@@ -120,6 +128,11 @@ class Layout:
     def vmms(self) -> Path:
         """Hypervisors that were installed here; a link named for each leads to the one in use."""
         return self.root / "vmms"
+
+    @property
+    def downloads(self) -> Path:
+        """Files that `init` is fetching; what broke off there is gone on with."""
+        return self.root / "downloads"
 
     @property
     def disks(self) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from bandsox.errors import KernelNotFound
 from bandsox.locks import Locks
 from bandsox.models import ProgressCallback, report
-from bandsox.settings import Layout
+from bandsox.settings import Layout, replace_link, write_atomically
 from bandsox.vmm import bzimage, debian_kernel, initramfs
 
 
@@ -64,11 +64,28 @@ class Kernels:
         report(progress, "kernel", f"guest kernel {package.version}", finished=True)
         return directory
 
-    def install_file(self, path: Path) -> Path:
-        """Make the kernel at `path` (ELF or bzImage, drivers built in) the default."""
-        directory = self._import(path)
+    def install_file(self, path: Path, label: str | None = None) -> Path:
+        """Make the kernel at `path` (ELF or bzImage, drivers built in) the default. Blocks.
+
+        Parameters
+        ----------
+        label: what it is called where people see it; by default the file's name.
+
+        Raises
+        ------
+        CorruptImage: it is not a kernel.
+        """
+        directory = self._keep(bzimage.vmlinux(path.read_bytes()), [], label or path.name)
+        write_atomically(directory / "label", f"{label or path.name}\n".encode())
         self._set_default(directory)
         return directory
+
+    def default_label(self) -> str | None:
+        """What the default kernel is called; None when none is installed."""
+        try:
+            return (self.default / "label").read_text().strip()
+        except FileNotFoundError:
+            return None
 
     def _default(self, progress: ProgressCallback | None) -> Path:
         if not self.default.is_dir():
@@ -87,7 +104,7 @@ class Kernels:
         link = self._layout.kernels / f"file-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:24]}"
         if not link.is_dir():
             directory = self._keep(bzimage.vmlinux(path.read_bytes()), [], path.name)
-            _replace_link(link, directory.name)
+            replace_link(link, directory.name)
         return link.resolve()
 
     def _keep(self, vmlinux: bytes, modules: list[tuple[str, bytes]], label: str) -> Path:
@@ -127,11 +144,4 @@ class Kernels:
         return path
 
     def _set_default(self, directory: Path) -> None:
-        _replace_link(self.default, directory.name)
-
-
-def _replace_link(link: Path, target: str) -> None:
-    work = link.with_name(f"{link.name}.{os.getpid()}")
-    work.unlink(missing_ok=True)
-    work.symlink_to(target)
-    work.replace(link)
+        replace_link(self.default, directory.name)

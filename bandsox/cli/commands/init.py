@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import AsyncIterator
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bandsox.cli.command import Command
-from bandsox.cli.machines import find_image, image_info
+from bandsox.cli.machines import image_info
 from bandsox.cli.operation import operation
 from bandsox.cli.output import print_json, visible
-from bandsox.errors import DigestMismatch, InvalidRequest
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
-    from bandsox.models import Image
+    from bandsox.vmm.firecracker.release import Program
+
+_OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Choices:
+    """The options of `init`."""
+
+    kernel_url: str | None
+    kernel_sha256: str | None
+    kernel_output: Path | None
+    rootfs_url: str | None
+    rootfs_sha256: str | None
+    rootfs_output: Path | None
+    firecracker_url: str | None
+    firecracker_sha256: str | None
+    skip_kernel: bool
+    skip_image: bool
+    skip_firecracker: bool
+    skip_cni: bool
+    force: bool
 
 
 @click.command(
@@ -27,42 +45,60 @@ if TYPE_CHECKING:
         ("bandsox init", "everything that is missing"),
         ("bandsox init --force", "fetch it again, and so the newest"),
         ("bandsox init --kernel-url ./vmlinux --skip-rootfs", "another guest kernel, and no image"),
+        ("bandsox init --firecracker-url ./firecracker-v1.12.1-x86_64.tgz", "the pinned release, fetched by other means"),
     ),
 )
 @click.option("--kernel-url", metavar="URL", help="Another guest kernel, with its drivers built in: a file, or an http(s) URL.")
 @click.option("--kernel-sha256", metavar="HEX", help="What the kernel's content must be; needed with plain http.")
+@click.option("--kernel-output", metavar="FILE", type=_OUTPUT, help="Write a copy of the kernel there.")
 @click.option(
     "--rootfs-url", metavar="URL", help="Another default image: a tar archive of a root file system, as a file or an http(s) URL."
 )
+@click.option("--rootfs-sha256", metavar="HEX", help="What the archive's content must be.")
+@click.option("--rootfs-output", metavar="FILE", type=_OUTPUT, help="Write a copy of the image's root file system there, as squashfs.")
+@click.option("--firecracker-url", metavar="URL", help="The archive of a Firecracker release: a file, or an http(s) URL.")
+@click.option(
+    "--firecracker-sha256", metavar="HEX", help="What that archive's content must be; that of the pinned release when it is not said."
+)
 @click.option("--skip-kernel", is_flag=True, help="Leave the kernel alone.")
 @click.option("--skip-rootfs", "--skip-image", "skip_image", is_flag=True, help="Leave the default image alone.")
+@click.option("--skip-firecracker", is_flag=True, help="Leave Firecracker alone.")
 @click.option("--skip-cni", is_flag=True, hidden=True)
-@click.option("--force", is_flag=True, help="Fetch the kernel and the image although they are here.")
+@click.option("--force", is_flag=True, help="Fetch everything although it is here.")
 @operation
-async def init(
-    call: Call,
-    kernel_url: str | None,
-    kernel_sha256: str | None,
-    rootfs_url: str | None,
-    skip_kernel: bool,
-    skip_image: bool,
-    skip_cni: bool,
-    force: bool,
-) -> None:
-    """Install the guest kernel and the default image.
+async def init(call: Call, /, **values: Any) -> None:
+    """Install the guest kernel, the default image, and Firecracker where this host can run it.
 
-    What is here already is left as it is. Then it finds out how VMs run best on this host. Nothing outside the storage directory changes.
+    What is here already is left as it is, and a download that broke off is gone on with. Then it finds out how VMs run best on this
+    host. Nothing outside the storage directory changes.
     """
-    result: dict[str, Any] = {"storage": str(call.bandsox.storage_dir), "kernel": None, "accelerator": None, "image": None}
-    if not skip_kernel:
-        result["kernel"] = await _kernel(call, kernel_url, kernel_sha256, force=force)
+    choices = _Choices(**values)
+    result: dict[str, Any] = {"storage": str(call.bandsox.storage_dir)}
+    result.update(kernel=None, image=None, firecracker=None, accelerator=None)
+    if not choices.skip_kernel:
+        result["kernel"] = await call.bandsox.install_kernel(
+            choices.kernel_url,
+            sha256=choices.kernel_sha256,
+            output=choices.kernel_output,
+            force=choices.force,
+            progress=call.progress,
+        )
         _say(call, "guest kernel", result["kernel"])
-        result["accelerator"] = await _accelerator(call)
-        _say(call, "accelerator", "{vmm}/{name}: {reason}".format_map(result["accelerator"]))
-    if not skip_image:
-        image = await _image(call, rootfs_url, force=force)
+    if not choices.skip_image:
+        image = await call.bandsox.install_image(
+            choices.rootfs_url,
+            sha256=choices.rootfs_sha256,
+            output=choices.rootfs_output,
+            force=choices.force,
+            progress=call.progress,
+        )
         result["image"] = image_info(image)
         _say(call, "default image", ", ".join(image.references) or image.id)
+    if not choices.skip_firecracker:
+        result["firecracker"] = await _firecracker(call, choices)
+    if not choices.skip_kernel:
+        result["accelerator"] = await _accelerator(call)
+        _say(call, "accelerator", "{vmm}/{name}: {reason}".format_map(result["accelerator"]))
     if call.state.json:
         print_json(result)
 
@@ -73,18 +109,19 @@ def _say(call: Call, subject: str, text: str) -> None:
         click.echo(f"{subject:<14} {visible(text)}")
 
 
-async def _kernel(call: Call, url: str | None, sha256: str | None, *, force: bool) -> str:
-    import asyncio
+async def _firecracker(call: Call, choices: _Choices) -> dict[str, str] | None:
+    """Install it if it was asked for by name, or is of use; without a kernel that cannot be found out."""
+    from bandsox.engine.provision import firecracker_is_of_no_use
 
-    kernels = call.engine.kernels
-    if url is not None:
-        async with _fetched(call, url, sha256, "the guest kernel") as path:
-            directory = await asyncio.to_thread(kernels.install_file, path)
-            (directory / "label").write_text(f"{Path(url).name}\n")
-    elif force or not kernels.default.is_dir():
-        await asyncio.to_thread(kernels.install_package, call.progress)
-    await asyncio.to_thread(kernels.boot_files)
-    return (kernels.default / "label").read_text().strip()
+    reason = await firecracker_is_of_no_use(call.engine, call.progress) if choices.firecracker_url is None else None
+    if reason is not None:
+        _say(call, "firecracker", f"not installed: {reason}")
+        return None
+    program: Program = await call.bandsox.install_firecracker(
+        choices.firecracker_url, sha256=choices.firecracker_sha256, force=choices.force, progress=call.progress
+    )
+    _say(call, "firecracker", f"{program.version_text} ({program.origin})")
+    return {"path": str(program.path), "version": program.version_text, "origin": program.origin}
 
 
 async def _accelerator(call: Call) -> dict[str, str]:
@@ -93,41 +130,3 @@ async def _accelerator(call: Call) -> dict[str, str]:
     files = await asyncio.to_thread(call.engine.kernels.boot_files)
     vmm, chosen = await call.engine.accelerators.choose(files, None, call.engine.require, call.progress)
     return {"vmm": vmm.name, "name": chosen.name, "isolation": chosen.isolation.name.lower(), "reason": chosen.reason}
-
-
-async def _image(call: Call, url: str | None, *, force: bool) -> Image:
-    from bandsox.settings import DEFAULT_IMAGE
-
-    if url is None:
-        return await find_image(call, DEFAULT_IMAGE, "always" if force else "missing")
-    async with _fetched(call, url, None, "the default image") as path:
-        return await call.engine.images.import_(path, DEFAULT_IMAGE, progress=call.progress)
-
-
-@contextlib.asynccontextmanager
-async def _fetched(call: Call, url: str, sha256: str | None, what: str) -> AsyncIterator[Path]:
-    """The file at `url`, which is fetched if it is not of this host, for the time of the block.
-
-    Raises
-    ------
-    InvalidRequest: it is not there, or cannot be trusted. DigestMismatch: it is another than was asked for.
-    """
-    import asyncio
-
-    from bandsox.download import Digest, digest_of, download, file_name
-
-    expected = Digest.parse(sha256) if sha256 is not None else None
-    with tempfile.TemporaryDirectory(prefix="init-", dir=call.engine.layout.temporary) as work:
-        path = Path(url.removeprefix("file://"))
-        if url.startswith(("http://", "https://")):
-            if url.startswith("http://") and expected is None and "kernel" in what:
-                raise InvalidRequest("a kernel from plain http needs --kernel-sha256", cause="anybody on the way could replace it")
-            path = Path(work) / (file_name(url) or "file")
-            await download(url, path, digest=expected, label=f"fetching {what}", progress=call.progress)
-        elif not path.is_file():
-            raise InvalidRequest(f"there is no file {url}", remedy="give a file of this host, or an http(s) URL")
-        elif expected is not None:
-            found = await asyncio.to_thread(digest_of, path, expected.algorithm)
-            if found != expected:
-                raise DigestMismatch(f"{url} does not have the digest that was given", cause=f"it is {found}")
-        yield path

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from bandsox.errors import CorruptImage, MissingTool, Unsupported, VMMError
+from bandsox.settings import replace_link
 
 VERSION = "1.12.1"
 
@@ -123,15 +125,49 @@ def find(name: ProgramName, installed: Path) -> Program:
         path, origin = Path(on_path), "PATH"
     else:
         raise MissingTool(f"{name} is not installed", remedy="bandsox init")
+    return inspect(name, path, origin)
+
+
+def inspect(name: ProgramName, path: Path, origin: str) -> Program:
+    """The program at `path`, if it will do.
+
+    Raises
+    ------
+    Unsupported, VMMError: as in `find`.
+    """
     status = path.stat()
     version = _version(str(path), status.st_mtime_ns, status.st_ino)
     if version[:2] < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
         raise Unsupported(
-            f"{path} is {name} {'.'.join(map(str, version))}, and {oldest} is the oldest that is supported",
+            f"{path} is {name} {'.'.join(map(str, version))}, and {'.'.join(map(str, OLDEST))} is the oldest that is supported",
             remedy=f"correct {origin}, or unset it" if origin == _SETTINGS[name] else "bandsox init",
         )
     return Program(path.resolve(), version, origin)
+
+
+def install(archive_path: Path, digest: str, directory: Path, work: Path) -> None:
+    """Install the programs of a release's archive under `directory`, where the link ``firecracker`` leads to them.
+
+    Parameters
+    ----------
+    digest: the archive's, in hexadecimal digits.
+    work: a directory of the same file system for work under way.
+
+    Raises
+    ------
+    CorruptImage: it is no such archive. Unsupported: its version is too old.
+    """
+    made = Path(tempfile.mkdtemp(prefix="firecracker-", dir=work))
+    try:
+        unpack(archive_path, made)
+        version = inspect("firecracker", made / "firecracker", str(archive_path)).version_text
+        home = directory / f"firecracker-{version}-{digest[:16]}"
+        if home.is_dir():
+            shutil.rmtree(home)
+        made.rename(home)
+        replace_link(directory / "firecracker", home.name)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _extract(content: IO[bytes], size: int, target: Path) -> None:
