@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -317,6 +318,9 @@ func (t *Table) fork(p *Process, c *command, stdin int) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	resetTimerSlack()
 	pid, err := t.forkInGroup(p, c, attr)
 	if err != nil {
 		if p.group != nil {
@@ -339,6 +343,14 @@ func (t *Table) fork(p *Process, c *command, stdin int) error {
 	}
 	return nil
 }
+
+// resetTimerSlack gives this thread, and thereby what it forks, the timer slack that every process
+// of a Linux system begins with. Threads may have inherited another one from the runtime's monitor,
+// with which each sleep of a program would last too long.
+func resetTimerSlack() { _ = unix.Prctl(unix.PR_SET_TIMERSLACK, initialTimerSlack, 0, 0, 0) }
+
+// initialTimerSlack is 50 µs, in ns (Linux, init/init_task.c).
+const initialTimerSlack = 50_000
 
 // forkInGroup starts the program inside its cgroup, where the kernel can do that (5.7).
 func (t *Table) forkInGroup(p *Process, c *command, attr *syscall.ProcAttr) (int, error) {

@@ -42,7 +42,7 @@ func init() {
 		"sync":     {run: syncAll},
 		"shutdown": {run: shutdown, prompt: true},
 
-		"exec":     {run: exec, input: windowInput},
+		"exec":     {run: exec, input: windowInput, prompt: true},
 		"attach":   {run: attach, input: windowInput},
 		"input":    {run: input, input: windowInput},
 		"signal":   {run: signal, prompt: true, instant: true},

@@ -31,6 +31,25 @@ func TestMergeStderrKeepsTheOrder(t *testing.T) {
 	}
 }
 
+func TestAProgramSleepsAsPreciselyAsAnywhere(t *testing.T) {
+	h := connect(t, newServer())
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks { // as threads that the runtime's monitor has started
+		file := filepath.Join("/proc", task.Name(), "timerslack_ns")
+		if err := os.WriteFile(file, []byte("20000000"), 0); err != nil {
+			t.Skip(err)
+		}
+		t.Cleanup(func() { _ = os.WriteFile(file, []byte("50000"), 0) })
+	}
+	a := h.ok("exec", fields{"argv": argv("cat", "/proc/self/timerslack_ns")})
+	if a.stdout.String() != "50000\n" {
+		t.Fatalf("%q", &a.stdout)
+	}
+}
+
 func TestASignalIsReportedAsSuch(t *testing.T) {
 	a := open(t).sh("kill -SEGV $$")
 	if a.number(t, "exit_code") != 139 || a.number(t, "signal") != 11 {
