@@ -62,10 +62,11 @@ class AsyncBandSox:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of the storage directory. Machines and their sessions go on."""
+        """Let go of the storage directory. Machines and their sessions go on; ephemeral machines are deleted."""
         for vm in self.active_vms.values():
             await vm.disconnect()
         self.active_vms.clear()
+        await self.engine.delete_own()
         self.engine.close()
 
     def __repr__(self) -> str:
@@ -118,6 +119,7 @@ class AsyncBandSox:
         vmm: str | None = None,
         boot_args: str = "",
         ttl: float | None = None,
+        ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
         """Make a machine of an image and start it; it is returned once its agent answers.
@@ -135,6 +137,7 @@ class AsyncBandSox:
         metadata: anything JSON can represent, kept with the machine.
         vmm, boot_args: which hypervisor, and further kernel arguments.
         ttl: seconds after which the machine no longer exists; the next process that looks for machines deletes it.
+        ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
 
         Raises
@@ -161,7 +164,7 @@ class AsyncBandSox:
             vmm=vmm,
             ttl=ttl,
         )
-        return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, progress=progress))
+        return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
 
     async def create_vm_from_dockerfile(
         self,
@@ -258,9 +261,6 @@ class AsyncBandSox:
 
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left behind, and nothing else."""
-        from bandsox.dockerfile import remove_abandoned
-
-        await remove_abandoned(self.engine)
         return await self.engine.cleanup()
 
     async def install_kernel(

@@ -27,8 +27,10 @@ async def find_image(call: Call, reference: str, pull: str) -> Image:
     return await call.engine.images.resolve(reference, pull=cast(Literal["missing", "always", "never"], pull), progress=call.progress)
 
 
-async def create_machine(call: Call, reference: str, options: MachineOptions, timings: Timings | None = None) -> AsyncMicroVM:
-    """A new machine of an image that `find_image` has found."""
+async def create_machine(
+    call: Call, reference: str, options: MachineOptions, timings: Timings | None = None, *, ephemeral: bool = False
+) -> AsyncMicroVM:
+    """A new machine of an image that `find_image` has found; an ephemeral one is gone with this process, however that ends."""
     import asyncio
 
     from bandsox.cli.timings import Timings
@@ -49,17 +51,32 @@ async def create_machine(call: Call, reference: str, options: MachineOptions, ti
             vmm=options.vmm,
             boot_args=options.boot_args,
             ttl=options.ttl,
+            ephemeral=ephemeral,
             progress=call.progress,
         )
 
 
+class Fate:
+    """What becomes of a machine at the end of a command."""
+
+    def __init__(self, vm: AsyncMicroVM, *, kept: bool) -> None:
+        self._vm = vm
+        self.kept = kept
+
+    async def keep(self) -> None:
+        """Let it live on after all."""
+        await self._vm.keep()
+        self.kept = True
+
+
 @contextlib.asynccontextmanager
-async def deleted_afterwards(call: Call, vm: AsyncMicroVM, *, keep: bool) -> AsyncIterator[None]:
+async def deleted_afterwards(call: Call, vm: AsyncMicroVM, *, keep: bool) -> AsyncIterator[Fate]:
     """Delete a machine at the end of the block, however it ends, unless it is to be kept."""
+    fate = Fate(vm, kept=keep)
     try:
-        yield
+        yield fate
     finally:
-        if not keep:
+        if not fate.kept:
             with call.signals.protected():
                 await vm.delete()
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from bandsox.cli.completion import complete_image, complete_vm
+from bandsox.cli.detaching import DEFAULT_DETACH_KEYS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -178,6 +179,17 @@ class MachineOptions:
         return cls(**{field.name: values.pop(field.name) for field in dataclasses.fields(cls)})
 
 
+def detach_keys_option(function: Function) -> Function:
+    """Which keys leave a terminal."""
+    return click.option(
+        "--detach-keys",
+        default=DEFAULT_DETACH_KEYS,
+        show_default=True,
+        metavar="KEYS",
+        help="What to type to leave while the program goes on, as ctrl-X or single characters; empty: nothing.",
+    )(function)
+
+
 def program_options(function: Function) -> Function:
     """How a program runs in a guest."""
     decorate = _together(
@@ -186,5 +198,6 @@ def program_options(function: Function) -> Function:
         click.option("-w", "--workdir", metavar="DIR", help="Its working directory in the guest; the image's when absent."),
         click.option("-u", "--user", metavar="USER", help="NAME, UID, NAME:GROUP or UID:GID in the guest; the image's when absent."),
         click.option("--timeout", type=seconds, metavar="SECONDS", help="Kill it, with all it started, after this time; 90s, 5m, 2h."),
+        detach_keys_option,
     )
     return decorate(function)

@@ -6,20 +6,21 @@ import asyncio
 import base64
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bandsox.cli.output import print_json
-from bandsox.cli.streams import Input, Output, converse
-from bandsox.cli.terminal import interact, terminal_type, window_size
+from bandsox.cli.streams import Input, Output, background, converse
+from bandsox.cli.terminal import terminal_type, window_size
+from bandsox.cli.visit import visit
+from bandsox.errors import BandSoxError
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
     from bandsox.guest import Execution
-    from bandsox.models import ExecResult
     from bandsox.vm import AsyncMicroVM
 
 
@@ -34,6 +35,7 @@ class Program:
     workdir: str | None
     user: str | None
     timeout: float | None
+    detach_keys: bytes
 
 
 def check_streams(call: Call, *, interactive: bool, tty: bool) -> None:
@@ -49,29 +51,44 @@ def check_streams(call: Call, *, interactive: bool, tty: bool) -> None:
         raise click.UsageError("-t needs a terminal as standard input; use -i alone")
 
 
-async def run_program(call: Call, vm: AsyncMicroVM, program: Program) -> int:
-    """Run it to its end, with its input and output, and return its exit status."""
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A program that goes on, because its terminal was left with the detach keys."""
+
+    session: str
+
+
+async def run_program(call: Call, vm: AsyncMicroVM, program: Program) -> int | Detached:
+    """Run it to its end, with its input and output, and return its exit status; or until its terminal is left."""
     if call.state.json:
         return await _run_for_programs(vm, program)
     call.progress.clear()
     tty = window_size() if program.tty else None
     env = {**({"TERM": terminal_type()} if program.tty else {}), **program.env}
-    options: dict[str, Any] = {"timeout": program.timeout, "env": env, "cwd": program.workdir, "user": program.user, "tty": tty}
-    async with vm.execute(program.argv, stdin=program.interactive, **options) as execution:
-        return (await _attended(call, execution, program)).exit_code
+    options: dict[str, Any] = {"timeout": program.timeout, "env": env, "cwd": program.workdir, "user": program.user}
+    if tty is not None and program.interactive:
+        return await _run_on_terminal(call, vm, await vm.start_pty_session(program.argv, *tty, **options), program.detach_keys)
+    async with vm.execute(program.argv, stdin=program.interactive, tty=tty, **options) as execution, _signals_sent(call, execution):
+        return (await converse(execution, Output(), Input() if program.interactive else None)).exit_code
 
 
-async def _attended(call: Call, execution: Execution, program: Program) -> ExecResult:
+async def _run_on_terminal(call: Call, vm: AsyncMicroVM, session: str, keys: bytes) -> int | Detached:
+    try:
+        result = await visit(vm, session, keys, lambda execution: _signals_sent(call, execution))
+    except asyncio.CancelledError:
+        with call.signals.protected(), contextlib.suppress(BandSoxError):
+            await vm.kill_session(session)
+        raise
+    return Detached(session) if result is None else result.exit_code
+
+
+@contextlib.asynccontextmanager
+async def _signals_sent(call: Call, execution: Execution) -> AsyncIterator[None]:
+    """For the time of the block signals go to the program."""
     signals = _SignalQueue(execution)
     with call.signals.forwarded(signals.put):
-        sender = asyncio.ensure_future(signals.send())
-        try:
-            if program.tty and program.interactive:
-                return await interact(execution)
-            return await converse(execution, Output(), Input() if program.interactive else None)
-        finally:
-            sender.cancel()
-            await asyncio.wait({sender})
+        async with background(signals.send()):
+            yield
 
 
 class _SignalQueue:

@@ -25,14 +25,14 @@ from bandsox.dockerfile.builder import Build
 from bandsox.dockerfile.cache import BuildCache, Pruned
 from bandsox.dockerfile.context import BuildContext, ignore_rules
 from bandsox.dockerfile.lines import MAX_SIZE
-from bandsox.dockerfile.machine import DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, DEFAULT_VCPU, MachineSize, remove_abandoned
+from bandsox.dockerfile.machine import DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, DEFAULT_VCPU, MachineSize
 from bandsox.dockerfile.options import BuildOptions, Reporter
 from bandsox.dockerfile.parser import Dockerfile, parse
 from bandsox.engine import Engine
 from bandsox.errors import InvalidDockerfile
 from bandsox.models import Image, ProgressCallback
 
-__all__ = ["MachineSize", "Pruned", "build_image", "image_from_dockerfile", "prune_build_cache", "remove_abandoned"]
+__all__ = ["MachineSize", "Pruned", "build_image", "image_from_dockerfile", "prune_build_cache"]
 
 _NAMES = ("Dockerfile", "Containerfile")
 

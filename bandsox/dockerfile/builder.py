@@ -19,7 +19,7 @@ from bandsox.dockerfile.context import BuildContext
 from bandsox.dockerfile.files import FileSource
 from bandsox.dockerfile.instructions import Arg
 from bandsox.dockerfile.layers import BuiltLayer
-from bandsox.dockerfile.machine import OWNER, BuildMachine, remove_abandoned, started
+from bandsox.dockerfile.machine import BuildMachine, started
 from bandsox.dockerfile.options import BuildOptions, Reporter
 from bandsox.dockerfile.parser import Dockerfile, parse_trigger
 from bandsox.dockerfile.plan import Stage, make_plan
@@ -37,6 +37,9 @@ from bandsox.images.manager import PullPolicy
 from bandsox.images.reference import parse_reference
 from bandsox.models import Image, ImageConfig
 from bandsox.workers import storage_errors
+
+NAMELESS = "dev.bandsox.dockerfile"
+"""The label of images that only a build's machines are made of."""
 
 _UNPACKED_AT_MOST = 64 << 20
 """Up to this many bytes of layers are unpacked in a machine of the base; more are converted with it, which then takes less time."""
@@ -67,7 +70,7 @@ class Build:
         InvalidDockerfile, BuildFailed, ImageError, HostError: see `bandsox.dockerfile.build_image`.
         """
         target = self._plan.target(self._options.target)
-        await remove_abandoned(self._engine)
+        await self._engine.remove_overdue()
         with self._open, storage_errors(self._engine.layout.root):
             async with self._cache.building():
                 state = await self._stage(target)
@@ -182,7 +185,7 @@ class Build:
     @contextlib.asynccontextmanager
     async def _nameless_image(self, state: StageState) -> AsyncIterator[Image]:
         """An image of `state` for the time of a machine; its label makes it nobody else's."""
-        config = ImageConfig(labels={OWNER: random.token_hex(8)})
+        config = ImageConfig(labels={NAMELESS: random.token_hex(8)})
         images = self._engine.images
         async with images.adding():
             image = await images.commit(await self._layers(state.layers), config, base=state.base, progress=self._reporter.callback)

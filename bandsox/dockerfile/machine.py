@@ -20,14 +20,10 @@ from bandsox.dockerfile.difference import Excluded, UpperState, read_state, writ
 from bandsox.dockerfile.layers import BuiltLayer
 from bandsox.dockerfile.tarwrite import LayerWriter
 from bandsox.engine import Engine
-from bandsox.errors import BandSoxError, GuestError
+from bandsox.errors import GuestError
 from bandsox.guest import GuestClient
 from bandsox.models import Image, ProgressCallback, VMRecord, VMSpec
-from bandsox.process import ProcessId
 from bandsox.workers import in_thread, storage_errors
-
-OWNER = "dev.bandsox.dockerfile"
-"""The metadata key that says which process a build's machine belongs to: ``pid-start``."""
 
 _LONG_ARCHIVE = 256 << 20
 _ARCHIVE_OVERHEAD = 64 << 20
@@ -137,30 +133,16 @@ async def started(
     ------
     BootFailed and what else `Engine.create` raises.
     """
-    this = ProcessId.current()
     spec = VMSpec(
         image=image.id,
         name=engine.new_name(),
         vcpu=size.vcpu,
         mem_mib=size.mem_mib,
         disk_size_mib=size.disk_mib,
-        metadata={OWNER: f"{this.pid}-{this.start}"},
     )
-    record = await engine.create(spec, progress=progress)
+    record = await engine.create(spec, ephemeral=True, progress=progress)
     try:
         yield BuildMachine(engine, cache, record)
     finally:
         with anyio.CancelScope(shield=True):
             await engine.delete(record.id)
-
-
-async def remove_abandoned(engine: Engine) -> int:
-    """Remove the machines of builds whose process has died; return how many."""
-    removed = 0
-    for record in await engine.list():
-        pid, _, start = str(record.spec.metadata.get(OWNER, "")).partition("-")
-        if pid.isdigit() and start.isdigit() and not ProcessId(int(pid), int(start)).is_alive():
-            with contextlib.suppress(BandSoxError):
-                await engine.delete(record.id)
-                removed += 1
-    return removed

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 
 from bandsox.engine import ownership
+from bandsox.errors import VMNotFound
 from bandsox.locks import Locks
 from bandsox.models import VMStatus
 from bandsox.process import ProcessId
@@ -44,8 +45,11 @@ async def clean(layout: Layout, vms: VMs) -> Removed:
 
 
 def _still_half_made(vms: VMs, vm_id: str) -> bool:
-    current = {record.id: record.status for record in vms.list()}
-    return current.get(vm_id, VMStatus.CREATING) is VMStatus.CREATING
+    try:
+        record = vms.get(vm_id)
+    except VMNotFound:
+        return True
+    return record.id != vm_id or record.status is VMStatus.CREATING
 
 
 async def _remove(layout: Layout, vms: VMs, vm_id: str) -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bandsox.engine import identity, ownership
+from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
@@ -56,9 +57,17 @@ class Engine:
         self.require = require
         self.database = Database(self.layout.database)
         self.vms = VMs(self.database)
+        self._owned: dict[str, Ownership] = {}
+
+    async def delete_own(self) -> None:
+        """Delete the ephemeral machines that were made here."""
+        for vm_id in list(self._owned):
+            await self.delete(vm_id)
 
     def close(self) -> None:
-        """Close the registry. Machines go on."""
+        """Close the registry. Machines go on, but for ephemeral ones."""
+        for vm_id in list(self._owned):
+            self._give_up(vm_id)
         self.database.close()
         self.layout.leave()
 
@@ -95,8 +104,14 @@ class Engine:
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, spec: VMSpec, *, force_rebuild: bool = False, progress: ProgressCallback | None = None) -> VMRecord:
+    async def create(
+        self, spec: VMSpec, *, force_rebuild: bool = False, ephemeral: bool = False, progress: ProgressCallback | None = None
+    ) -> VMRecord:
         """Make a machine of an image and start it; it is returned once its agent answers.
+
+        Parameters
+        ----------
+        ephemeral: it ends with this process, however this process ends.
 
         Raises
         ------
@@ -107,14 +122,14 @@ class Engine:
         import anyio
 
         identity.check_spec(spec)
-        await self.remove_expired()
+        await self.remove_overdue()
         image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
         files = await asyncio.to_thread(self.kernels.boot_files, spec.kernel_path, progress)
         vmm, accelerator = await self.accelerators.choose(files, spec.vmm, self.require, progress)
         version = await vmm.version()
         record = _new_record(spec, image, files, vmm, version, accelerator)
         try:
-            with self._new_directory(record.id):
+            with self._new_directory(record.id, ephemeral=ephemeral):
                 async with self.images.use(image):
                     await asyncio.to_thread(self.vms.insert, record)
                 await asyncio.to_thread(self._make_disk, record)
@@ -122,6 +137,7 @@ class Engine:
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await asyncio.to_thread(self._forget, record.id)
+            self._give_up(record.id)
             if isinstance(error, OSError) and not isinstance(error, BandSoxError):
                 raise _as_storage_error(error, self.layout.root) from error
             raise
@@ -191,6 +207,12 @@ class Engine:
             if (process := _process(record)) is not None:
                 await ownership.end(process)
             await asyncio.to_thread(self._forget, record.id)
+        self._give_up(record.id)
+
+    def keep(self, vm_id: str) -> None:
+        """Let an ephemeral machine outlive this process."""
+        keep(self.layout.vm(vm_id))
+        self._give_up(vm_id)
 
     # ── knowledge ───────────────────────────────────────────────────────────────────────────────
 
@@ -203,13 +225,16 @@ class Engine:
         """
         record = await asyncio.to_thread(self.vms.get, id_or_name)
         if record.expires_at is not None and record.expires_at <= time.time():
-            await self.remove_expired()
+            await self.remove_overdue()
             raise VMNotFound(f"VM {record.spec.name} has expired", cause=f"its time to live was {record.spec.ttl:g} s")
+        if is_abandoned(self.layout.vm(record.id)):
+            await self.delete(record.id)
+            raise VMNotFound(f"VM {record.spec.name} is gone", cause="it was to end with the process that made it")
         return _as_it_is(record)
 
     async def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
         """All machines as they are now, newest first."""
-        await self.remove_expired()
+        await self.remove_overdue()
         records = await asyncio.to_thread(self.vms.list, limit=limit, metadata_equals=metadata_equals)
         return [_as_it_is(record) for record in records]
 
@@ -242,16 +267,20 @@ class Engine:
         return boot.guest_client(endpoint, bytes.fromhex(record.token))
 
     async def cleanup(self) -> Removed:
-        """Remove what processes that died have left (half-made machines, VMMs without a record, work files), and expired machines."""
+        """Remove what processes that died have left (their ephemeral and half-made machines, VMMs without a record, work files), and
+        machines whose time to live is over."""
         from bandsox.engine.cleanup import clean
 
-        await self.remove_expired()
-        return await clean(self.layout, self.vms)
+        overdue = await self.remove_overdue()
+        removed = await clean(self.layout, self.vms)
+        return dataclasses.replace(removed, machines=(*overdue, *removed.machines))
 
-    async def remove_expired(self) -> None:
-        """Delete the machines whose time to live is over."""
-        for vm_id in await asyncio.to_thread(self.vms.expired, time.time()):
+    async def remove_overdue(self) -> tuple[str, ...]:
+        """Delete the machines whose time to live is over, or whose maker they were to end with; return their ids."""
+        overdue = (*await asyncio.to_thread(self.vms.expired, time.time()), *abandoned(self.layout.vms))
+        for vm_id in overdue:
             await self.delete(vm_id)
+        return overdue
 
     # ── helpers ─────────────────────────────────────────────────────────────────────────────────
 
@@ -330,14 +359,22 @@ class Engine:
             return await self._update(record.id, status=after)
 
     @contextlib.contextmanager
-    def _new_directory(self, vm_id: str) -> Iterator[None]:
+    def _new_directory(self, vm_id: str, *, ephemeral: bool) -> Iterator[None]:
         """Make a machine's directory, and hold its lock from the moment at which it can be seen."""
         work = self.layout.temporary / vm_id
         work.mkdir(mode=0o700)
         with Locks(work / "lock").try_hold() as held:
             assert held
+            if ephemeral:
+                self._owned[vm_id] = Ownership(work)
             work.rename(self.layout.vm(vm_id))
+            if ephemeral:
+                self._owned[vm_id].watch(self.layout.root, self.layout.vm(vm_id))
             yield
+
+    def _give_up(self, vm_id: str) -> None:
+        if (owned := self._owned.pop(vm_id, None)) is not None:
+            owned.give_up()
 
     @contextlib.asynccontextmanager
     async def _lock(self, vm_id: str) -> AsyncIterator[None]:

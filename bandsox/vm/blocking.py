@@ -43,6 +43,7 @@ class MicroVM:
     pause = sync(AsyncMicroVM.pause)
     resume = sync(AsyncMicroVM.resume)
     delete = sync(AsyncMicroVM.delete)
+    keep = sync(AsyncMicroVM.keep)
     wait_for_agent = sync(AsyncMicroVM.wait_for_agent)
     disconnect = sync(AsyncMicroVM.disconnect)
 

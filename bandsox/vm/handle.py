@@ -93,6 +93,10 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles):
         await self.disconnect()
         await self._engine.delete(self.vm_id)
 
+    async def keep(self) -> None:
+        """Let it live on after this process, though it was made ``ephemeral``."""
+        self._engine.keep(self.vm_id)
+
     async def wait_for_agent(self, timeout: float = 30) -> bool:
         """Whether its agent answers within `timeout` seconds."""
         try:

@@ -42,11 +42,17 @@ class GuestSessions(GuestAccess):
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
+        timeout: float | None = None,
     ) -> tuple[str, int | None]:
-        """Start a command that goes on until it ends or is killed, whoever looks on; return its session id and pid."""
+        """Start a command that goes on until it ends or is killed, whoever looks on; return its session id and pid.
+
+        Parameters
+        ----------
+        timeout: seconds after which it is killed with all it started; None: never.
+        """
         guest = await self._live()
         session_id = secrets.token_hex(8)
-        pid = await guest.start_session(session_id, **program(command, env=env, cwd=cwd, user=user))
+        pid = await guest.start_session(session_id, **program(command, env=env, cwd=cwd, user=user, timeout=timeout))
         if on_stdout or on_stderr or on_exit:
             await self._followers.follow(guest, session_id, on_stdout, on_stderr, on_exit)
         return session_id, pid
@@ -62,11 +68,17 @@ class GuestSessions(GuestAccess):
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
+        timeout: float | None = None,
     ) -> str:
-        """Start a session on a terminal of `cols` by `rows` characters, and return its id."""
+        """Start a session on a terminal of `cols` by `rows` characters, and return its id.
+
+        Parameters
+        ----------
+        timeout: seconds after which it is killed with all it started; None: never.
+        """
         guest = await self._live()
         session_id = secrets.token_hex(8)
-        await guest.start_session(session_id, **program(command, env=env, cwd=cwd, user=user, tty=(cols, rows)))
+        await guest.start_session(session_id, **program(command, env=env, cwd=cwd, user=user, timeout=timeout, tty=(cols, rows)))
         if on_stdout or on_exit:
             await self._followers.follow(guest, session_id, on_stdout, None, on_exit)
         return session_id

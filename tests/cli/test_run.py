@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import secrets
@@ -13,6 +14,7 @@ import pytest
 
 from bandsox.settings import DEFAULT_IMAGE
 from tests.cli.conftest import Cli
+from tests.engine.leaks import processes_with
 
 
 @pytest.fixture
@@ -88,6 +90,18 @@ def test_a_signal_ends_the_command_and_the_machine(cli: Cli, number: signal.Sign
         assert command.stdout.readline() == b"ready\n"
         command.send_signal(number)
         assert command.wait(60) == status
+
+
+def test_killed_itself_it_leaves_nothing(cli: Cli, storage: Path) -> None:
+    with cli.start("run", DEFAULT_IMAGE, "--", "sh", "-c", "echo ready; exec sleep 1000") as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == b"ready\n"
+        removers = processes_with("bandsox.engine.cleanup_child", str(storage))
+        assert removers
+        command.kill()
+        assert command.wait() == -signal.SIGKILL
+    for remover in removers:
+        asyncio.run(remover.wait())
 
 
 def test_an_interrupt_while_the_machine_boots(cli: Cli, storage: Path) -> None:

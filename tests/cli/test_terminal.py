@@ -181,3 +181,43 @@ def test_a_terminal_that_goes_away_leaves_the_program_running(cli: Cli, machine:
     again = cli.on_terminal("terminal", "--session", session, machine)
     again.sendline(b"exit 6")
     assert _ends(again) == 6
+
+
+@pytest.mark.usefixtures("settings")
+def test_exec_on_a_terminal_can_be_left_and_returned_to(cli: Cli, machine: str) -> None:
+    child = _shell(cli, "exec", "-it", machine, "sh")
+    child.sendline(b"kept=treasure")
+    child.expect_exact(PROMPT)
+    child.send(b"\x10\x11")
+    child.expect(rb"detached; return with: bandsox terminal --session (\w+) '")
+    assert child.match is not None
+    session = child.match[1].decode()
+    assert _ends(child) == 0
+    again = cli.on_terminal("terminal", "--session", session, machine)
+    again.sendline(b"echo a $kept")
+    again.expect_exact(b"a treasure")
+    again.sendline(b"exit 3")
+    assert _ends(again) == 3
+
+
+@pytest.mark.usefixtures("settings")
+def test_exec_on_a_terminal_keeps_to_its_time(cli: Cli, machine: str) -> None:
+    child = cli.on_terminal("exec", "-it", "--timeout", "1s", machine, "sleep", "99")
+    child.expect_exact(b"and was killed")
+    assert _ends(child) == 124
+
+
+@pytest.mark.usefixtures("settings")
+def test_leaving_the_terminal_of_run_keeps_the_machine(cli: Cli) -> None:
+    name = f"left {secrets.token_hex(4)}"
+    child = _shell(cli, "run", "-it", "--name", name, "--detach-keys", "ctrl-a,d", DEFAULT_IMAGE, "sh")
+    child.send(b"\x01d")
+    child.expect(rb"detached; return with: bandsox terminal --session (\w+)")
+    assert child.match is not None
+    session = child.match[1].decode()
+    child.expect_exact(f"goes on until `bandsox vm delete '{name}'`".encode())
+    assert _ends(child) == 0
+    again = cli.on_terminal("terminal", "--session", session, name)
+    again.sendline(b"exit 5")
+    assert _ends(again) == 5
+    cli("vm", "delete", name, check=True)

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from bandsox import BandSox
+from bandsox.dockerfile.builder import NAMELESS
 from bandsox.dockerfile.layers import read_index
-from bandsox.dockerfile.machine import OWNER
 from bandsox.engine import Engine
 from bandsox.errors import BuildFailed, InvalidDockerfile
 from bandsox.settings import DEFAULT_IMAGE
 from tests.dockerfile.workbench import Workbench, tree_of, write_files
+from tests.engine.leaks import processes_with
 
 FROM = f"FROM {DEFAULT_IMAGE}\n"
 SMALL = "FROM scratch\nCOPY --from=0 /etc/os-release /\n"
@@ -30,8 +31,8 @@ def nothing_is_left(machine_bench: Workbench) -> Iterator[None]:
     """Every build leaves no machine, no nameless image and no work file, however it ended."""
     yield
     engine = Engine(machine_bench.storage)
-    machines = [record for record in asyncio.run(engine.list()) if OWNER in record.spec.metadata]
-    nameless = [image for image in asyncio.run(engine.images.list()) if OWNER in image.config.labels]
+    machines = list(engine.layout.vms.glob("*/owner"))
+    nameless = [image for image in asyncio.run(engine.images.list()) if NAMELESS in image.config.labels]
     work = list(engine.layout.temporary.glob("build-*"))
     engine.close()
     assert (machines, nameless, work) == ([], [], [])
@@ -226,11 +227,12 @@ asyncio.run(build_image(Engine(sys.argv[1]), sys.argv[2], progress=progress))
 """
 
 
-def test_what_a_killed_build_left_is_removed_by_the_next(machine_bench: Workbench, salt: str) -> None:
+def test_a_killed_build_leaves_nothing(machine_bench: Workbench, salt: str) -> None:
     write_files(machine_bench.context, {"Dockerfile": FROM + salt + "RUN echo running; sleep 300\n"})
     command = [sys.executable, "-c", KILLED, str(machine_bench.storage), str(machine_bench.context)]
     assert subprocess.run(command, check=False, timeout=120).returncode == -9
-    machine_bench.build("FROM scratch\nCOPY Dockerfile /\n")
+    for remover in processes_with("bandsox.engine.cleanup_child", str(machine_bench.storage)):
+        asyncio.run(remover.wait())
 
 
 def test_two_builds_at_once_do_the_work_once(machine_bench: Workbench, salt: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from bandsox.process import ProcessId
 from bandsox.settings import Layout
 
 
@@ -50,6 +52,19 @@ def _processes(layout: Layout) -> list[str]:
                 continue
             if layout.root in place.parents:
                 found.append(f"{entry.name} {place}")
+    return found
+
+
+def processes_with(*words: str) -> list[ProcessId]:
+    """The processes in whose command line all these words are."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                arguments = (entry / "cmdline").read_text().split("\0")
+                process = ProcessId.of(int(entry.name))
+                if process is not None and set(words) <= set(arguments):
+                    found.append(process)
     return found
 
 

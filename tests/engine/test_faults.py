@@ -18,7 +18,7 @@ from bandsox import BandSox, MicroVM
 from bandsox.engine import ownership
 from bandsox.errors import Conflict, InvalidRequest, MachineStopped, OutcomeUnknown
 from bandsox.settings import Layout
-from tests.engine.leaks import Traces
+from tests.engine.leaks import Traces, processes_with
 
 
 @pytest.fixture
@@ -93,6 +93,73 @@ def test_a_creator_killed_at_any_stage_leaves_what_cleanup_removes(bandsox: Band
     assert Traces.of(layout) == before
     assert all(info["name"] != "half made" for info in bandsox.list_vms())
     with bandsox.create_vm(name="half made") as machine:
+        assert machine.exec_command("true") == 0
+
+
+_OWNER = """
+    import os, signal, subprocess, sys
+    from bandsox import BandSox
+    from bandsox.engine import boot, disks, engine
+    from bandsox.store import VMs
+
+    stage = sys.argv[2]
+
+    def die(*_arguments, **_options):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if stage == "record":
+        disks.create = die
+    elif stage == "disk":
+        boot.started = die
+    elif stage == "boot":
+        engine._set_up = die
+    vm = BandSox(sys.argv[1]).create_vm(name="owned", ephemeral=True)
+    if stage == "waiter":
+        vm._async._engine._owned[vm.vm_id]._waiter.kill()
+    vm.exec_command("echo started; sleep 1000", on_stdout=die, timeout=None)
+"""
+
+
+def _killed_owner(bandsox: BandSox, stage: str) -> None:
+    script = [sys.executable, "-c", textwrap.dedent(_OWNER), str(bandsox.storage_dir), stage]
+    assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("stage", ["record", "disk", "boot", "command"])
+def test_an_ephemeral_machine_is_removed_at_once_when_its_maker_is_killed(bandsox: BandSox, stage: str) -> None:
+    layout = Layout.open(bandsox.storage_dir)
+    bandsox.cleanup()
+    before = Traces.of(layout)
+
+    _killed_owner(bandsox, stage)
+    for remover in processes_with("bandsox.engine.cleanup_child", str(layout.root)):
+        asyncio.run(remover.wait())
+
+    assert Traces.of(layout) == before
+
+
+def test_whoever_looks_next_removes_an_ephemeral_machine_whose_waiter_was_killed_too(bandsox: BandSox) -> None:
+    layout = Layout.open(bandsox.storage_dir)
+    bandsox.cleanup()
+    before = Traces.of(layout)
+
+    _killed_owner(bandsox, "waiter")
+
+    assert len(list(layout.vms.glob("*/owner"))) == 1
+    assert all(info["name"] != "owned" for info in bandsox.list_vms())
+    bandsox.cleanup()
+    assert Traces.of(layout) == before
+
+
+def test_an_ephemeral_machine_ends_with_the_object_that_made_it_unless_it_is_kept(storage: Path, bandsox: BandSox) -> None:
+    with BandSox(storage) as maker:
+        ended, kept = maker.create_vm(ephemeral=True), maker.create_vm(ephemeral=True)
+        assert bandsox.get_vm(ended.vm_id) is not None
+        kept.keep()
+    assert bandsox.get_vm(ended.vm_id) is None
+    machine = bandsox.get_vm(kept.vm_id)
+    assert machine is not None
+    with machine:
         assert machine.exec_command("true") == 0
 
 

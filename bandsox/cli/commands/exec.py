@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandsox.cli.command import ProgramCommand
+from bandsox.cli.detaching import parse_detach_keys
 from bandsox.cli.operation import operation
+from bandsox.cli.output import notice
 from bandsox.cli.parameters import program_options, variables, vm_argument
 
 if TYPE_CHECKING:
@@ -42,8 +44,10 @@ async def execute(call: Call, /, vm: str, command: tuple[str, ...], **values: An
 
     VM is a name, an id, or the beginning of an id. The command gets its arguments as they are; no shell looks at them. The exit
     status is the command's, 128 + N where signal N ended it, 124 after a timeout, 126 or 127 where it could not be started.
+    With -it, Ctrl-P Ctrl-Q leaves it running, and `bandsox terminal --session` returns to it.
     """
     from bandsox.cli.program import Program, check_streams, run_program
+    from bandsox.cli.visit import way_back
 
     check_streams(call, interactive=values["interactive"], tty=values["tty"])
     program = Program(
@@ -54,5 +58,11 @@ async def execute(call: Call, /, vm: str, command: tuple[str, ...], **values: An
         values["workdir"],
         values["user"],
         values["timeout"],
+        parse_detach_keys(values["detach_keys"]),
     )
-    return await run_program(call, await call.vm(vm), program)
+    machine = await call.vm(vm)
+    ended = await run_program(call, machine, program)
+    if isinstance(ended, int):
+        return ended
+    notice(f"\ndetached; return with: {way_back(machine, ended.session)}", call.state)
+    return 0

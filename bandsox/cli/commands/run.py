@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandsox.cli.command import ProgramCommand
+from bandsox.cli.detaching import parse_detach_keys
 from bandsox.cli.machines import create_machine, deleted_afterwards, find_image, program_of
 from bandsox.cli.operation import operation
 from bandsox.cli.output import notice
@@ -37,10 +38,12 @@ async def run(call: Call, /, image: str, command: tuple[str, ...], **values: Any
     """Run a command in a new VM, and delete the VM afterwards.
 
     Without COMMAND the image's own runs. The exit status is the command's, and 128 + N where signal N ended it. The first Ctrl-C goes to
-    the command, a second one ends it; the VM is deleted in any case.
+    the command, a second one ends it; the VM is deleted in any case, even when this command is killed.
+    With -it, Ctrl-P Ctrl-Q leaves command and VM running.
     """
     from bandsox.cli.program import Program, check_streams, run_program
     from bandsox.cli.timings import Timings
+    from bandsox.cli.visit import quoted, way_back
 
     options = MachineOptions.take(values)
     interactive, tty = values["interactive"], values["tty"]
@@ -49,13 +52,19 @@ async def run(call: Call, /, image: str, command: tuple[str, ...], **values: Any
     with timings.stage("image"):
         found = await find_image(call, image, options.pull)
     argv = program_of(found.config, values["entrypoint"], command, interactive=interactive and tty)
-    vm = await create_machine(call, image, options, timings)
-    program = Program(argv, {}, interactive, tty, values["workdir"], values["user"], values["timeout"])
-    keep = not values["remove"]
-    async with deleted_afterwards(call, vm, keep=keep):
+    keys = parse_detach_keys(values["detach_keys"])
+    vm = await create_machine(call, image, options, timings, ephemeral=values["remove"])
+    program = Program(argv, {}, interactive, tty, values["workdir"], values["user"], values["timeout"], keys)
+    async with deleted_afterwards(call, vm, keep=not values["remove"]) as fate:
         with timings.stage("command"):
-            status = await run_program(call, vm, program)
+            ended = await run_program(call, vm, program)
+        if not isinstance(ended, int):
+            await fate.keep()
     timings.total()
-    if keep:
+    if not isinstance(ended, int):
+        notice(f"\ndetached; return with: {way_back(vm, ended.session)}", call.state)
+        notice(f"VM {vm.name} goes on until `bandsox vm delete {quoted(vm)}`", call.state)
+        return 0
+    if fate.kept:
         notice(f"VM {vm.name} is still running; its id is {vm.vm_id}", call.state)
-    return status
+    return ended

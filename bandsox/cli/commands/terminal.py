@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from bandsox.cli.command import ProgramCommand
-from bandsox.cli.detaching import DEFAULT_DETACH_KEYS, parse_detach_keys
+from bandsox.cli.detaching import parse_detach_keys
 from bandsox.cli.operation import operation
 from bandsox.cli.output import age, notice, print_json, print_table, visible
-from bandsox.cli.parameters import vm_argument
-from bandsox.errors import BandSoxError
+from bandsox.cli.parameters import detach_keys_option, vm_argument
+from bandsox.cli.visit import visit, way_back
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
@@ -36,13 +35,7 @@ _SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh"
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--session", metavar="ID", help="Return to a terminal that was detached; the beginning of its id is enough.")
 @click.option("--list", "listing", is_flag=True, help="List the terminals of the VM.")
-@click.option(
-    "--detach-keys",
-    default=DEFAULT_DETACH_KEYS,
-    show_default=True,
-    metavar="KEYS",
-    help="What to type to leave while the program goes on, as ctrl-X or single characters; empty: nothing.",
-)
+@detach_keys_option
 @click.option("-w", "--workdir", metavar="DIR", help="The working directory in the guest; the image's when absent.")
 @click.option("-u", "--user", metavar="USER", help="NAME, UID, NAME:GROUP or UID:GID in the guest; the image's when absent.")
 @operation
@@ -81,22 +74,11 @@ async def terminal(
         )
     else:
         session = await _full_id(machine, session)
-    return await _visit(call, machine, session, keys)
-
-
-async def _visit(call: Call, machine: AsyncMicroVM, session: str, keys: bytes) -> int:
-    from bandsox.cli.terminal import Detached, interact, window_size
-
-    try:
-        async with await machine.guest.attach_session(session) as execution:
-            await execution.resize(*window_size())
-            status = (await interact(execution, keys)).exit_code
-    except Detached:
-        notice(f"\ndetached; return with: bandsox terminal --session {session[:8]} {visible(machine.name)}", call.state)
+    result = await visit(machine, session, keys)
+    if result is None:
+        notice(f"\ndetached; return with: {way_back(machine, session)}", call.state)
         return 0
-    with contextlib.suppress(BandSoxError):  # it is remembered a while longer then
-        await machine.guest.forget_session(session)
-    return status
+    return result.exit_code
 
 
 async def _full_id(machine: AsyncMicroVM, beginning: str) -> str:
