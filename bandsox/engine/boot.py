@@ -11,7 +11,7 @@ import anyio
 
 from bandsox.engine import ownership
 from bandsox.engine.diagnosis import boot_failure
-from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown
+from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown, Timeout
 from bandsox.guest import GuestClient, PortLink
 from bandsox.process import ProcessId
 from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
@@ -43,23 +43,25 @@ async def first_answer(
 
     Raises
     ------
-    BootFailed: the VMM ended, or there was no answer within `deadline_s` seconds; it says where the boot stopped.
+    BootFailed: the VMM ended, or there was no answer within `deadline_s` seconds, or one that cannot be; it says where the boot
+        stopped.
     """
     client = guest_client(vmm.endpoint(spec.sockets), token)
     asking = asyncio.ensure_future(ask(client))
     ending = asyncio.ensure_future(process.wait())
     try:
-        done, _ = await asyncio.wait({asking, ending}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-        summary = f"the machine did not come up within {deadline_s:.0f} s"
-        if asking in done:
+        await asyncio.wait({asking, ending}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+        summary, noticed = f"the machine did not come up within {deadline_s:.0f} s", None
+        if asking.done():
             try:
                 return asking.result()
-            except (MachineStopped, OutcomeUnknown):
-                summary = "the machine stopped while it came up"
-                await asyncio.wait({ending}, timeout=1.0)
-        elif ending in done:
+            except (MachineStopped, OutcomeUnknown, Timeout):
+                await asyncio.wait({ending}, timeout=1.0)  # its VMM may be about to end
+            except BandSoxError as error:
+                summary, noticed = "the machine came up with an agent that cannot be used", error.message
+        if ending.done():
             summary = "the machine stopped while it came up"
-        raise boot_failure(summary, lambda: vmm.console(spec.directory), vmm.errors(spec.directory))
+        raise boot_failure(summary, lambda: vmm.console(spec.directory), vmm.errors(spec.directory), noticed)
     finally:
         await _cancelled(asking)
         await _cancelled(ending)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bandsox.errors import BootFailed
+from bandsox.guest.faults import printable
 
 _CONSOLE_LINES = 40
-_STAGE = re.compile(r"bandsox-agent: stage: (\w+)")
-_FATAL = re.compile(r"bandsox-agent: fatal: (\w+): (.+)")
+_LINE_LENGTH = 400
+_STAGE = re.compile(r"bandsox-agent: stage: (modules|root|overlay|switch|link|ready)\b")
+_FATAL = re.compile(r"bandsox-agent: fatal: (modules|root|overlay|switch|link): (.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +67,32 @@ _PATTERNS = (
 )
 
 
-def boot_failure(summary: str, console: Callable[[], bytes], vmm_errors: str) -> BootFailed:
-    """The error for a machine that did not come up; `summary` says how that was noticed."""
-    text = console().decode(errors="replace").replace("\r", "")
+def boot_failure(summary: str, console: Callable[[], bytes], vmm_errors: str, noticed: str | None = None) -> BootFailed:
+    """The error for a machine that did not come up.
+
+    Parameters
+    ----------
+    summary: what happened, in a few words.
+    noticed: what is wrong with the machine's answers, if it gave any: the cause where nothing printed explains more.
+    """
+    text, vmm_errors = _readable(console().decode(errors="replace")), _readable(vmm_errors)
     stages = _STAGE.findall(text)
     stage = stages[-1] if stages else ("kernel" if text.strip() else "spawn")
     cause, remedy = _explain(text, vmm_errors)
     if fatal := _FATAL.findall(text):
         stage = fatal[-1][0]
         cause = cause or fatal[-1][1]
+    cause = cause or noticed
     if cause is None and stage == "spawn":
         cause = "the guest printed nothing: the VMM did not run its kernel"
         remedy = "see `bandsox doctor`; a kernel of another architecture, or a KVM that cannot run it, looks like this"
     tail = "\n".join(text.splitlines()[-_CONSOLE_LINES:])
     return BootFailed(f"{summary} (stage: {stage})", stage=stage, console=tail or vmm_errors, cause=cause, remedy=remedy)
+
+
+def _readable(text: str) -> str:
+    """What a guest printed, or made its VMM print, in lines of bounded length that are safe to print and quick to search."""
+    return "\n".join(printable(line.replace("\t", " "), _LINE_LENGTH) for line in text.replace("\r", "").split("\n"))
 
 
 def _explain(console: str, vmm_errors: str) -> tuple[str | None, str | None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from bandsox.errors import LimitExceeded
-from bandsox.guest.answers import Answer, ChangeEvent, EntriesEvent, LinesAnswer, ReadyEvent, StatAnswer, decode
+from bandsox.errors import LimitExceeded, ProtocolError
+from bandsox.guest.answers import Answer, ChangeEvent, EntriesEvent, EntryAnswer, LinesAnswer, ReadyEvent, StatAnswer, decode
 from bandsox.guest.blocking import Checksum
 from bandsox.guest.connection import DEFAULT_TIMEOUT, Connection, Operations
+from bandsox.guest.faults import printable
 from bandsox.guest.frames import FrameType
 from bandsox.guest.messages import (
     ChangeMode,
@@ -31,6 +33,8 @@ TREE_TIMEOUT = 600.0
 DEFAULT_MAX_ENTRIES = 1_000_000
 """How many entries of one directory are listed at most."""
 
+_MAX_LISTING = 256 << 20  # bytes of all entries of a directory, long targets of links included
+
 DEFAULT_MAX_LINES_BYTES = 64 << 20
 """How many bytes `FileOperations.read_lines` returns at most."""
 
@@ -52,9 +56,10 @@ class FileOperations(Operations):
 
         Raises
         ------
-        LimitExceeded: there are more than `max_entries`.
+        LimitExceeded: there are more than `max_entries`, or they take more than 256 MiB.
         """
         entries: list[DirEntry] = []
+        size = 0
         async with self._connector.operation(ListDirectory(path=encode_path(path)), timeout=TREE_TIMEOUT) as connection:
             while True:
                 kind, payload = await connection.next_frame()
@@ -64,9 +69,10 @@ class FileOperations(Operations):
                 if kind != FrameType.EVENT:
                     raise connection.unexpected(kind)
                 answer = decode(payload, EntriesEvent)
-                entries += [DirEntry(entry.name, _file_stat(entry)) for entry in answer.entries]
-                if len(entries) > max_entries:
-                    raise LimitExceeded(f"the directory has more than {max_entries} entries")
+                entries += [DirEntry(_name(entry), _file_stat(entry)) for entry in answer.entries]
+                size += len(payload)
+                if len(entries) > max_entries or size > _MAX_LISTING:
+                    raise LimitExceeded(f"the directory has more than {max_entries} entries, or {_MAX_LISTING >> 20} MiB of them")
 
     async def read_lines(self, path: GuestText, offset: int = 0, limit: int = 0, *, max_bytes: int = DEFAULT_MAX_LINES_BYTES) -> LineWindow:
         """The `limit` lines (0: all) after the first `offset`, as they are in the file, at most `max_bytes`."""
@@ -130,6 +136,13 @@ async def _changes(connection: Connection) -> AsyncGenerator[FileChange, None]:
     while True:
         change = await connection.event(ChangeEvent)
         yield FileChange(change.type, change.path, change.to)
+
+
+def _name(entry: EntryAnswer) -> bytes:
+    """The name of an entry, which is one: callers join it to paths of this host."""
+    if entry.name in {b".", b".."} or b"/" in entry.name or b"\0" in entry.name:
+        raise ProtocolError("the guest listed an entry whose name is no name", cause=printable(os.fsdecode(entry.name), 200))
+    return entry.name
 
 
 def _file_stat(answer: StatAnswer) -> FileStat:

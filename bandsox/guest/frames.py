@@ -19,7 +19,7 @@ MAX_PAYLOAD = 1 << 20
 """The longest payload of a frame, in bytes."""
 
 MAX_DISCARD = 8 << 20
-"""How many bytes may stand before a WELCOME, or between two frames as padding."""
+"""How many bytes may stand before a WELCOME, or between two frames as padding or empty frames."""
 
 RESYNC = bytes(MAX_PAYLOAD + 5)
 """The padding that completes whatever frame an earlier client left unfinished."""
@@ -31,6 +31,7 @@ VERSION = 1
 INITIAL_WINDOW = 256 << 10
 """How many bytes of input the guest grants at the start of an operation that takes input for a program."""
 
+_EMPTY_FRAME = 1 << 10  # bytes of padding that take as long to read as a frame without a payload
 _MAGIC = b"BANDSOX1"
 _HEADER = struct.Struct(">BI")
 _HELLO = struct.Struct(f">8sH{NONCE_SIZE}s{TOKEN_SIZE}s")
@@ -207,7 +208,8 @@ class Decoder:
         self._check_kind(kind)
         if length > MAX_PAYLOAD:
             raise ProtocolError(f"the guest announced a frame of {length} bytes; at most {MAX_PAYLOAD} are allowed")
-        self._kind, self._left, self._padding = kind, length, 0
+        self._kind, self._left = kind, length
+        self._count_padding(0 if length else _EMPTY_FRAME)
         return position
 
     def _skip_padding(self, view: memoryview, position: int) -> int:
@@ -215,10 +217,14 @@ class Decoder:
             return position
         zeros = _ZEROS.match(view, position)
         after = zeros.end() if zeros else position
-        self._padding += after - position
+        self._count_padding(after - position)
+        return after
+
+    def _count_padding(self, size: int) -> None:
+        """Count `size` bytes without content; 0: some with content have come. Frames without a payload are padding, too."""
+        self._padding = self._padding + size if size else 0
         if self._padding > MAX_DISCARD:
             raise ProtocolError(f"the guest sent more than {MAX_DISCARD} bytes of padding")
-        return after
 
     def _check_kind(self, kind: int) -> None:
         if kind not in self._kinds:

@@ -24,6 +24,7 @@ DEFAULT_MAX_ENTRIES = 1_000_000
 """How many entries are unpacked at most."""
 
 _MAX_DEPTH = 256
+_MAX_KEPT = 256 << 20  # bytes of the names of directories, which are kept until the end
 _MAX_NAME = 255
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -60,7 +61,8 @@ class _Extraction:
         self._base = base
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._made: list[tuple[list[bytes], int, float]] = []  # directories: where, final mode, mtime
+        self._made: list[tuple[bytes, int, float]] = []  # directories: where, final mode, mtime
+        self._kept = 0
 
     def take(self, entry: TarEntry, source: PieceReader) -> None:
         """Unpack one entry."""
@@ -88,7 +90,7 @@ class _Extraction:
     def finish(self) -> None:
         """Give the directories that were made their modes and times, the innermost first."""
         for path, mode, mtime in reversed(self._made):
-            with self._directory(path) as directory:
+            with self._directory(path.split(b"/")) as directory:
                 os.fchmod(directory, mode)
                 os.utime(directory, (mtime, mtime))
 
@@ -157,7 +159,10 @@ class _Extraction:
         with self._directory(path) as made:
             mode = stat.S_IMODE(os.fstat(made).st_mode)
             os.fchmod(made, mode | stat.S_IRWXU)
-        self._made.append((path, mode, entry.mtime))
+        self._made.append((b"/".join(path), mode, entry.mtime))
+        self._kept += len(entry.name)
+        if self._kept > _MAX_KEPT:
+            raise LimitExceeded(f"the names of the tree's directories have more than {_MAX_KEPT >> 20} MiB")
 
     def _make_link(self, path: list[bytes], original: list[bytes]) -> None:
         """Link to a regular file. A link to a symbolic link would move it to another depth, where it may lead out."""

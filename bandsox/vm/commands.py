@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bandsox.errors import CommandTimeout
+from bandsox.errors import CommandTimeout, LimitExceeded
 from bandsox.vm.access import GuestAccess
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 Command: TypeAlias = str | Sequence[str]
 """A string runs in the image's ``/bin/sh -c``; a sequence is executed as it is, without a shell."""
+
+
+_MAX_CAPTURED = 64 << 20  # characters
 
 
 class GuestCommands(GuestAccess):
@@ -137,29 +142,33 @@ class GuestCommands(GuestAccess):
 
         ``output`` is stdout and stderr in the order in which they came; ``error`` is None when the exit code is 0.
         A timeout is a result too: ``exit_code`` is 124 then.
+
+        Raises
+        ------
+        LimitExceeded: it printed more than 64 Mi characters and was killed.
         """
-        parts: list[tuple[str, str]] = []
+        captured = _Captured()
         error: str | None = None
         try:
             exit_code = await self.exec_python(
                 code,
                 cwd,
                 packages,
-                lambda text: parts.append(("stdout", text)),
-                lambda text: parts.append(("stderr", text)),
+                functools.partial(captured.take, captured.stdout),
+                functools.partial(captured.take, captured.stderr),
                 timeout,
                 cleanup_venv,
             )
         except CommandTimeout as expired:
             exit_code, error = expired.exit_status, expired.message
-        stderr = "".join(text for stream, text in parts if stream == "stderr")
+        stderr = captured.stderr.getvalue()
         if exit_code != 0 and error is None:
             error = stderr.strip() or f"exit code {exit_code}"
         return {
             "exit_code": exit_code,
-            "stdout": "".join(text for stream, text in parts if stream == "stdout"),
+            "stdout": captured.stdout.getvalue(),
             "stderr": stderr,
-            "output": "".join(text for _, text in parts),
+            "output": captured.both.getvalue(),
             "success": exit_code == 0,
             "error": error,
         }
@@ -171,6 +180,23 @@ class GuestCommands(GuestAccess):
         async with self.execute(command, timeout=timeout, env=env) as execution:
             async for piece in execution:
                 yield piece
+
+
+class _Captured:
+    """Text of two streams, each by itself and both as they came, of bounded size."""
+
+    def __init__(self) -> None:
+        self.stdout, self.stderr, self.both = io.StringIO(), io.StringIO(), io.StringIO()
+
+    def take(self, stream: io.StringIO, text: str) -> None:
+        """Append `text` to `stream`."""
+        stream.write(text)
+        self.both.write(text)
+        if self.both.tell() > _MAX_CAPTURED:
+            raise LimitExceeded(
+                f"the code printed more than {_MAX_CAPTURED} characters and was killed",
+                remedy="take its output by callbacks (exec_python), or let it write to a file",
+            )
 
 
 def program(

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from bandsox.errors import BandSoxError, CommandNotFound, ExecFailed, PythonNotFound, Unsupported
 from bandsox.guest import GuestClient
+from bandsox.guest.faults import printable
 
 Answer = TypeVar("Answer")
 
@@ -81,6 +82,6 @@ async def _environment(guest: GuestClient, place: str, packages: Sequence[str], 
         pip = [f"{place}/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", *packages]
         made = await guest.run(argv=pip, timeout=limit)
     if made.exit_code != 0:
-        said = (made.stderr or made.stdout).decode(errors="replace").strip()
-        raise ExecFailed(f"installing {', '.join(packages)} failed: {said[-2000:]}")
+        said = (made.stderr or made.stdout).decode(errors="replace").strip()[-2000:]
+        raise ExecFailed(f"installing {', '.join(packages)} failed: " + "\n".join(map(printable, said.splitlines())))
     return f"{place}/bin/python"

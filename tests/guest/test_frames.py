@@ -96,6 +96,16 @@ def test_padding_without_end_is_refused() -> None:
         decode([b"\0"], decoder)
 
 
+def test_empty_frames_without_end_are_refused() -> None:
+    decoder = Decoder()
+    empty = frames.encode(FrameType.OUTPUT)
+    decode([empty * (MAX_DISCARD >> 10)], decoder)
+    decode([frames.encode(FrameType.OUTPUT, b"x")], decoder)  # something was said: counted anew
+    decode([empty * (MAX_DISCARD >> 10)], decoder)
+    with pytest.raises(ProtocolError, match="padding"):
+        decode([empty], decoder)
+
+
 def test_the_decoder_holds_one_structured_frame_and_nothing_of_a_streamed_one() -> None:
     decoder = Decoder()
     decode([frames.header(FrameType.OUTPUT, MAX_PAYLOAD), bytes(MAX_PAYLOAD - 1)], decoder)

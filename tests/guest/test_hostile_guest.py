@@ -234,6 +234,22 @@ async def test_a_directory_without_end(short_path: Path) -> None:
             await guest.list_directory("/")
 
 
+@pytest.mark.parametrize("name", [b".", b"..", b"../x", b"/x", b"a/b", b"a\0b", b"", b"x" * 256])
+async def test_a_name_that_is_no_name(short_path: Path, name: bytes) -> None:
+    entry = {"name": name, "type": "file", "size": 1, "mode": 0o644, "uid": 0, "gid": 0, "mtime": 1.5}
+    async with scripted(short_path / "s", answering(event(entries=[entry]) + result())) as guest:
+        with pytest.raises(ProtocolError):
+            await guest.list_directory("/")
+
+
+async def test_links_whose_targets_have_no_end(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bandsox.guest.files._MAX_LISTING", 10 << 20)
+    stat = {"type": "symlink", "size": 1, "mode": 0o777, "uid": 0, "gid": 0, "mtime": 1.5, "target": b"x" * 65536}
+    async with scripted(short_path / "s", forever(event(entries=[{"name": b"x", **stat}] * 10))) as guest:
+        with pytest.raises(LimitExceeded):
+            await guest.list_directory("/")
+
+
 # ── transfers ───────────────────────────────────────────────────────────────────────────────────
 
 DATA = output(b"x" * 100_000)
@@ -259,6 +275,14 @@ async def test_wrong_data_does_not_arrive(short_path: Path, answer: tuple[bytes,
             async with guest.read_stream("/x") as pieces:
                 _ = [piece async for piece in pieces]
     assert [path.name for path in short_path.iterdir() if path.name != "s"] == []
+
+
+async def test_frames_without_data_are_no_data(short_path: Path) -> None:
+    """A transfer has no deadline of its own as long as data moves; this guest keeps talking, and none does."""
+    async with scripted(short_path / "s", forever(frames.encode(FrameType.OUTPUT) * 10_000)) as guest:
+        for operation in (guest.download_file("/x", short_path / "x"), guest.download_tree("/x", short_path / "y"), guest.read_bytes("/x")):
+            with pytest.raises(ProtocolError, match="padding"):
+                await operation
 
 
 async def test_more_data_than_allowed(short_path: Path) -> None:
