@@ -28,6 +28,7 @@ lint: $(VENV)/.installed agent ## ruff, import rules, go vet, gofmt
 	ruff format --check .
 	lint-imports
 	cd bandsox/agent && test -z "$$(gofmt -l .)" && go vet ./...
+	cd tests/hostile/guest && test -z "$$(gofmt -l .)" && go vet .
 
 types: $(VENV)/.installed ## mypy --strict
 	mypy

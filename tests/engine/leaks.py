@@ -12,7 +12,10 @@ from bandsox.settings import Layout
 
 @dataclass(frozen=True)
 class Traces:
-    """Everything of BandSox's on this host at one moment. Equal before and after: nothing was left."""
+    """Everything of BandSox's on this host at one moment. Equal before and after: nothing was left.
+
+    What is known of the host until its next reboot lies beside the machines' directories of sockets and is no trace.
+    """
 
     processes: frozenset[str]
     files: frozenset[str]
@@ -25,7 +28,7 @@ class Traces:
         return cls(
             processes=frozenset(_processes(layout)),
             files=frozenset(str(path) for root in (layout.vms, layout.work) for path in root.rglob("*") if not _is_own_work(layout, path)),
-            sockets=frozenset(str(path) for path in layout.runtime.rglob("*")),
+            sockets=frozenset(str(path) for path in layout.runtime.rglob("*") if path.is_dir() or path.parent != layout.runtime),
             mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
             descriptors=sum(not str(place).startswith(str(layout.database)) for place in _descriptors()),
         )

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// stages are the agent's own, in order.
+var stages = []string{"modules", "root", "overlay", "switch", "link", "ready"}
+
+// boots are the ways in which a boot goes wrong before anything is said on the link.
+var boots = map[string]func(){
+	"silent":  func() { select {} },
+	"restart": func() { end(unix.LINUX_REBOOT_CMD_RESTART) },
+	"exit":    func() { os.Exit(3) },
+	"fatal": func() { // a reason without end, which a terminal would obey
+		say("fatal: root: \x1b]0;owned\x07\x1b[2J" + strings.Repeat("no \u202eway ", 10_000))
+		end(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	},
+	"unknown-stage": func() {
+		say("stage: " + strings.Repeat("x", 100_000))
+		say("fatal: " + strings.Repeat("y", 100_000) + ": z")
+		end(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	},
+	"slow-to-read": func() { // what makes a careless search for known messages take hours
+		os.Stderr.WriteString(strings.Repeat("EXT4-fs (", 20_000) + strings.Repeat("squashfs", 5_000) + "\n")
+		end(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	},
+	"flood": func() { // messages without end, and nothing else
+		for {
+			os.Stderr.WriteString(strings.Repeat("\x1b[31mflood\x1b[0m\r", 700) + "\n")
+		}
+	},
+}
+
+// misboot carries out the way that was chosen. off-STAGE: announce the stages up to this one, and switch the power off.
+func misboot(name string) {
+	if last, ok := strings.CutPrefix(name, "off-"); ok {
+		for _, stage := range stages {
+			say("stage: " + stage)
+			if stage == last {
+				end(unix.LINUX_REBOOT_CMD_POWER_OFF)
+			}
+		}
+	}
+	if way := boots[name]; way != nil {
+		way()
+	}
+}
