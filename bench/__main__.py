@@ -1,4 +1,4 @@
-"""`python -m bench [boot|exec|transfer|images|density …]`: all of it, or what is named."""
+"""`python -m bench [boot|exec|cli|transfer|images|density …]`: all of it, or what is named."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import sys
 
 from bandsox.core import AsyncBandSox
-from bench import boot, commands, density, figures, images, transfer
+from bench import boot, cli, commands, density, figures, images, transfer
 
 _PARTS = {
     "boot": boot.measure,
     "exec": commands.measure,
+    "cli": cli.measure,
     "transfer": transfer.measure,
     "images": images.measure,
     "density": density.measure,
