@@ -11,8 +11,8 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -186,6 +186,8 @@ async def receive(
             async with request(asking, url, peer, ranged) as response:
                 if not _continues(response, sink.offset):
                     sink.restart()
+                    if response.status_code == 206:
+                        raise httpx.RemoteProtocolError("it answers with another part than was asked for")
                 validator = _validator(response)
                 total = size if size is not None else _total(response)
                 await _pour(response, sink, peer.patience, lambda done, total=total: report(done, total))  # type: ignore[misc]
@@ -204,10 +206,11 @@ async def receive(
 async def body(response: httpx.Response, limit: int) -> bytes | None:
     """A short body, or None when it is longer than `limit` bytes."""
     data = bytearray()
-    async for chunk in response.aiter_raw():
-        data += chunk
-        if len(data) > limit:
-            return None
+    with _transport_errors():
+        async for chunk in response.aiter_raw():
+            data += chunk
+            if len(data) > limit:
+                return None
     return bytes(data)
 
 
@@ -226,13 +229,23 @@ def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+@contextmanager
+def _transport_errors() -> Iterator[None]:
+    """What TLS 1.3 finds out after the handshake, such as a client's certificate that is refused, httpx lets through as it is."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise httpx.ReadError(reason(error)) from error
+
+
 # ── redirects ───────────────────────────────────────────────────────────────────────────────────
 
 
 async def _send(asking: httpx.AsyncClient, asked: httpx.Request) -> httpx.Response:
     """The response at the end of all redirects. httpx drops the credentials when one leaves the host."""
     for _ in range(_MAX_REDIRECTS + 1):
-        response = await asking.send(asked, stream=True)
+        with _transport_errors():
+            response = await asking.send(asked, stream=True)
         following = response.next_request
         if following is None:
             return response
@@ -284,17 +297,18 @@ async def _pour(response: httpx.Response, sink: Sink, patience: Patience, report
     pending = bytearray()
     since, received = time.monotonic(), 0
     try:
-        async for chunk in response.aiter_raw():
-            pending += chunk
-            received += len(chunk)
-            report(sink.offset + len(pending))
-            if len(pending) >= _WRITE_SIZE:
-                await sink.write(bytes(pending))
-                pending.clear()
-            if time.monotonic() - since > patience.silence_s:
-                if received < _LEAST_PROGRESS:
-                    raise httpx.ReadTimeout(f"it brought {received} bytes in {patience.silence_s:.0f} seconds")
-                since, received = time.monotonic(), 0
+        with _transport_errors():
+            async for chunk in response.aiter_raw():
+                pending += chunk
+                received += len(chunk)
+                report(sink.offset + len(pending))
+                if len(pending) >= _WRITE_SIZE:
+                    await sink.write(bytes(pending))
+                    pending.clear()
+                if time.monotonic() - since > patience.silence_s:
+                    if received < _LEAST_PROGRESS:
+                        raise httpx.ReadTimeout(f"it brought {received} bytes in {patience.silence_s:.0f} seconds")
+                    since, received = time.monotonic(), 0
     except httpx.TransportError:
         await sink.write(bytes(pending))
         raise

@@ -31,7 +31,7 @@ from bandsox.http import Patience
 from bandsox.images.reference import DOCKER_HUB
 
 _HUB_HOST = "registry-1.docker.io"
-_CERTIFICATE_DIRECTORIES = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
+_CERTIFICATE_DIRECTORIES = ("~/.config/containers/certs.d", "/etc/containers/certs.d", "/etc/docker/certs.d")
 
 
 class _Registry(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,7 +82,7 @@ class Endpoint:
 
 
 def _certificates(host: str, pattern: str) -> list[Path]:
-    return [path for directory in _CERTIFICATE_DIRECTORIES for path in sorted((directory / host).glob(pattern))]
+    return [path for directory in _CERTIFICATE_DIRECTORIES for path in sorted((Path(directory).expanduser() / host).glob(pattern))]
 
 
 def _load(path: str | Path, load: Callable[[str | Path], None]) -> None:

@@ -23,7 +23,8 @@ class Request:
 @dataclass
 class Answer:
     """What to answer. ``length`` is the announced one where it shall be wrong; after ``cut`` bytes of the body the
-    connection ends, after ``silent_after`` bytes nothing more comes."""
+    connection ends, after ``silent_after`` bytes nothing more comes, or
+    where it shall ``drip`` a byte now and then."""
 
     status: int = 200
     body: bytes = b""
@@ -31,7 +32,7 @@ class Answer:
     length: int | None = None
     cut: int | None = None
     silent_after: int | None = None
-    drip: bytes = b""
+    drip: bool = False
 
 
 @dataclass
@@ -85,8 +86,9 @@ def serve(answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = None
             self.end_headers()
             if said.silent_after is not None:
                 self.wfile.write(said.body[: said.silent_after])
+                rest = iter(said.body[said.silent_after :])
                 while not ended.wait(0.05):
-                    self.wfile.write(said.drip)
+                    self.wfile.write(bytes([next(rest)]) if said.drip else b"")
                 return
             self.wfile.write(said.body[: said.cut])
 

@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,12 @@ class Registry:
     storage: Path
     log: Path
     auth: tuple[str, str] | None = None
+    scheme: str = "http"
+    authorization: Callable[[str], str] | None = None
 
     def push_blob(self, repository: str, data: bytes) -> str:
         digest = sha256(data)
-        with self._client() as client:
+        with self._client(repository) as client:
             started = client.post(f"/v2/{repository}/blobs/uploads/")
             assert started.status_code == 202, started.text
             location = httpx.URL(started.headers["Location"]).copy_merge_params({"digest": digest})
@@ -40,7 +42,7 @@ class Registry:
         return digest
 
     def push_manifest(self, repository: str, tag: str, manifest: bytes, media_type: str) -> str:
-        with self._client() as client:
+        with self._client(repository) as client:
             done = client.put(f"/v2/{repository}/manifests/{tag}", content=manifest, headers={"Content-Type": media_type})
             assert done.status_code == 201, done.text
         return sha256(manifest)
@@ -95,13 +97,24 @@ class Registry:
         """How many requests whose line matches were answered so far."""
         return len(re.findall(pattern, self.log.read_text()))
 
-    def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://{self.host}", auth=self.auth, timeout=30, verify=False)
+    def _client(self, repository: str) -> httpx.Client:
+        headers = {"Authorization": self.authorization(repository)} if self.authorization else {}
+        return httpx.Client(base_url=f"{self.scheme}://{self.host}", auth=self.auth, headers=headers, timeout=30, verify=False)
 
 
 @contextmanager
-def run_registry(directory: Path, *, password: bool = False) -> Iterator[Registry]:
-    """Run docker-registry on a free port of the loopback interface, with all its state in `directory`."""
+def run_registry(
+    directory: Path,
+    *,
+    password: bool = False,
+    auth: dict[str, object] | None = None,
+    tls: dict[str, object] | None = None,
+    authorization: Callable[[str], str] | None = None,
+) -> Iterator[Registry]:
+    """Run docker-registry on a free port of the loopback interface, with all its state in `directory`.
+
+    `auth` and `tls` are parts of its configuration; `authorization` gives the header that tests push to a repository with.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -110,8 +123,10 @@ def run_registry(directory: Path, *, password: bool = False) -> Iterator[Registr
         "version: 0.1",
         "log: {level: info}",
         f"storage: {{filesystem: {{rootdirectory: {directory / 'data'}}}, delete: {{enabled: true}}}}",
-        f"http: {{addr: '127.0.0.1:{port}'}}",
+        f"http: {json.dumps({'addr': f'127.0.0.1:{port}', **({'tls': tls} if tls else {})})}",
     ]
+    if auth:
+        lines.append(f"auth: {json.dumps(auth)}")
     if password:
         entry = subprocess.run(["htpasswd", "-nbB", USER, PASSWORD], capture_output=True, check=True).stdout
         (directory / "htpasswd").write_bytes(entry)
@@ -122,7 +137,8 @@ def run_registry(directory: Path, *, password: bool = False) -> Iterator[Registr
         process = subprocess.Popen(["docker-registry", "serve", str(directory / "config.yml")], stdout=output, stderr=output)
     try:
         _wait_for_port(port, process)
-        yield Registry(f"127.0.0.1:{port}", directory / "data", log, (USER, PASSWORD) if password else None)
+        known = (USER, PASSWORD) if password else None
+        yield Registry(f"127.0.0.1:{port}", directory / "data", log, known, "https" if tls else "http", authorization)
     finally:
         process.kill()
         process.wait()
