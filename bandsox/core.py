@@ -6,6 +6,7 @@ directory at once, and machines outlive the process that made them.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bandsox.engine import Engine
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
-from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus
+from bandsox.models import Image, Isolation, ProgressCallback, RateLimits, VMRecord, VMSpec, VMStatus
 from bandsox.portal import sync
-from bandsox.settings import DEFAULT_IMAGE
+from bandsox.settings import DEFAULT_IMAGE, default_disk_limits, default_vmm
 from bandsox.vm.info import vm_info
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ class AsyncBandSox:
         *,
         vmm: str | None = None,
         boot_args: str = "",
+        debug_console: bool = False,
+        cpu_template: str | os.PathLike[str] | None = None,
+        disk_bandwidth_mbps: float | None = None,
+        disk_iops: int | None = None,
         ttl: float | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
@@ -135,7 +140,12 @@ class AsyncBandSox:
         force_rebuild: look at the registry even when the image is here.
         env_vars: variables for every command, over the image's own.
         metadata: anything JSON can represent, kept with the machine.
-        vmm, boot_args: which hypervisor, and further kernel arguments.
+        vmm: which hypervisor; by default ``BANDSOX_VMM``, else Firecracker where it can run a guest, else QEMU.
+        boot_args: further kernel arguments.
+        debug_console: have the kernel print all that it does on the console, which takes longer.
+        cpu_template: what of the host's CPU the guest sees: one of Firecracker's static templates, or a file with a custom one.
+        disk_bandwidth_mbps, disk_iops: limits on each of its disks, in 10^6 bytes and operations a second; by default
+            ``BANDSOX_DISK_BANDWIDTH_MBPS`` and ``BANDSOX_DISK_IOPS``, else none.
         ttl: seconds after which the machine no longer exists; the next process that looks for machines deletes it.
         ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
@@ -161,7 +171,10 @@ class AsyncBandSox:
             enable_networking=False,
             kernel_path=os.fspath(kernel_path) if kernel_path is not None else None,
             boot_args=boot_args,
-            vmm=vmm,
+            debug_console=debug_console,
+            cpu_template=os.fspath(cpu_template) if cpu_template is not None else None,
+            disk_limits=_disk_limits(disk_bandwidth_mbps, disk_iops),
+            vmm=vmm if vmm is not None else default_vmm(),
             ttl=ttl,
         )
         return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
@@ -383,6 +396,16 @@ class AsyncBandSox:
             known = self.active_vms[record.id] = AsyncMicroVM(self.engine, record)
         known.refresh(record)
         return known
+
+
+def _disk_limits(bandwidth_mbps: float | None, operations: int | None) -> RateLimits:
+    """What was asked for, else what the environment says."""
+    default_bandwidth, default_operations = default_disk_limits()
+    bandwidth_mbps = default_bandwidth if bandwidth_mbps is None else bandwidth_mbps
+    operations = default_operations if operations is None else operations
+    if not (bandwidth_mbps is None or (math.isfinite(bandwidth_mbps) and bandwidth_mbps > 0)):
+        raise InvalidRequest(f"a disk's bandwidth must be a positive number of MB/s, not {bandwidth_mbps!r}")
+    return RateLimits(None if bandwidth_mbps is None else max(1, round(bandwidth_mbps * 1e6)), operations)
 
 
 class BandSox:

@@ -104,9 +104,27 @@ class Isolation(enum.IntEnum):
     HARDWARE = 2
 
 
+Transport = Literal["virtio-serial", "vsock"]
+"""How the host reaches the agent in the guest."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """Limits on one device: bytes and operations a second; None: none."""
+
+    bandwidth: int | None = None
+    operations: int | None = None
+
+
+UNLIMITED = RateLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class VMSpec:
-    """What a machine was asked to be."""
+    """What a machine was asked to be.
+
+    ``cpu_template`` is a static template's name or a custom one's JSON text; ``disk_limits`` hold for each of its disks.
+    """
 
     image: str
     name: str
@@ -118,6 +136,9 @@ class VMSpec:
     enable_networking: bool = False
     kernel_path: str | None = None
     boot_args: str = ""
+    debug_console: bool = False
+    cpu_template: str | None = None
+    disk_limits: RateLimits = UNLIMITED
     vmm: str | None = None
     ttl: float | None = None
 
@@ -144,7 +165,7 @@ class VMRecord:
     accelerator: str
     accelerator_reason: str
     isolation: Isolation
-    transport: str
+    transport: Transport
     pid: int | None = None
     pid_start: int | None = None
     token: str = ""

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandsox.errors import HostError
+from bandsox.errors import HostError, InvalidRequest
 from bandsox.process import ProcessId
 
 DEFAULT_IMAGE = "debootstrap:bookworm?include=python3"
@@ -29,6 +29,25 @@ def default_storage_dir() -> Path:
         return Path("/var/lib/bandsox")
     data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(data_home).expanduser().absolute() / "bandsox"
+
+
+def default_vmm() -> str | None:
+    """The hypervisor that ``BANDSOX_VMM`` names; None: the best that works."""
+    return os.environ.get("BANDSOX_VMM") or None
+
+
+def default_disk_limits() -> tuple[float | None, int | None]:
+    """``BANDSOX_DISK_BANDWIDTH_MBPS`` (10^6 bytes a second) and ``BANDSOX_DISK_IOPS`` (operations a second); None: no limit.
+
+    Raises
+    ------
+    InvalidRequest: one of them is not a number.
+    """
+    bandwidth, operations = os.environ.get("BANDSOX_DISK_BANDWIDTH_MBPS"), os.environ.get("BANDSOX_DISK_IOPS")
+    try:
+        return float(bandwidth) if bandwidth else None, int(operations) if operations else None
+    except ValueError as error:
+        raise InvalidRequest("BANDSOX_DISK_BANDWIDTH_MBPS or BANDSOX_DISK_IOPS is not a number", cause=str(error)) from error
 
 
 def _runtime_base() -> Path:

@@ -75,7 +75,7 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
             kernel=like.kernel,
             initramfs=like.initramfs,
             disks=(Disk(like.rootfs, True), Disk(directory / "disk.img", False)),
-            boot_args="bandsox.root=vda bandsox.overlay=vdb bandsox.transport=serial",
+            boot_args="bandsox.root=vda bandsox.overlay=vdb bandsox.transport=virtio-serial",
             accelerator=Accelerator(like.accelerator, like.isolation, ""),
         )
         descriptors = [listener.fileno() for listener in listeners]

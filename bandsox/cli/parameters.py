@@ -142,9 +142,15 @@ def machine_options(function: Function) -> Function:
         ),
         click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Keep a note with the VM; also a JSON object."),
         click.option("--ttl", type=seconds, metavar="SECONDS", help="After this time `cleanup` may remove it; 90s, 5m, 2h."),
-        click.option("--vmm", metavar="NAME", help="The hypervisor; the best that works here when absent."),
+        click.option(
+            "--vmm", metavar="NAME", help="The hypervisor: firecracker or qemu; BANDSOX_VMM, else the best that works here, when absent."
+        ),
+        click.option("--cpu-template", metavar="NAME|FILE", help="What of the host's CPU it sees, as a template of Firecracker says."),
+        click.option("--disk-bandwidth", type=float, metavar="MB/s", help="Limit each of its disks, in 10^6 bytes a second."),
+        click.option("--disk-iops", type=int, metavar="N", help="Limit each of its disks, in operations a second."),
         click.option("--kernel", type=click.Path(dir_okay=False), metavar="FILE", help="Another guest kernel (ELF or bzImage)."),
         click.option("--boot-args", default="", metavar="TEXT", help="Further kernel arguments."),
+        click.option("--debug-console", is_flag=True, help="Show all of the kernel's messages in `logs`; slower."),
         click.option(
             "--pull",
             type=click.Choice(["missing", "always", "never"]),
@@ -169,8 +175,12 @@ class MachineOptions:
     metadata: tuple[str, ...]
     ttl: float | None
     vmm: str | None
+    cpu_template: str | None
+    disk_bandwidth: float | None
+    disk_iops: int | None
     kernel: str | None
     boot_args: str
+    debug_console: bool
     pull: str
 
     @classmethod

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandsox.engine import boot, identity, ownership
-from bandsox.errors import BootFailed, InvalidRequest, RequirementNotMet, VMMError
+from bandsox.errors import BootFailed, HostError, InvalidRequest, MissingTool, RequirementNotMet, Unsupported, VMMError
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, Progress, ProgressCallback
 from bandsox.settings import Layout
@@ -27,6 +27,15 @@ PROBE_DEADLINE_S = 5.0
 """How long a guest may take to its agent. With hardware behind it, it takes less than a second."""
 
 _PROBE_MEM_MIB = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is booted to see whether an accelerator works: a kernel, and the settings without which it may not run."""
+
+    files: BootFiles
+    boot_args: str = ""
+    cpu_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +58,50 @@ class Accelerators:
         self._probes = probes
 
     async def choose(
-        self, files: BootFiles, vmm_name: str | None, require: Isolation, progress: ProgressCallback | None = None
+        self, trial: Trial, vmm_name: str | None, require: Isolation, progress: ProgressCallback | None = None
     ) -> tuple[VMM, Accelerator]:
         """The best VMM and accelerator that works here with this kernel; of `vmm_name` where that is given.
 
         Raises
         ------
         InvalidRequest: there is no such VMM.
-        MissingTool: it is not installed.
-        RequirementNotMet: what works here isolates less than `require`.
+        MissingTool: it, or every one, is not installed.
+        Unsupported: it cannot do what `trial` asks for.
+        RequirementNotMet: what works here isolates less than `require`, or nothing does.
         """
         if vmm_name is not None and vmm_name not in self._vmms:
             raise InvalidRequest(f"there is no VMM named {vmm_name!r}", remedy=f"choose one of: {', '.join(self._vmms)}")
         refused: list[str] = []
+        absent: HostError | None = None
         for vmm in self._vmms.values() if vmm_name is None else (self._vmms[vmm_name],):
-            for accelerator in await vmm.accelerators():
-                verdict = await self.verdict(vmm, accelerator, files, progress)
+            try:
+                offered = await _offered(vmm, trial)
+            except (MissingTool, Unsupported) as error:
+                absent = error
+                refused.append(f"not {vmm.name}: {error.message}")
+                continue
+            for accelerator in offered:
+                verdict = await self.verdict(vmm, accelerator, trial, progress)
                 if verdict.usable and accelerator.isolation >= require:
                     reason = "; ".join([verdict.reason, *refused])
                     return vmm, Accelerator(accelerator.name, accelerator.isolation, reason, accelerator.proven)
                 refused.append(f"not {vmm.name}/{accelerator.name}: {verdict.reason}")
-        raise RequirementNotMet(
-            f"this host cannot give {require.name.lower()} isolation",
-            cause="; ".join(refused),
-            remedy="see `bandsox doctor`, or do without `require`",
-        )
+        if absent is not None and len(refused) == (len(self._vmms) if vmm_name is None else 1):
+            raise absent
+        what = f"give {require.name.lower()} isolation" if vmm_name is None else f"run machines on {vmm_name}"
+        raise RequirementNotMet(f"this host cannot {what}", cause="; ".join(refused), remedy="see `bandsox doctor`")
 
-    async def verdict(self, vmm: VMM, accelerator: Accelerator, files: BootFiles, progress: ProgressCallback | None = None) -> Verdict:
+    async def verdict(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None = None) -> Verdict:
         """Whether `accelerator` works with this kernel, from memory where it was found out before."""
         usable, reason = True, accelerator.reason
         if not accelerator.proven:
-            usable, reason = await self._proven_by_boot(vmm, accelerator, files, progress)
+            usable, reason = await self._proven_by_boot(vmm, accelerator, trial, progress)
         return Verdict(vmm.name, accelerator.name, accelerator.isolation, usable, reason)
 
     async def _proven_by_boot(
-        self, vmm: VMM, accelerator: Accelerator, files: BootFiles, progress: ProgressCallback | None
+        self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None
     ) -> tuple[bool, str]:
-        key = _key(vmm.name, await vmm.version(), accelerator.name, files)
+        key = _key(vmm.name, await vmm.version(), accelerator.name, trial)
         if (known := self._probes.get(key)) is not None:
             return known
         async with Locks(self._layout.locks / "probe").hold(deadline_s=DEADLINE_S, what="the probe of this host's accelerators"):
@@ -93,13 +109,13 @@ class Accelerators:
                 return known
             if progress is not None:
                 progress(Progress("probe", f"trying whether {accelerator.name} runs a guest here"))
-            usable, reason = await self._boot(vmm, accelerator, files)
+            usable, reason = await self._boot(vmm, accelerator, trial)
             self._probes.put(key, usable, reason, time.time())
             if progress is not None:
                 progress(Progress("probe", f"{accelerator.name}: {reason}", finished=True))
         return usable, reason
 
-    async def _boot(self, vmm: VMM, accelerator: Accelerator, files: BootFiles) -> tuple[bool, str]:
+    async def _boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial) -> tuple[bool, str]:
         vm_id = identity.new_id()
         sockets = self._layout.sockets(vm_id)
         with tempfile.TemporaryDirectory(prefix="probe-", dir=self._layout.temporary) as work:
@@ -110,18 +126,19 @@ class Accelerators:
                 sockets=sockets,
                 vcpu=1,
                 mem_mib=_PROBE_MEM_MIB,
-                kernel=files.kernel,
-                initramfs=files.initramfs,
+                kernel=trial.files.kernel,
+                initramfs=trial.files.initramfs,
                 disks=(),
-                boot_args="bandsox.transport=serial",
+                boot_args=f"bandsox.transport={vmm.transport} {trial.boot_args}".strip(),
                 accelerator=accelerator,
+                cpu_template=trial.cpu_template,
             )
             try:
-                async with boot.started(vmm, spec) as process:
+                async with boot.started(vmm, spec) as booting:
                     await boot.first_answer(
-                        vmm, spec, process, lambda client: client.ping(timeout=PROBE_DEADLINE_S), b"\0" * 32, PROBE_DEADLINE_S
+                        vmm, spec, booting, lambda client: client.ping(timeout=PROBE_DEADLINE_S), b"\0" * 32, PROBE_DEADLINE_S
                     )
-                    await ownership.end(process)
+                    await ownership.end(booting.process)
             except (BootFailed, VMMError) as error:
                 return False, f"it did not run the guest kernel ({error.cause or error.message})"
             finally:
@@ -129,8 +146,17 @@ class Accelerators:
         return True, "it runs the guest kernel"
 
 
-def _key(vmm: str, version: str, accelerator: str, files: BootFiles) -> str:
-    facts = (vmm, version, accelerator, str(files.kernel.resolve()), files.initramfs.name, platform.release(), _cpu_model())
+async def _offered(vmm: VMM, trial: Trial) -> tuple[Accelerator, ...]:
+    """The accelerators of a VMM that is there and can do what is asked."""
+    if trial.cpu_template is not None and not vmm.cpu_templates:
+        raise Unsupported(f"{vmm.name} knows no CPU templates", remedy="leave cpu_template out, or choose Firecracker")
+    await vmm.version()
+    return await vmm.accelerators()
+
+
+def _key(vmm: str, version: str, accelerator: str, trial: Trial) -> str:
+    guest = (str(trial.files.kernel.resolve()), trial.files.initramfs.name, trial.boot_args, trial.cpu_template or "")
+    facts = (vmm, version, accelerator, *guest, platform.release(), _cpu_model())
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
@@ -12,7 +13,7 @@ import anyio
 from bandsox.engine import ownership
 from bandsox.engine.diagnosis import boot_failure
 from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown, Timeout
-from bandsox.guest import GuestClient, PortLink
+from bandsox.guest import Doorbell, GuestClient, PortLink, VsockLink
 from bandsox.process import ProcessId
 from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
 
@@ -21,23 +22,47 @@ Answer = TypeVar("Answer")
 
 def guest_client(endpoint: Endpoint, token: bytes) -> GuestClient:
     """A client of the agent behind `endpoint`."""
-    return GuestClient(PortLink(endpoint.directory, endpoint.ports), token)
+    if endpoint.transport == "vsock":
+        return GuestClient(VsockLink(endpoint.path), token)
+    return GuestClient(PortLink(endpoint.path, endpoint.ports), token)
+
+
+@dataclass(frozen=True, slots=True)
+class Booting:
+    """A machine that has begun to boot. `doorbell` is rung by its agent, where the transport does not keep early requests."""
+
+    process: ProcessId
+    doorbell: Doorbell | None
 
 
 @contextlib.asynccontextmanager
-async def started(vmm: VMM, spec: LaunchSpec) -> AsyncIterator[ProcessId]:
+async def started(vmm: VMM, spec: LaunchSpec) -> AsyncIterator[Booting]:
     """A machine that is killed again if the block raises."""
-    process = await vmm.start(spec)
+    endpoint = vmm.endpoint(spec.sockets)
+    with contextlib.ExitStack() as stack:
+        doorbell = stack.enter_context(Doorbell(endpoint.path)) if endpoint.transport == "vsock" else None
+        process = await _start(vmm, spec)
+        try:
+            yield Booting(process, doorbell)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await ownership.end(process)
+            raise
+
+
+async def _start(vmm: VMM, spec: LaunchSpec) -> ProcessId:
+    """Start a machine. Who stops waiting for that leaves no process: it is awaited all the same, and ended."""
+    starting = asyncio.ensure_future(vmm.start(spec))
     try:
-        yield process
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            await ownership.end(process)
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True), contextlib.suppress(BandSoxError):
+            await ownership.end(await starting)
         raise
 
 
 async def first_answer(
-    vmm: VMM, spec: LaunchSpec, process: ProcessId, ask: Callable[[GuestClient], Awaitable[Answer]], token: bytes, deadline_s: float
+    vmm: VMM, spec: LaunchSpec, booting: Booting, ask: Callable[[GuestClient], Awaitable[Answer]], token: bytes, deadline_s: float
 ) -> Answer:
     """Ask the agent of a machine that is booting, and return its first answer.
 
@@ -47,8 +72,8 @@ async def first_answer(
         stopped.
     """
     client = guest_client(vmm.endpoint(spec.sockets), token)
-    asking = asyncio.ensure_future(ask(client))
-    ending = asyncio.ensure_future(process.wait())
+    asking = asyncio.ensure_future(_ask_when_there(booting.doorbell, lambda: ask(client)))
+    ending = asyncio.ensure_future(booting.process.wait())
     try:
         await asyncio.wait({asking, ending}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         summary, noticed = f"the machine did not come up within {deadline_s:.0f} s", None
@@ -65,6 +90,12 @@ async def first_answer(
     finally:
         await _cancelled(asking)
         await _cancelled(ending)
+
+
+async def _ask_when_there(doorbell: Doorbell | None, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    if doorbell is not None:
+        await doorbell.rung()
+    return await ask()
 
 
 async def _cancelled(task: asyncio.Future[Answer]) -> None:

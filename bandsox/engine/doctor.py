@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import platform
 import shutil
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bandsox.errors import BandSoxError, MissingTool
+from bandsox.engine.accelerators import Trial
+from bandsox.errors import BandSoxError, MissingTool, Unsupported
 from bandsox.vmm import initramfs
 
 if TYPE_CHECKING:
@@ -113,17 +115,20 @@ async def _kernel(engine: Engine) -> Finding:
 
 
 async def _accelerators(engine: Engine) -> list[Finding]:
-    findings = []
-    files = await asyncio.to_thread(engine.kernels.boot_files)
+    """The hypervisors and what they are worth here. One of them suffices."""
+    findings: list[Finding] = []
+    trial = Trial(await asyncio.to_thread(engine.kernels.boot_files))
+    usable = False
     for vmm in engine.vmms.values():
         try:
-            version = await vmm.version()
-        except MissingTool as error:
-            findings.append(Finding(vmm.name, "missing", error.message, error.remedy))
+            findings.append(Finding(vmm.name, "ok", f"version {await vmm.version()}"))
+            offered = await vmm.accelerators()
+        except (MissingTool, Unsupported) as error:
+            findings.append(Finding(vmm.name, "note", error.message, error.remedy))
             continue
-        findings.append(Finding(vmm.name, "ok", f"version {version}"))
-        for accelerator in await vmm.accelerators():
-            verdict = await engine.accelerators.verdict(vmm, accelerator, files)
+        for accelerator in offered:
+            verdict = await engine.accelerators.verdict(vmm, accelerator, trial)
+            usable = usable or verdict.usable
             subject = f"{vmm.name}/{accelerator.name}"
             findings.append(Finding(subject, "ok" if verdict.usable else "note", f"{verdict.reason} ({verdict.isolation.name.lower()})"))
-    return findings
+    return findings if usable else [dataclasses.replace(each, state="missing") if each.state == "note" else each for each in findings]

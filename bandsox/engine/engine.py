@@ -90,9 +90,10 @@ class Engine:
     @functools.cached_property
     def vmms(self) -> dict[str, VMM]:
         """The hypervisors by name, in the order of preference."""
+        from bandsox.vmm.firecracker import Firecracker
         from bandsox.vmm.qemu import Qemu
 
-        return {"qemu": Qemu(self.layout.runtime)}
+        return {"firecracker": Firecracker(self.layout.vmms / "firecracker"), "qemu": Qemu(self.layout.runtime)}
 
     @functools.cached_property
     def accelerators(self) -> Accelerators:
@@ -121,11 +122,17 @@ class Engine:
         """
         import anyio
 
+        from bandsox.engine.accelerators import Trial
+        from bandsox.vmm import cpu_template
+
         identity.check_spec(spec)
+        if spec.cpu_template is not None:
+            spec = dataclasses.replace(spec, cpu_template=cpu_template.load(spec.cpu_template))
         await self.remove_overdue()
         image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
         files = await asyncio.to_thread(self.kernels.boot_files, spec.kernel_path, progress)
-        vmm, accelerator = await self.accelerators.choose(files, spec.vmm, self.require, progress)
+        trial = Trial(files, spec.boot_args, spec.cpu_template)
+        vmm, accelerator = await self.accelerators.choose(trial, spec.vmm, self.require, progress)
         version = await vmm.version()
         record = _new_record(spec, image, files, vmm, version, accelerator)
         try:
@@ -298,9 +305,9 @@ class Engine:
         sockets.mkdir(mode=0o700)
         report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
         try:
-            async with boot.started(vmm, spec) as process:
-                await self._update(record.id, pid=process.pid, pid_start=process.start, token=record.token)
-                await boot.first_answer(vmm, spec, process, lambda client: _set_up(client, record), b"\0" * 32, BOOT_DEADLINE_S)
+            async with boot.started(vmm, spec) as booting:
+                await self._update(record.id, pid=booting.process.pid, pid_start=booting.process.start, token=record.token)
+                await boot.first_answer(vmm, spec, booting, lambda client: _set_up(client, record), b"\0" * 32, BOOT_DEADLINE_S)
                 running = await self._update(record.id, status=VMStatus.RUNNING)
         except BaseException:
             shutil.rmtree(sockets, ignore_errors=True)
@@ -327,6 +334,9 @@ class Engine:
             disks=(root,) if in_memory else (root, Disk(overlay, read_only=False)),
             boot_args=" ".join((*words, record.spec.boot_args)).strip(),
             accelerator=Accelerator(record.accelerator, record.isolation, record.accelerator_reason),
+            cpu_template=record.spec.cpu_template,
+            disk_limits=record.spec.disk_limits,
+            debug_console=record.spec.debug_console,
         )
 
     def _make_disk(self, record: VMRecord) -> None:
@@ -410,7 +420,7 @@ def _new_record(spec: VMSpec, image: Image, files: BootFiles, vmm: VMM, version:
         accelerator=accelerator.name,
         accelerator_reason=accelerator.reason,
         isolation=accelerator.isolation,
-        transport="serial",
+        transport=vmm.transport,
         token=secrets.token_hex(32),
         expires_at=created_at + spec.ttl if spec.ttl is not None else None,
     )

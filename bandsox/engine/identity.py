@@ -17,6 +17,7 @@ MIN_MEM_MIB = 48
 MAX_MEM_MIB = 1024 * 1024
 MAX_VCPU = 64
 _NAME_LIMIT = 128
+_MAX_RATE = 1 << 40
 _METADATA_LIMIT = 1 << 20
 _ENVIRONMENT_LIMIT = 256 * 1024
 
@@ -86,6 +87,9 @@ def check_spec(spec: VMSpec) -> None:
     _check_range("mem_mib", spec.mem_mib, MIN_MEM_MIB, MAX_MEM_MIB)
     if spec.disk_size_mib != 0:
         _check_range("disk_size_mib", spec.disk_size_mib, disks.MIN_MIB, disks.MAX_MIB)
+    for field, rate in {"disk bandwidth": spec.disk_limits.bandwidth, "disk_iops": spec.disk_limits.operations}.items():
+        if rate is not None:
+            _check_range(field, rate, 1, _MAX_RATE)
     if spec.ttl is not None and not spec.ttl > 0:
         raise InvalidRequest("ttl must be a positive number of seconds")
     if re.search(r"[\0\n\r]", spec.boot_args):

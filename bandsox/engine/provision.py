@@ -123,10 +123,12 @@ async def firecracker_is_of_no_use(engine: Engine, progress: ProgressCallback | 
         return None
     qemu = engine.vmms["qemu"]
     with contextlib.suppress(MissingTool):
-        files = await asyncio.to_thread(engine.kernels.boot_files)
+        from bandsox.engine.accelerators import Trial
+
+        trial = Trial(await asyncio.to_thread(engine.kernels.boot_files))
         for accelerator in await qemu.accelerators():
             if accelerator.name == "kvm":
-                verdict = await engine.accelerators.verdict(qemu, accelerator, files, progress)
+                verdict = await engine.accelerators.verdict(qemu, accelerator, trial, progress)
                 return None if verdict.usable else f"/dev/kvm is there, but {verdict.reason}"
     return None
 

@@ -5,6 +5,7 @@ hostile: whatever it sends is bounded, typed and verified here, and nothing it n
 """
 
 from bandsox.guest.client import GuestClient
+from bandsox.guest.doorbell import Doorbell
 from bandsox.guest.execution import Execution, Stream
 from bandsox.guest.link import AGENT_PORT, Channel, Lane, Link, VsockLink
 from bandsox.guest.paths import GuestText
@@ -16,6 +17,7 @@ __all__ = [
     "AGENT_PORT",
     "Channel",
     "CommandOptions",
+    "Doorbell",
     "Execution",
     "GuestClient",
     "GuestText",

@@ -58,6 +58,9 @@ _MIGRATIONS = (
         checked_at REAL NOT NULL
     ) STRICT;
     """,
+    """
+    UPDATE vms SET record = json_set(record, '$.transport', 'virtio-serial') WHERE json_extract(record, '$.transport') = 'serial';
+    """,
 )
 """Each entry takes the schema one version further; ``PRAGMA user_version`` counts those applied."""
 

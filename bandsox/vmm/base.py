@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bandsox.models import Isolation
+from bandsox.models import UNLIMITED, Isolation, RateLimits, Transport
 from bandsox.process import ProcessId
 
 
@@ -42,7 +42,7 @@ class LaunchSpec:
     """Everything a VMM needs to start one machine.
 
     ``directory`` holds what lasts (console log, memory file), ``sockets`` the machine's sockets: both exist, are
-    owner-only and belong to this machine alone.
+    owner-only and belong to this machine alone. ``cpu_template`` is as `bandsox.vmm.cpu_template.load` gives it.
     """
 
     vm_id: str
@@ -55,14 +55,25 @@ class LaunchSpec:
     disks: Sequence[Disk]
     boot_args: str
     accelerator: Accelerator
+    cpu_template: str | None = None
+    disk_limits: RateLimits = UNLIMITED
+    debug_console: bool = False
+
+    @property
+    def console_args(self) -> tuple[str, ...]:
+        """The kernel arguments that say how much of the boot is seen on the console."""
+        return ("ignore_loglevel", "earlyprintk=ttyS0") if self.debug_console else ("quiet",)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the host reaches a machine's agent: ``serial`` ports in a directory, or ``vsock``."""
+    """Where the host reaches a machine's agent.
 
-    transport: str
-    directory: Path
+    ``virtio-serial``: `path` is the directory of the sockets of `ports` ports. ``vsock``: it is Firecracker's socket for the vsock device.
+    """
+
+    transport: Transport
+    path: Path
     ports: int = 0
 
 
@@ -70,6 +81,10 @@ class VMM(Protocol):
     """One hypervisor."""
 
     name: str
+    transport: Transport
+    """How the host reaches the agents of its machines."""
+    cpu_templates: bool
+    """Whether it can hide parts of the host's CPU from a guest as a template says."""
 
     async def version(self) -> str:
         """The hypervisor's version.
@@ -77,6 +92,7 @@ class VMM(Protocol):
         Raises
         ------
         MissingTool: it is not installed.
+        Unsupported: it is too old.
         """
 
     def endpoint(self, sockets: Path) -> Endpoint:
@@ -103,4 +119,9 @@ class VMM(Protocol):
         """What the VMM itself complained of."""
 
     async def accelerators(self) -> tuple[Accelerator, ...]:
-        """How this VMM could run guest code on this host, best first, as far as can be told without trying."""
+        """How this VMM could run guest code on this host, best first, as far as can be told without trying.
+
+        Raises
+        ------
+        Unsupported: in no way; the message says why.
+        """

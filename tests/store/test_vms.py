@@ -30,7 +30,7 @@ def record(vm_id: str, name: str, **metadata: object) -> VMRecord:
         accelerator="tcg",
         accelerator_reason="",
         isolation=Isolation.EMULATED,
-        transport="serial",
+        transport="virtio-serial",
     )
 
 

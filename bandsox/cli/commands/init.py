@@ -127,6 +127,9 @@ async def _firecracker(call: Call, choices: _Choices) -> dict[str, str] | None:
 async def _accelerator(call: Call) -> dict[str, str]:
     import asyncio
 
-    files = await asyncio.to_thread(call.engine.kernels.boot_files)
-    vmm, chosen = await call.engine.accelerators.choose(files, None, call.engine.require, call.progress)
+    from bandsox.engine.accelerators import Trial
+    from bandsox.settings import default_vmm
+
+    trial = Trial(await asyncio.to_thread(call.engine.kernels.boot_files))
+    vmm, chosen = await call.engine.accelerators.choose(trial, default_vmm(), call.engine.require, call.progress)
     return {"vmm": vmm.name, "name": chosen.name, "isolation": chosen.isolation.name.lower(), "reason": chosen.reason}

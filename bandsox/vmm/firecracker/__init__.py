@@ -1,1 +1,5 @@
 """Firecracker: the VMM for hosts with KVM."""
+
+from bandsox.vmm.firecracker.vmm import Firecracker
+
+__all__ = ["Firecracker"]

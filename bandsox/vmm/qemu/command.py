@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bandsox.models import RateLimits
 from bandsox.vmm.base import LaunchSpec
 
 PORTS = 8
@@ -23,7 +24,7 @@ _TRANSLATION_CACHE_MIB = 256
 """Bound on translated code under TCG. The default is 1 GiB for every machine; at 64 MiB the cache is emptied so often that booting
 takes twice as long."""
 
-_BOOT_ARGS = ("console=ttyS0", "quiet", "pci=off", "panic=-1", "reboot=t", "audit=0", "random.trust_cpu=on")
+_BOOT_ARGS = ("console=ttyS0", "pci=off", "panic=-1", "reboot=t", "audit=0", "random.trust_cpu=on")
 
 _FASTER_BOOT_ARGS = ("cryptomgr.notests", "rcupdate.rcu_expedited=1")
 """No self-tests of the kernel's ciphers, and no waiting for quiet moments that a fresh kernel has anyway: a quarter of the boot."""
@@ -74,14 +75,21 @@ def command(spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[i
     for number, disk in enumerate(spec.disks):
         read_only = "on" if disk.read_only else "off"
         cache = "cache.direct=off,cache.no-flush=off,discard=unmap,detect-zeroes=unmap"
-        arguments += ["-drive", f"id=disk{number},if=none,format=raw,read-only={read_only},{cache},file={_escape(disk.path)}"]
+        options = f"id=disk{number},if=none,format=raw,read-only={read_only},{cache}{_throttling(spec.disk_limits)}"
+        arguments += ["-drive", f"{options},file={_escape(disk.path)}"]
         arguments += ["-device", f"virtio-blk-device,drive=disk{number}"]
     return arguments
 
 
+def _throttling(limits: RateLimits) -> str:
+    """QEMU's options for the limits on a disk (QEMU, docs/throttle.txt)."""
+    rates = {"bps-total": limits.bandwidth, "iops-total": limits.operations}
+    return "".join(f",throttling.{option}={rate}" for option, rate in rates.items() if rate is not None)
+
+
 def boot_args(spec: LaunchSpec, tsc_khz: int | None) -> str:
     """The kernel's command line."""
-    words = [*_BOOT_ARGS, *_FASTER_BOOT_ARGS]
+    words = [*_BOOT_ARGS, *_FASTER_BOOT_ARGS, *spec.console_args]
     if spec.accelerator.name == "tcg":
         words += _EMULATION_ARGS
         if tsc_khz is not None:

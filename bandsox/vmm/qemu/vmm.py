@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from bandsox.errors import MissingTool, VMMError
-from bandsox.models import Isolation
+from bandsox.models import Isolation, Transport
 from bandsox.process import ProcessId
 from bandsox.settings import write_atomically
 from bandsox.vmm import console
@@ -30,6 +30,8 @@ class Qemu:
     """The QEMU of this host; `facts` is a directory that lasts until the next reboot."""
 
     name = "qemu"
+    transport: Transport = "virtio-serial"
+    cpu_templates = False
 
     def __init__(self, facts: Path) -> None:
         self._facts = facts
@@ -54,7 +56,7 @@ class Qemu:
 
     def endpoint(self, sockets: Path) -> Endpoint:
         """The virtio-serial ports of the machine with these sockets."""
-        return Endpoint("serial", sockets, PORTS)
+        return Endpoint(self.transport, sockets, PORTS)
 
     async def start(self, spec: LaunchSpec) -> ProcessId:
         """Start QEMU detached from this process, with its sockets already listening.

@@ -82,12 +82,12 @@ func link(system *boot.System, server *serve.Server, ready func()) error {
 	if kind == "" {
 		kind = "vsock"
 		if transport.HasPorts() {
-			kind = "serial"
+			kind = "virtio-serial"
 		}
 	}
 	server.Transport = kind
 	switch kind {
-	case "serial":
+	case "virtio-serial":
 		return transport.FindPorts(system.Events, func(port *transport.Port) {
 			go server.Serve(port)
 			ready()
@@ -98,6 +98,7 @@ func link(system *boot.System, server *serve.Server, ready func()) error {
 			return err
 		}
 		ready()
+		go transport.RingHost()
 		return server.Listen(listener)
 	}
 	return fmt.Errorf("unknown transport %q", kind)

@@ -1,0 +1,226 @@
+"""Firecracker as a VMM: start, pause, resume, console, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandsox.errors import MachineStopped, Unsupported, VMMError
+from bandsox.models import Isolation, Transport
+from bandsox.process import ProcessId
+from bandsox.vmm import inotify
+from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
+from bandsox.vmm.firecracker import configuration, output, release
+from bandsox.vmm.firecracker.client import DEADLINE_S, Client
+from bandsox.vmm.firecracker.requests import Action, State
+
+_KVM = Path("/dev/kvm")
+_METRICS_LIMIT = 1 << 20
+
+
+class Firecracker:
+    """The Firecracker of this host; `installed` is where `bandsox init` has put it."""
+
+    name = "firecracker"
+    transport: Transport = "vsock"
+    cpu_templates = True
+
+    def __init__(self, installed: Path) -> None:
+        self._installed = installed
+        self._started: set[ProcessId] = set()
+
+    async def version(self) -> str:
+        """Firecracker's version, such as ``1.12.1``.
+
+        Raises
+        ------
+        MissingTool: it is not installed.
+        Unsupported: its version is too old.
+        """
+        return (await asyncio.to_thread(release.find, "firecracker", self._installed)).version_text
+
+    async def accelerators(self) -> tuple[Accelerator, ...]:
+        """KVM, which Firecracker does nothing without.
+
+        Raises
+        ------
+        Unsupported: its device cannot be opened.
+        """
+        if not os.access(_KVM, os.R_OK | os.W_OK):
+            missing = "there is none" if not _KVM.exists() else "this user may not open it"
+            raise Unsupported(f"Firecracker needs /dev/kvm, and {missing}", remedy="choose QEMU: vmm='qemu'")
+        return (Accelerator("kvm", Isolation.HARDWARE, "/dev/kvm is there"),)
+
+    def endpoint(self, sockets: Path) -> Endpoint:
+        """The vsock socket of the machine with these sockets."""
+        return Endpoint(self.transport, sockets / configuration.VSOCK_SOCKET)
+
+    async def start(self, spec: LaunchSpec) -> ProcessId:
+        """Start Firecracker detached from this process, and the guest in it.
+
+        Raises
+        ------
+        MissingTool, Unsupported: as `version`.
+        VMMError: Firecracker refused, in its own words. Nothing of it runs any more.
+        """
+        return await asyncio.to_thread(self._start, spec)
+
+    async def pause(self, sockets: Path) -> None:
+        """Stop the guest's CPUs."""
+        await asyncio.to_thread(_send, sockets, State(state="Paused"))
+
+    async def resume(self, sockets: Path) -> None:
+        """Let the guest's CPUs go on."""
+        await asyncio.to_thread(_send, sockets, State(state="Resumed"))
+
+    async def metrics(self, directory: Path, sockets: Path) -> dict[str, Any]:
+        """Firecracker's own counters (Firecracker, ``docs/metrics.md``) since they were last read, which is at most a minute ago.
+
+        Raises
+        ------
+        MachineStopped: it is not running.
+        """
+        return await asyncio.to_thread(_metrics, directory / configuration.METRICS, sockets)
+
+    def console(self, directory: Path) -> bytes:
+        """What the guest printed on its console, as far as it is kept."""
+        return output.console(_log(directory))
+
+    def errors(self, directory: Path) -> str:
+        """What Firecracker itself complained of."""
+        last_words = output.read(_errors_log(directory)).decode(errors="replace").strip()
+        return "\n".join(text for text in (output.messages(_log(directory)), last_words) if text)
+
+    def _start(self, spec: LaunchSpec) -> ProcessId:
+        self._started = {process for process in self._started if not process.reap()}
+        program = release.find("firecracker", self._installed)
+        _arrange(spec)
+        with contextlib.ExitStack() as undo:
+            log = output.create(_log(spec.directory))
+            undo.callback(os.close, log)
+            watch = undo.enter_context(inotify.Watch({spec.sockets: inotify.CREATE, _log(spec.directory): inotify.MODIFY}))
+            process = _spawn(program.path, spec, log)
+            undo.push(lambda kind, error, trace: None if kind is None else _kill(process))
+            self._configure(spec, process, watch)
+        self._started.add(process)
+        return process
+
+    def _configure(self, spec: LaunchSpec, process: ProcessId, watch: inotify.Watch) -> None:
+        """Make the machine and start its guest, once the API is there."""
+        try:
+            with _connect(spec.sockets / configuration.API_SOCKET, process, watch) as client:
+                for request in configuration.configure(spec):
+                    client.send(request)
+        except MachineStopped as error:
+            _kill(process)
+            raise VMMError("Firecracker ended while it was started", cause=self.errors(spec.directory) or error.cause) from error
+
+
+def _arrange(spec: LaunchSpec) -> None:
+    """Put everything into the machine's directory that Firecracker finds there."""
+    for name, target in configuration.links(spec).items():
+        link = spec.directory / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    metrics = spec.directory / configuration.METRICS
+    metrics.unlink(missing_ok=True)
+    os.mkfifo(metrics, 0o600)
+
+
+def _spawn(program: Path, spec: LaunchSpec, log: int) -> ProcessId:
+    arguments = ["--id", spec.vm_id, "--api-sock", f"{configuration.RUN}/{configuration.API_SOCKET}", "--level", "Info", "--show-level"]
+    errors = output.create(_errors_log(spec.directory))
+    try:
+        process = subprocess.Popen(
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=errors,
+            cwd=spec.directory,
+            env={"LC_ALL": "C"},
+            start_new_session=True,
+        )
+    finally:
+        os.close(errors)
+    process.returncode = 0  # from here on the process is known by its identity, and reaped by it
+    identity = ProcessId.of(process.pid)
+    if identity is None:
+        raise VMMError("Firecracker ended as soon as it was started")
+    return identity
+
+
+def _connect(api: Path, process: ProcessId, watch: inotify.Watch) -> Client:
+    """A client of a Firecracker that has just been started.
+
+    Its socket exists a moment before it can be connected to; the messages that follow in the log tell that it can.
+    """
+    deadline = time.monotonic() + DEADLINE_S
+    with process.handle() as pidfd:
+        while pidfd is not None and watch.wait(deadline, pidfd):
+            with contextlib.suppress(MachineStopped):
+                return Client(api)
+    if process.is_alive():
+        raise VMMError(f"Firecracker did not offer its API within {DEADLINE_S:.0f} s")
+    raise MachineStopped("the VMM ended")
+
+
+def _kill(process: ProcessId) -> None:
+    """End a child, and wait until it has."""
+    process.signal(signal.SIGKILL)
+    with process.handle() as pidfd:
+        if pidfd is not None:
+            select.select([pidfd], [], [], DEADLINE_S)
+    process.reap()
+
+
+def _send(sockets: Path, request: State | Action) -> None:
+    with Client(sockets / configuration.API_SOCKET) as client:
+        client.send(request)
+
+
+def _metrics(fifo: Path, sockets: Path) -> dict[str, Any]:
+    """Have the counters written, and read them. What was written before, once a minute, is skipped."""
+    try:
+        descriptor = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise MachineStopped("the VMM is not running") from error
+    try:
+        for _ in _lines(descriptor):
+            pass
+        _send(sockets, Action(action_type="FlushMetrics"))
+        lines = list(_lines(descriptor))
+    finally:
+        os.close(descriptor)
+    try:
+        return msgspec.json.decode(lines[-1], type=dict[str, Any])
+    except (IndexError, msgspec.DecodeError) as error:
+        raise VMMError("Firecracker's metrics cannot be read", cause=str(error)) from error
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    """The lines that are in a FIFO now."""
+    content = bytearray()
+    with contextlib.suppress(BlockingIOError):
+        while len(content) < _METRICS_LIMIT and (data := os.read(descriptor, 1 << 16)):
+            content += data
+    yield from bytes(content).splitlines()
+
+
+def _log(directory: Path) -> Path:
+    """The guest's console and Firecracker's messages."""
+    return directory / "console.log"
+
+
+def _errors_log(directory: Path) -> Path:
+    """What Firecracker says when it fails, bounded like the console."""
+    return directory / "vmm.log"

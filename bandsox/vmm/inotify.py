@@ -1,0 +1,60 @@
+"""Waiting for something to happen to files (inotify(7)), which Python's library cannot."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+CREATE = 0x100
+MODIFY = 0x002
+"""Kinds of events (inotify.h): an entry of a directory was made; a file was written to."""
+
+_READ_SIZE = 1 << 16
+
+
+class Watch:
+    """Notices from now on what happens to `places`, each with the kinds of events that matter. It blocks, and is used in a thread.
+
+    Raises
+    ------
+    OSError: one of the places does not exist, or the user has too many watches.
+    """
+
+    def __init__(self, places: Mapping[Path, int]) -> None:
+        import ctypes  # costs what a command that starts nothing should not
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), ctypes.get_errno())
+        try:
+            for place, kinds in places.items():
+                _checked(libc.inotify_add_watch(self._descriptor, os.fsencode(place), ctypes.c_uint32(kinds)), ctypes.get_errno())
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._descriptor)
+
+    def wait(self, deadline: float, pidfd: int) -> bool:
+        """Wait for the next event; False when the process of `pidfd` ends first, or at `deadline` (`time.monotonic`, seconds)."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
+        ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        if self._descriptor not in ready:
+            return False
+        os.read(self._descriptor, _READ_SIZE)
+        return True
+
+
+def _checked(result: int, errno: int) -> int:
+    if result < 0:
+        raise OSError(errno, os.strerror(errno))
+    return result
