@@ -76,7 +76,8 @@ async def first_answer(
     ending = asyncio.ensure_future(booting.process.wait())
     try:
         await asyncio.wait({asking, ending}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-        summary, noticed = f"the machine did not come up within {deadline_s:.0f} s", None
+        summary = f"the machine did not come up within {deadline_s:.0f} s"
+        noticed = "its agent has not answered: it hangs, or this host is too busy for it"
         if asking.done():
             try:
                 return asking.result()
@@ -85,8 +86,8 @@ async def first_answer(
             except BandSoxError as error:
                 summary, noticed = "the machine came up with an agent that cannot be used", error.message
         if ending.done():
-            summary = "the machine stopped while it came up"
-        raise boot_failure(summary, lambda: vmm.console(spec.directory), vmm.errors(spec.directory), noticed)
+            summary, noticed = "the machine stopped while it came up", "the guest ended it, by power-off or reset, without saying why"
+        raise boot_failure(summary, noticed, lambda: vmm.console(spec.directory), vmm.errors(spec.directory))
     finally:
         await _cancelled(asking)
         await _cancelled(ending)

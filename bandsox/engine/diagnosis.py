@@ -67,13 +67,13 @@ _PATTERNS = (
 )
 
 
-def boot_failure(summary: str, console: Callable[[], bytes], vmm_errors: str, noticed: str | None = None) -> BootFailed:
+def boot_failure(summary: str, noticed: str, console: Callable[[], bytes], vmm_errors: str) -> BootFailed:
     """The error for a machine that did not come up.
 
     Parameters
     ----------
     summary: what happened, in a few words.
-    noticed: what is wrong with the machine's answers, if it gave any: the cause where nothing printed explains more.
+    noticed: what the host saw of it: the cause where nothing printed explains more.
     """
     text, vmm_errors = _readable(console().decode(errors="replace")), _readable(vmm_errors)
     stages = _STAGE.findall(text)
@@ -82,10 +82,10 @@ def boot_failure(summary: str, console: Callable[[], bytes], vmm_errors: str, no
     if fatal := _FATAL.findall(text):
         stage = fatal[-1][0]
         cause = cause or fatal[-1][1]
-    cause = cause or noticed
     if cause is None and stage == "spawn":
         cause = "the guest printed nothing: the VMM did not run its kernel"
         remedy = "see `bandsox doctor`; a kernel of another architecture, or a KVM that cannot run it, looks like this"
+    cause = cause or noticed
     tail = "\n".join(text.splitlines()[-_CONSOLE_LINES:])
     return BootFailed(f"{summary} (stage: {stage})", stage=stage, console=tail or vmm_errors, cause=cause, remedy=remedy)
 

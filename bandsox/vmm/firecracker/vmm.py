@@ -18,7 +18,7 @@ import msgspec
 from bandsox.errors import MachineStopped, Unsupported, VMMError
 from bandsox.models import Isolation, Transport
 from bandsox.process import ProcessId
-from bandsox.vmm import console, inotify
+from bandsox.vmm import inotify
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
 from bandsox.vmm.firecracker import configuration, output, release
 from bandsox.vmm.firecracker.client import DEADLINE_S, Client
@@ -218,7 +218,7 @@ def _lines(descriptor: int) -> Iterator[bytes]:
 
 def _log(directory: Path) -> Path:
     """The guest's console and Firecracker's messages."""
-    return directory / console.NAME
+    return directory / "console.log"
 
 
 def _errors_log(directory: Path) -> Path:

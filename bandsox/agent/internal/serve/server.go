@@ -39,23 +39,18 @@ func (s *Server) Serve(ch transport.Channel) {
 	c.serve()
 }
 
-// Listener is where connections come from.
-type Listener interface {
-	Accept() (transport.Channel, error)
-}
-
 // Listen accepts connections until the listener fails.
-func (s *Server) Listen(listener Listener) error {
+func (s *Server) Listen(listener *transport.Listener) error {
 	places := make(chan struct{}, maxConnections)
 	for {
 		places <- struct{}{}
-		channel, err := listener.Accept()
+		socket, err := listener.Accept()
 		if err != nil {
 			return err
 		}
 		go func() {
 			defer func() { <-places }()
-			s.Serve(channel)
+			s.Serve(socket)
 		}()
 	}
 }
