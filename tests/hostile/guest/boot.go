@@ -28,11 +28,17 @@ var boots = map[string]func(){
 		os.Stderr.WriteString(strings.Repeat("EXT4-fs (", 20_000) + strings.Repeat("squashfs", 5_000) + "\n")
 		end(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	},
-	"flood": func() { // messages without end, and nothing else
+	"flood": func() {
 		for {
-			os.Stderr.WriteString(strings.Repeat("\x1b[31mflood\x1b[0m\r", 700) + "\n")
+			chatter()
 		}
 	},
+	"chatter": chatter, // and all is well
+}
+
+// chatter prints 8 KiB that a terminal would obey.
+func chatter() {
+	os.Stderr.WriteString(strings.Repeat("\x1b[31m\x1b]0;owned\x07\u202eflood\r", 300) + "\n")
 }
 
 // misboot carries out the way that was chosen. off-STAGE: announce the stages up to this one, and switch the power off.

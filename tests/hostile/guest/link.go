@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -17,8 +16,11 @@ type line struct {
 	node  string // a port's device
 }
 
-// guest answers requests with the present misbehaviour.
-type guest struct{ present atomic.Pointer[string] }
+// guest answers requests with the present misbehaviour, and the set-up with one of its own if there is any.
+type guest struct {
+	setup   string
+	present atomic.Pointer[string]
+}
 
 func (g *guest) choose(name string) { g.present.Store(&name) }
 
@@ -84,11 +86,15 @@ func (g *guest) begin(l *line, greeting wire.Greeting, request []byte) *call {
 	if g.obey(c) {
 		return nil
 	}
-	way := misbehaviours[*g.present.Load()]
+	name := *g.present.Load()
+	if c.op == "setup" {
+		name = g.setup
+	}
+	way := misbehaviours[name]
 	if way == nil {
 		way = answerShortly
 	}
-	if inline[*g.present.Load()] {
+	if inline[name] {
 		way(c)
 		return nil
 	}
@@ -102,7 +108,7 @@ func (g *guest) begin(l *line, greeting wire.Greeting, request []byte) *call {
 
 // obey answers the requests that have to work: the set-up of the machine, and the choice of a misbehaviour.
 func (g *guest) obey(c *call) bool {
-	if c.op == "setup" && !strings.HasPrefix(*g.present.Load(), "boot-") {
+	if c.op == "setup" && g.setup == "" {
 		c.welcome()
 		c.message(wire.Result, wire.Done{})
 		return true

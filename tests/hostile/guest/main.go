@@ -7,7 +7,8 @@
 //
 //	exec argv=["misbehave", NAME]
 //
-// How the boot itself goes wrong is chosen by the kernel argument hostile.boot=NAME (see boots).
+// or by the kernel argument hostile.link=NAME. How the boot goes wrong is chosen by hostile.boot=NAME (see
+// boots) before the link is there, and by hostile.setup=NAME when the machine is set up.
 package main
 
 import (
@@ -35,7 +36,7 @@ func run() error {
 		return err
 	}
 	misboot(arguments["hostile.boot"])
-	guest := &guest{}
+	guest := &guest{setup: arguments["hostile.setup"]}
 	guest.choose(arguments["hostile.link"])
 	if arguments["bandsox.transport"] == "vsock" {
 		listener, err := transport.ListenVsock()

@@ -57,6 +57,8 @@ var misbehaviours = map[string]func(*call){
 	"ugly-error":    welcomed(uglyError),
 	"other-answers": welcomed(otherAnswers),
 
+	"restart": func(c *call) { end(unix.LINUX_REBOOT_CMD_RESTART) },
+
 	// what fits the request, and then too much or not enough of it
 	"generous": welcomed(generous),
 	"lying":    welcomed(lying),
