@@ -17,8 +17,11 @@ CAPACITY = 256 * 1024
 
 _LARGEST_OFFSET = (1 << 63) - 1
 
-_OWN_LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+ \[[0-9A-Za-z-]+:[\w ]+:(ERROR|WARN|INFO|DEBUG|TRACE)\] ([^\n]*)\n?")
-"""A message of Firecracker itself, which may stand in the middle of a line of the guest."""
+_OWN_LINE = re.compile(
+    rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+ \[[0-9A-Za-z-]+:[\w ]+(?::(ERROR|WARN|INFO|DEBUG|TRACE))?\] "
+    rb"((?:[^\n]*panicked at [^\n]*\n)?[^\n]*)\n?"
+)
+"""A message of Firecracker itself, which may stand in the middle of a line of the guest. It has no level before it is told to."""
 
 
 def create(path: Path) -> int:
@@ -37,8 +40,10 @@ def read(path: Path) -> bytes:
     """What was printed to the log at `path`; empty when there is none."""
     try:
         with path.open("rb") as log:
-            log.seek(_start_of_size(os.fstat(log.fileno()).st_size))
-            return log.read(CAPACITY)
+            size = os.fstat(log.fileno()).st_size
+            log.seek(max(0, _start_of_size(size - 1)))
+            content = log.read(CAPACITY)
+            return content.lstrip(b"\0") if size % CAPACITY == 0 else content  # it is empty, or full to the last byte
     except FileNotFoundError:
         return b""
 
@@ -50,7 +55,7 @@ def console(path: Path) -> bytes:
 
 def messages(path: Path) -> str:
     """The errors of Firecracker in the log at `path`, one a line. A guest can forge them: they are for people."""
-    found = [match[2] for match in _OWN_LINE.finditer(read(path)) if match[1] == b"ERROR"]
+    found = [match[2] for match in _OWN_LINE.finditer(read(path)) if match[1] in {None, b"ERROR"}]
     return b"\n".join(found).decode(errors="replace")
 
 
@@ -60,7 +65,7 @@ def _start(descriptor: int) -> int:
 
 
 def _start_of_size(size: int) -> int:
-    """Where the log begins whose file has at least `size` bytes and less than `CAPACITY` more."""
+    """Where the log begins whose file ends behind the byte at `size`."""
     return size // CAPACITY * CAPACITY
 
 

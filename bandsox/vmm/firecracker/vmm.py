@@ -9,7 +9,6 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +82,11 @@ class Firecracker:
         """Let the guest's CPUs go on."""
         await asyncio.to_thread(_send, sockets, State(state="Resumed"))
 
-    async def metrics(self, directory: Path, sockets: Path) -> dict[str, Any]:
-        """Firecracker's own counters (Firecracker, ``docs/metrics.md``) since they were last read, which is at most a minute ago.
+    async def metrics(self, directory: Path, sockets: Path) -> list[dict[str, Any]]:
+        """Firecracker's own counters (Firecracker, ``docs/metrics.md``) since they were last read.
+
+        Each record counts what has happened since the one before it: there is one a minute, and one of this moment. Those of the first
+        minutes are kept for a reader, and later ones dropped.
 
         Raises
         ------
@@ -188,32 +190,31 @@ def _send(sockets: Path, request: State | Action) -> None:
         client.send(request)
 
 
-def _metrics(fifo: Path, sockets: Path) -> dict[str, Any]:
-    """Have the counters written, and read them. What was written before, once a minute, is skipped."""
+def _metrics(fifo: Path, sockets: Path) -> list[dict[str, Any]]:
+    """Have the counters written, and read them with what was written before."""
     try:
         descriptor = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise MachineStopped("the VMM is not running") from error
     try:
-        for _ in _lines(descriptor):
-            pass
+        lines = _lines(descriptor)
         _send(sockets, Action(action_type="FlushMetrics"))
-        lines = list(_lines(descriptor))
+        lines += _lines(descriptor)
     finally:
         os.close(descriptor)
     try:
-        return msgspec.json.decode(lines[-1], type=dict[str, Any])
-    except (IndexError, msgspec.DecodeError) as error:
+        return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
+    except msgspec.DecodeError as error:
         raise VMMError("Firecracker's metrics cannot be read", cause=str(error)) from error
 
 
-def _lines(descriptor: int) -> Iterator[bytes]:
+def _lines(descriptor: int) -> list[bytes]:
     """The lines that are in a FIFO now."""
     content = bytearray()
     with contextlib.suppress(BlockingIOError):
         while len(content) < _METRICS_LIMIT and (data := os.read(descriptor, 1 << 16)):
             content += data
-    yield from bytes(content).splitlines()
+    return bytes(content).splitlines()
 
 
 def _log(directory: Path) -> Path:

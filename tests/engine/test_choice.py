@@ -1,0 +1,59 @@
+"""Which hypervisor a machine gets, and that what one of them cannot do is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bandsox import BandSox
+from bandsox.errors import InvalidRequest, MissingTool, Unsupported
+
+
+@pytest.fixture
+def without_firecracker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BANDSOX_FIRECRACKER", str(tmp_path / "nothing"))
+
+
+def test_a_hypervisor_that_is_named_and_missing_is_an_error(bandsox: BandSox, without_firecracker: None) -> None:
+    with pytest.raises(MissingTool, match="BANDSOX_FIRECRACKER"):
+        bandsox.create_vm(vmm="firecracker")
+
+
+def test_the_environment_names_one_where_the_caller_does_not(bandsox: BandSox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANDSOX_VMM", "no-such-vmm")
+    with pytest.raises(InvalidRequest, match="firecracker, qemu"):
+        bandsox.create_vm()
+
+
+def test_a_machine_says_why_it_did_not_get_the_better_one(bandsox: BandSox, without_firecracker: None) -> None:
+    with bandsox.create_vm(disk_bandwidth_mbps=200, disk_iops=20_000, debug_console=True) as vm:
+        info = vm.info()
+        assert (info["vmm"], info["transport"]) == ("qemu", "virtio-serial")
+        assert "not firecracker: BANDSOX_FIRECRACKER names" in info["accelerator_reason"]
+        assert "Run /init as init process" in vm.console()
+        assert vm.run("dd if=/dev/zero of=/root/file bs=1M count=4 conv=fsync").exit_code == 0
+
+
+def test_qemu_refuses_a_cpu_template(bandsox: BandSox) -> None:
+    with pytest.raises(Unsupported, match="qemu knows no CPU templates"):
+        bandsox.create_vm(vmm="qemu", cpu_template="T2A")
+
+
+def test_without_firecracker_nothing_has_a_cpu_template(bandsox: BandSox, without_firecracker: None) -> None:
+    with pytest.raises(Unsupported, match="no CPU templates"):
+        bandsox.create_vm(cpu_template='{"msr_modifiers": []}')
+
+
+@pytest.mark.parametrize(
+    "options", [{"disk_bandwidth_mbps": 0}, {"disk_bandwidth_mbps": float("nan")}, {"disk_iops": 0}, {"disk_iops": 1.5}]
+)
+def test_limits_that_are_none_are_refused(bandsox: BandSox, options: dict[str, float]) -> None:
+    with pytest.raises(InvalidRequest):
+        bandsox.create_vm(**options)  # type: ignore[arg-type]
+
+
+def test_limits_from_the_environment_must_be_numbers(bandsox: BandSox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANDSOX_DISK_IOPS", "many")
+    with pytest.raises(InvalidRequest, match="BANDSOX_DISK_IOPS"):
+        bandsox.create_vm()
