@@ -9,6 +9,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _MACHINES = ("x86_64", "aarch64")
+_PROGRAMS = ("bandsox-agent", "bandsox-serial-relay")
+_PLACE = "bandsox/agent/bin"
 
 
 class AgentBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -21,6 +23,7 @@ class AgentBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable":
             return
         for machine in _MACHINES:
-            place = f"bandsox/agent/bin/bandsox-agent-{machine}"
-            subprocess.run([str(Path(self.root) / "scripts/build-agent"), machine, place], cwd=self.root, check=True)
-            build_data["force_include"][place] = place
+            subprocess.run([str(Path(self.root) / "scripts/build-agent"), machine, _PLACE], cwd=self.root, check=True)
+            for program in _PROGRAMS:
+                place = f"{_PLACE}/{program}-{machine}"
+                build_data["force_include"][place] = place

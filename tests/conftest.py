@@ -15,8 +15,14 @@ import pytest
 
 from bandsox import BandSox, MicroVM
 from bandsox.settings import DEFAULT_IMAGE
+from tests import firecracker
 
 STORAGE = Path(os.environ.get("BANDSOX_TEST_STORAGE", "~/.cache/bandsox-tests/storage")).expanduser()
+
+
+def pytest_report_header() -> str:
+    """Whether this machine runs the tests on Firecracker too."""
+    return f"firecracker: {firecracker.found()}"
 
 
 @pytest.fixture(scope="session")

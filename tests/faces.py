@@ -1,4 +1,7 @@
-"""The faces of BandSox under one small interface, so that one suite serves them all."""
+"""The faces of BandSox under one small interface, so that one suite serves them all.
+
+A face is opened with the options that every machine it creates gets, such as the hypervisor.
+"""
 
 from __future__ import annotations
 
@@ -57,11 +60,11 @@ class Face(Protocol):
 class SyncFace:
     """`BandSox`."""
 
-    def __init__(self, storage: Path) -> None:
-        self.bandsox = BandSox(storage)
+    def __init__(self, storage: Path, options: Mapping[str, Any] | None = None) -> None:
+        self.bandsox, self.options = BandSox(storage), options or {}
 
     def create(self, image: str, **options: Any) -> Machine:
-        return _SyncMachine(self.bandsox.create_vm(image, **options))
+        return _SyncMachine(self.bandsox.create_vm(image, **{**self.options, **options}))
 
     def names(self) -> list[str]:
         return [info["name"] for info in self.bandsox.list_vms()]
@@ -97,15 +100,15 @@ class _SyncMachine:
 class AsyncFace:
     """`AsyncBandSox`, on an event loop of the test's own."""
 
-    def __init__(self, storage: Path) -> None:
+    def __init__(self, storage: Path, options: Mapping[str, Any] | None = None) -> None:
         self.loop = asyncio.new_event_loop()
-        self.bandsox = AsyncBandSox(storage)
+        self.bandsox, self.options = AsyncBandSox(storage), options or {}
 
     def _do(self, operation: Coroutine[Any, Any, Result]) -> Result:
         return self.loop.run_until_complete(operation)
 
     def create(self, image: str, **options: Any) -> Machine:
-        return _AsyncMachine(self, self._do(self.bandsox.create_vm(image, **options)))
+        return _AsyncMachine(self, self._do(self.bandsox.create_vm(image, **{**self.options, **options})))
 
     def names(self) -> list[str]:
         return [info["name"] for info in self._do(self.bandsox.list_vms())]
@@ -148,7 +151,19 @@ class _AsyncMachine:
 class CliFace:
     """The command line, each operation a process of its own."""
 
-    def __init__(self, storage: Path) -> None:
+    _FLAGS: ClassVar = {
+        "mem_mib": "--mem",
+        "vcpu": "--vcpu",
+        "disk_size_mib": "--disk-size",
+        "name": "--name",
+        "vmm": "--vmm",
+        "kernel_path": "--kernel",
+        "boot_args": "--boot-args",
+        "cpu_template": "--cpu-template",
+    }
+
+    def __init__(self, storage: Path, options: Mapping[str, Any] | None = None) -> None:
+        self.options = options or {}
         self.environment = {**os.environ, "BANDSOX_STORAGE": str(storage)}
 
     def call(self, *arguments: str, stdin: bytes | None = None, check: bool = True) -> subprocess.CompletedProcess[bytes]:
@@ -164,10 +179,12 @@ class CliFace:
         return done
 
     def create(self, image: str, **options: Any) -> Machine:
-        flags = {"mem_mib": "--mem", "vcpu": "--vcpu", "disk_size_mib": "--disk-size", "name": "--name"}
-        words = [word for option, value in options.items() if option in flags for word in (flags[option], str(value))]
-        for name, value in options.get("env_vars", {}).items():
-            words += ["-e", f"{name}={value}"]
+        words = []
+        for option, value in {**self.options, **options}.items():
+            if option == "env_vars":
+                words += [word for name, content in value.items() for word in ("-e", f"{name}={content}")]
+            else:
+                words.append(f"{self._FLAGS[option]}={value}")
         created = json.loads(self.call("--json", "create", image, *words).stdout)
         return _CliMachine(self, created["id"])
 

@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -261,6 +261,20 @@ class Engine:
     def console(self, record: VMRecord) -> bytes:
         """What a machine has printed on its console since it was started, at most the first 256 KiB."""
         return self.vmms[record.vmm].console(self.layout.vm(record.id))
+
+    async def follow_console(self, record: VMRecord) -> AsyncGenerator[bytes, None]:
+        """What a machine has printed on its console, and what it prints from now on until it stops."""
+        directory = self.layout.vm(record.id)
+        process = _process(record)
+        if process is None:
+            yield self.console(record)
+            return
+        from bandsox.vmm import console
+        from bandsox.vmm.follow import follow
+
+        async with contextlib.aclosing(follow(directory / console.NAME, lambda: self.console(record), process)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def new_name(self) -> str:
         """A name that nobody chose, and nobody has."""

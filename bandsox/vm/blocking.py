@@ -90,6 +90,10 @@ class MicroVM:
         """What changes at and below `path`, as it happens, until the caller stops asking."""
         return iterate(self._async.watch(path, recursive))
 
+    def follow_console(self) -> Iterator[str]:
+        """What it has printed on its console, and what it prints from now on, as it comes, until it stops."""
+        return iterate(self._async.follow_console())
+
     def stream(
         self, command: Command, *, timeout: float | None = None, env: Mapping[str, str] | None = None
     ) -> Iterator[tuple[str, bytes]]:

@@ -6,6 +6,9 @@ on any machine.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from bandsox.errors import Conflict, Timeout
@@ -119,6 +122,14 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles):
         """What it has printed on its console since it was started."""
         self._record = await self._engine.get(self.vm_id)
         return self._engine.console(self._record).decode(errors="replace").replace("\r\n", "\n")
+
+    async def follow_console(self) -> AsyncIterator[str]:
+        """What it has printed on its console, and what it prints from now on, as it comes, until it stops."""
+        self._record = await self._engine.get(self.vm_id)
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        async with contextlib.aclosing(self._engine.follow_console(self._record)) as pieces:
+            async for piece in pieces:
+                yield decoder.decode(piece).replace("\r\n", "\n")
 
     async def get_guest_ip(self) -> str | None:
         """Its address; None, since this version gives machines no network."""

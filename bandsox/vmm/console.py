@@ -12,6 +12,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+NAME = "console.log"
+"""Its name in the directory of a machine, whatever the VMM."""
+
 CAPACITY = 256 * 1024
 """How many bytes of a console are kept."""
 

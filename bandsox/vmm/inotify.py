@@ -17,7 +17,9 @@ _READ_SIZE = 1 << 16
 
 
 class Watch:
-    """Notices from now on what happens to `places`, each with the kinds of events that matter. It blocks, and is used in a thread.
+    """Notices from now on what happens to `places`, each with the kinds of events that matter.
+
+    A thread blocks in `wait`; an event loop watches `fileno` and takes what has come with `drain`.
 
     Raises
     ------
@@ -50,8 +52,16 @@ class Watch:
         ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if self._descriptor not in ready:
             return False
-        os.read(self._descriptor, _READ_SIZE)
+        self.drain()
         return True
+
+    def fileno(self) -> int:
+        """The descriptor that is readable once something has happened."""
+        return self._descriptor
+
+    def drain(self) -> None:
+        """Take the events that have come; what they say is of no interest, only that there are some."""
+        os.read(self._descriptor, _READ_SIZE)
 
 
 def _checked(result: int, errno: int) -> int:

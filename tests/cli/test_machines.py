@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 
@@ -82,6 +83,23 @@ def test_logs_show_no_control_characters(cli: Cli, machine: str) -> None:
     assert b"a\x1b[2Jb\tc" in cli("logs", "--raw", machine).stdout
     assert len(cli("logs", "-n", "1", machine).text.splitlines()) == 1
     assert "bandsox-agent: stage: ready" in cli("--json", "logs", machine).json["console"]
+
+
+def test_logs_are_followed_until_the_machine_stops(cli: Cli) -> None:
+    vm_id = cli("create", DEFAULT_IMAGE, check=True).text.strip()
+    try:
+        with cli.start("logs", "--follow", "--tail", "1", vm_id) as follower, cli.start("--json", "logs", "-f", vm_id) as programs:
+            assert follower.stdout is not None and programs.stdout is not None
+            assert follower.stdout.readline() == b"bandsox-agent: stage: ready\n"
+            cli("exec", vm_id, "--", "sh", "-c", "printf 'grown\\r\\n' > /dev/console", check=True)
+            assert follower.stdout.readline() == b"grown\n"
+            cli("vm", "stop", vm_id, check=True)
+            assert follower.wait(60) == programs.wait(60) == 0
+            assert b"grown" not in follower.stdout.read()
+            assert {"line": "grown"} in [json.loads(line) for line in programs.stdout]
+        assert cli("logs", "-f", vm_id).text == cli("logs", vm_id).text
+    finally:
+        cli("vm", "delete", vm_id, check=True)
 
 
 def test_stats(cli: Cli, machine: str) -> None:

@@ -1,20 +1,37 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bandsox.settings import DEFAULT_IMAGE
 from tests.faces import FACES, Face, Machine
+from tests.firecracker import VMMS, found, options_for
 
 
-@pytest.fixture(scope="module", params=list(FACES))
+@pytest.fixture(scope="module", params=[f"{face}-{vmm}" for vmm in VMMS for face in FACES])
 def face(request: pytest.FixtureRequest, storage: Path) -> Iterator[Face]:
-    """Each face in turn."""
-    opened = FACES[request.param](storage)
-    yield opened
-    opened.close()
+    """Each face in turn, with machines on each VMM in turn."""
+    name, vmm = request.param.split("-")
+    with options_for(vmm) as options:
+        opened = FACES[name](storage, options)
+        if vmm == "firecracker":
+            opened.create = _with_at_most(found().cpus, opened.create)
+        yield opened
+        opened.close()
+
+
+def _with_at_most(cpus: int, create: Callable[..., Machine]) -> Callable[..., Machine]:
+    """`create`, which skips a test that wants more CPUs than the guest's kernel can have on this machine."""
+
+    def limited(image: str, **options: Any) -> Machine:
+        if options.get("vcpu", 1) > cpus:
+            pytest.skip(f"the guest kernel for this machine's KVM knows {cpus} CPU")
+        return create(image, **options)
+
+    return limited
 
 
 @pytest.fixture(scope="module")

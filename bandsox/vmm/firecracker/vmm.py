@@ -17,7 +17,7 @@ import msgspec
 from bandsox.errors import MachineStopped, Unsupported, VMMError
 from bandsox.models import Isolation, Transport
 from bandsox.process import ProcessId
-from bandsox.vmm import inotify
+from bandsox.vmm import console, inotify
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
 from bandsox.vmm.firecracker import configuration, output, release
 from bandsox.vmm.firecracker.client import DEADLINE_S, Client
@@ -219,7 +219,7 @@ def _lines(descriptor: int) -> list[bytes]:
 
 def _log(directory: Path) -> Path:
     """The guest's console and Firecracker's messages."""
-    return directory / "console.log"
+    return directory / console.NAME
 
 
 def _errors_log(directory: Path) -> Path:

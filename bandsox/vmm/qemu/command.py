@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bandsox.models import RateLimits
+from bandsox.vmm import console
 from bandsox.vmm.base import LaunchSpec
 
 PORTS = 8
@@ -47,7 +48,7 @@ def monitor_socket(sockets: Path) -> Path:
 
 def console_log(directory: Path) -> Path:
     """The log of the machine's console."""
-    return directory / "console.log"
+    return directory / console.NAME
 
 
 def command(spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[int], tsc_khz: int | None) -> list[str]:

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -76,14 +77,14 @@ func newServer(system *boot.System) *serve.Server {
 	return server
 }
 
+// errNoVsock is the host's sign to start the machine again with the console for a link (bandsox/engine/accelerators.py).
+var errNoVsock = errors.New("no vsock in this kernel")
+
 // link serves the host over what the machine has. It only returns when that fails.
 func link(system *boot.System, server *serve.Server, ready func()) error {
 	kind := system.Settings.Transport
 	if kind == "" {
-		kind = "vsock"
-		if transport.HasPorts() {
-			kind = "virtio-serial"
-		}
+		kind = bestTransport()
 	}
 	server.Transport = kind
 	switch kind {
@@ -93,6 +94,9 @@ func link(system *boot.System, server *serve.Server, ready func()) error {
 			ready()
 		})
 	case "vsock":
+		if !transport.HasVsock() {
+			return errNoVsock
+		}
 		listener, err := transport.ListenVsock()
 		if err != nil {
 			return err
@@ -100,6 +104,23 @@ func link(system *boot.System, server *serve.Server, ready func()) error {
 		ready()
 		go transport.RingHost()
 		return server.Listen(listener)
+	case "console":
+		ready() // from here on the console is the line
+		console, err := transport.OpenConsole()
+		if err != nil {
+			return err
+		}
+		return server.Listen(console)
 	}
 	return fmt.Errorf("unknown transport %q", kind)
+}
+
+func bestTransport() string {
+	switch {
+	case transport.HasPorts():
+		return "virtio-serial"
+	case transport.HasVsock():
+		return "vsock"
+	}
+	return "console"
 }

@@ -25,7 +25,7 @@ const deviceDeadline = 30 * time.Second
 type Settings struct {
 	Root      string // block device of the read-only root; empty: an empty tmpfs
 	Overlay   string // block device of the writable layer, or "tmpfs"
-	Transport string // "virtio-serial", "vsock", or empty for what there is
+	Transport string // "virtio-serial", "vsock", "console", or empty for what there is
 }
 
 // System is what the boot leaves behind.

@@ -39,18 +39,23 @@ func (s *Server) Serve(ch transport.Channel) {
 	c.serve()
 }
 
+// Listener is where connections come from.
+type Listener interface {
+	Accept() (transport.Channel, error)
+}
+
 // Listen accepts connections until the listener fails.
-func (s *Server) Listen(listener *transport.Listener) error {
+func (s *Server) Listen(listener Listener) error {
 	places := make(chan struct{}, maxConnections)
 	for {
 		places <- struct{}{}
-		socket, err := listener.Accept()
+		channel, err := listener.Accept()
 		if err != nil {
 			return err
 		}
 		go func() {
 			defer func() { <-places }()
-			s.Serve(socket)
+			s.Serve(channel)
 		}()
 	}
 }

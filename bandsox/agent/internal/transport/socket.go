@@ -43,6 +43,18 @@ func (s *Socket) Interrupt() { _ = unix.Shutdown(s.fd, unix.SHUT_RDWR) }
 // Close gives the descriptor back.
 func (s *Socket) Close() { unix.Close(s.fd) }
 
+// HasVsock tells whether the kernel has a way to the host over vsock: the family alone, which it may have
+// without one, has no address of its own (Linux, net/vmw_vsock/af_vsock.c, vsock_dev_do_ioctl).
+func HasVsock() bool {
+	fd, err := unix.Open("/dev/vsock", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	cid, err := unix.IoctlGetUint32(fd, unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
+	return err == nil && cid != unix.VMADDR_CID_ANY && cid != unix.VMADDR_CID_LOCAL
+}
+
 // Listener accepts connections on a socket.
 type Listener struct {
 	fd     int
@@ -84,7 +96,7 @@ func listen(family int, address unix.Sockaddr, accept func(unix.Sockaddr) bool) 
 }
 
 // Accept returns the next connection from a peer that may connect.
-func (l *Listener) Accept() (*Socket, error) {
+func (l *Listener) Accept() (Channel, error) {
 	for {
 		fd, peer, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC)
 		switch {
