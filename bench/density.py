@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
 from bandsox.core import AsyncBandSox
 from bandsox.vm import AsyncMicroVM
 
 COUNT = 50
+_EVERY = 10
+_IDLE_S = 10.0
 
 
 async def measure(bandsox: AsyncBandSox) -> None:
     vms: list[AsyncMicroVM] = []
+    before = _available_mib()
+    print("\n### Density\n\n| machines | PSS of the newest MiB | host memory for each MiB |\n|---|---|---|")
     try:
-        for _ in range(COUNT):
-            vms.append(await bandsox.create_vm())
+        for number in range(1, COUNT + 1):
+            vms.append(await bandsox.create_vm(ephemeral=True))
+            if number == 1 or number % _EVERY == 0:
+                print(f"| {number} | {_pss_mib(vms[-1]):.0f} | {(before - _available_mib()) / number:.0f} |", flush=True)
+        busy = sum(map(_cpu_s, vms))
+        await asyncio.sleep(_IDLE_S)
+        idle = (sum(map(_cpu_s, vms)) - busy) / _IDLE_S / COUNT
         answers = [(await vm.run(["true"])).exit_code for vm in vms]
-        sizes = [_pss_mib(vm.process.pid) for vm in vms if vm.process is not None]
+        sizes = [_pss_mib(vm) for vm in vms]
     finally:
         for vm in vms:
             await vm.delete()
-    print(f"\n### Density\n\n{answers.count(0)} of {COUNT} machines answer at once.")
-    print(f"PSS of a machine: {sum(sizes) / len(sizes):.0f} MiB in the mean, {sizes[-1]:.0f} MiB for the last.")
+    print(f"\n{answers.count(0)} of {COUNT} machines answer at once; each takes {idle:.1%} of a processor while it is idle.")
+    print(f"PSS after that: {sum(sizes) / len(sizes):.0f} MiB in the mean, {max(sizes):.0f} MiB at most.")
 
 
-def _pss_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise LookupError(f"no Pss for {pid}")
+def _pid(vm: AsyncMicroVM) -> int:
+    if vm.process is None:
+        raise LookupError(f"{vm} has no process")
+    return vm.process.pid
+
+
+def _pss_mib(vm: AsyncMicroVM) -> float:
+    """The memory of a machine's VMM, what it shares counted in parts."""
+    return _field(Path(f"/proc/{_pid(vm)}/smaps_rollup"), "Pss:") / 1024
+
+
+def _available_mib() -> float:
+    return _field(Path("/proc/meminfo"), "MemAvailable:") / 1024
+
+
+def _field(path: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(name))
+
+
+def _cpu_s(vm: AsyncMicroVM) -> float:
+    """The processor time that a machine's VMM has taken."""
+    fields = Path(f"/proc/{_pid(vm)}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
