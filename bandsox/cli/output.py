@@ -10,8 +10,10 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -27,7 +29,10 @@ _STATUS_COLORS = {
     "note": "yellow",
     "missing": "red",
 }
-_UNBOUNDED_WIDTH = 10_000
+
+_GAP = "  "
+_LEAST_ROOM = 30
+"""How many characters the last column needs at least for its text to be broken into lines."""
 
 
 def visible(text: str | bytes) -> str:
@@ -60,28 +65,38 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], state: Invocation, *, right: Sequence[str] = ()) -> None:
-    """Rows under column titles, as wide as they need to be, or as the terminal is.
+    """Rows under column titles, as wide as they need to be. On a terminal a long last column goes on below itself.
 
     Parameters
     ----------
     right: the columns of numbers, which end at the same place.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    cells = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(columns, *cells, strict=True)]
+    at_right = [column in right for column in columns]
+    room = shutil.get_terminal_size().columns - sum(width + len(_GAP) for width in widths[:-1]) if sys.stdout.isatty() else 0
 
-    terminal = sys.stdout.isatty()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=not terminal, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STATUS_COLORS.get(cell, "")) for cell in map(visible, row)))
-    width = shutil.get_terminal_size().columns if terminal else _UNBOUNDED_WIDTH
-    console = Console(width=width, no_color=not colored(state), force_terminal=terminal and colored(state), highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    for line in capture.get().splitlines():
-        click.echo(line.rstrip(), color=colored(state))
+    def print_row(row: Sequence[str], paint_cell: Callable[[str], str]) -> None:
+        *others, last = row
+        first, *more = textwrap.wrap(last, room) or [""] if room >= _LEAST_ROOM else [last]
+        padded = []
+        for cell, width, flushed in zip((*others, first), widths, at_right, strict=True):
+            space = " " * (width - _width(cell))
+            padded.append(space + paint_cell(cell) if flushed else paint_cell(cell) + space)
+        click.echo(_GAP.join(padded).rstrip())
+        for line in more:
+            click.echo(" " * sum(width + len(_GAP) for width in widths[:-1]) + line)
+
+    print_row(columns, lambda title: click.style(title, bold=True) if colored(state) else title)
+    for row in cells:
+        print_row(row, lambda cell: paint(cell, _STATUS_COLORS[cell], state) if cell in _STATUS_COLORS else cell)
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes: wide characters take two, and those that combine with another none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def print_facts(facts: Mapping[str, Any], state: Invocation, indent: int = 0) -> None:

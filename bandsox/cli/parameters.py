@@ -141,7 +141,7 @@ def machine_options(function: Function) -> Function:
             help="Set the variables of a file of NAME=VALUE lines.",
         ),
         click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Keep a note with the VM; also a JSON object."),
-        click.option("--ttl", type=seconds, metavar="SECONDS", help="After this time `cleanup` may remove it; 90s, 5m, 2h."),
+        click.option("--ttl", type=seconds, metavar="SECONDS", help="How long it may live, running or not; 90s, 5m, 2h."),
         click.option(
             "--vmm", metavar="NAME", help="The hypervisor: firecracker or qemu; BANDSOX_VMM, else the best that works here, when absent."
         ),

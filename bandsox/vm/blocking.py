@@ -84,6 +84,7 @@ class MicroVM:
     metrics = sync(AsyncMicroVM.metrics)
     guest_info = sync(AsyncMicroVM.guest_info)
     console = sync(AsyncMicroVM.console)
+    connect_to_console = sync(AsyncMicroVM.connect_to_console)
     get_guest_ip = sync(AsyncMicroVM.get_guest_ip)
 
     def watch(self, path: str, recursive: bool = False) -> Iterator[FileChange]:

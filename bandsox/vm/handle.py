@@ -123,6 +123,10 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles):
         self._record = await self._engine.get(self.vm_id)
         return self._engine.console(self._record).decode(errors="replace").replace("\r\n", "\n")
 
+    async def connect_to_console(self) -> None:
+        """See to it that the machine answers. Earlier versions had to be connected before anything else; calls now need no preparation."""
+        await (await self._live()).ping()
+
     async def follow_console(self) -> AsyncIterator[str]:
         """What it has printed on its console, and what it prints from now on, as it comes, until it stops."""
         self._record = await self._engine.get(self.vm_id)

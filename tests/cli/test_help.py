@@ -76,8 +76,7 @@ GUEST = {"bandsox.guest", "bandsox.vm.handle", "anyio", "xxhash"}
 
 def test_listing_machines_loads_neither_images_nor_hypervisors_nor_the_guests_protocol(empty: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BANDSOX_STORAGE", empty.environment["BANDSOX_STORAGE"])
-    assert _imported_by("vm", "list") & {*REGISTRY, *BOOT, *GUEST, "bandsox.vmm.qemu"} == set()
-    assert "rich" not in _imported_by("--json", "vm", "list")
+    assert _imported_by("vm", "list") & {*REGISTRY, *BOOT, *GUEST, "bandsox.vmm.qemu", "rich"} == set()
 
 
 def test_running_a_command_loads_neither_images_nor_kernels_nor_tables(cli: Cli, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:

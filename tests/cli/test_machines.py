@@ -116,6 +116,8 @@ def test_processes(cli: Cli, machine: str) -> None:
     assert any(process["pid"] == 1 for process in found)
     assert {"pid", "ppid", "uid", "name", "argv", "state", "rss", "cpu_ms"} == set(found[0])
     assert cli("ps", machine).text.splitlines()[0].split()[:2] == ["PID", "PARENT"]
+    assert all(process["argv"] for process in found)
+    assert any(process["name"] == "kthreadd" for process in cli("--json", "ps", "-a", machine).json)
 
 
 def test_names_of_machines_are_completed(cli: Cli, own: str) -> None:

@@ -13,7 +13,7 @@ from bandsox.cli.command import Invocation
 from bandsox.cli.commands.exec import execute
 from bandsox.cli.detaching import DetachKeys, parse_detach_keys
 from bandsox.cli.machines import program_of
-from bandsox.cli.output import size, visible
+from bandsox.cli.output import print_table, size, visible
 from bandsox.cli.parameters import mebibytes, metadata_of, seconds, variables
 from bandsox.errors import InvalidRequest
 from bandsox.models import ImageConfig
@@ -155,6 +155,16 @@ def test_printed_text_never_commands_a_terminal(text: str | bytes) -> None:
 def test_visible_text() -> None:
     assert visible("grün 🦀 \x1b[2J\n\u202e\x07") == "grün 🦀 \\x1b[2J\\n\\u202e\\x07"
     assert visible(b"\xff") == "\\udcff"
+
+
+def test_a_table_is_as_wide_as_it_needs_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("NAME", "STATE", "N"), [("漢字", "\x1b[2J", "7"), ("a", "running", "100")], Invocation(), right=("N",))
+    assert capsys.readouterr().out == "NAME  STATE      N\n漢字  \\x1b[2J    7\na     running  100\n"
+
+
+def test_an_empty_table_has_its_titles(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("NAME", "STATE"), [], Invocation())
+    assert capsys.readouterr().out == "NAME  STATE\n"
 
 
 def test_sizes_for_people() -> None:

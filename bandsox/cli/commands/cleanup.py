@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 async def cleanup(call: Call) -> None:
     """Remove what processes that were killed have left behind.
 
-    That is half-made VMs, hypervisors without a record, sockets and work files. VMs that were made completely stay, whether they
-    run or not; `bandsox vm delete` removes those, `bandsox image prune` images.
+    That is half-made VMs, those of `bandsox run` and of builds, VMs whose --ttl is over, hypervisors without a record, sockets and work
+    files. Other VMs stay, whether they run or not; `bandsox vm delete` removes those, `bandsox image prune` images.
     """
     removed = await call.bandsox.cleanup()
     if call.state.json:
@@ -29,4 +29,10 @@ async def cleanup(call: Call) -> None:
     elif not call.state.quiet:
         for vm_id in removed.machines:
             click.echo(f"removed the VM {vm_id}")
-        click.echo(f"{len(removed.machines)} VMs, {removed.processes} processes and {removed.files} directories removed")
+        counts = (
+            (len(removed.machines), "VM", "VMs"),
+            (removed.processes, "process", "processes"),
+            (removed.files, "directory", "directories"),
+        )
+        found = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
+        click.echo(f"removed: {', '.join(found)}" if found else "there was nothing to remove")

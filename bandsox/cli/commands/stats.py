@@ -97,17 +97,23 @@ def _stats_row(reading: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+_KTHREADD = 2
+"""The process that all threads of a Linux kernel descend from."""
+
+
 @click.command(
     "ps",
     cls=Command,
-    examples=(("bandsox ps dev", "what runs in it, the busiest last"),),
+    examples=(("bandsox ps dev", "what runs in it, the busiest last"), ("bandsox ps -a dev", "and its kernel's threads")),
 )
 @vm_argument()
+@click.option("-a", "--all", "every", is_flag=True, help="The threads of its kernel, too.")
 @operation
-async def processes(call: Call, vm: str) -> None:
+async def processes(call: Call, vm: str, every: bool) -> None:
     """Show the processes of a VM."""
     metrics: Metrics = await (await call.vm(vm)).metrics(processes=True)
-    found = sorted(metrics.processes, key=lambda process: process.cpu_ms)
+    shown = [process for process in metrics.processes if every or _KTHREADD not in {process.pid, process.ppid}]
+    found = sorted(shown, key=lambda process: process.cpu_ms)
     if call.state.json:
         print_json([_process_info(process) for process in found])
         return
