@@ -81,6 +81,20 @@ class Image:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """A step in which an image was made (OCI image-spec, ``config.md``, ``history``).
+
+    ``created`` is when, in RFC 3339; ``size`` is the stored, mostly compressed, layer's in bytes, 0 for a step that made none.
+    """
+
+    created: str = ""
+    created_by: str = ""
+    comment: str = ""
+    size: int = 0
+    layer: str | None = None
+
+
 # ── machines ────────────────────────────────────────────────────────────────────────────────────
 
 

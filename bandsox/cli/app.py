@@ -31,8 +31,8 @@ SECTIONS = {
     "Images": {
         "image": Entry(
             f"{_COMMANDS}.image:image",
-            "Pull, build, list, tag, import and remove images.",
-            ("pull", "build", "list", "ls", "inspect", "tag", "rm", "prune", "import"),
+            "Pull, build, list, tag, carry and remove images.",
+            ("pull", "build", "list", "ls", "inspect", "history", "tag", "save", "load", "rm", "prune", "import"),
         ),
     },
     "This host": {

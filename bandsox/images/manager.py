@@ -28,9 +28,9 @@ from bandsox.images.flatten import FORMAT, LayerFile
 from bandsox.images.limits import Limits
 from bandsox.images.reference import Reference, Transport, parse_reference
 from bandsox.images.registries import Registries
-from bandsox.images.transports import Context, Fetched, store_image
+from bandsox.images.transports import Context, Fetched, fingerprint, store_image
 from bandsox.locks import Locks
-from bandsox.models import Image, ImageConfig, ProgressCallback
+from bandsox.models import HistoryEntry, Image, ImageConfig, ProgressCallback
 from bandsox.settings import Layout
 from bandsox.store import Database, ImageTable
 from bandsox.workers import Task, in_thread, storage_errors
@@ -130,6 +130,55 @@ class Images:
             spec.Layer(layer.digest, layer.size, layer.media_type, diff_id)
             for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True)
         )
+
+    def history(self, reference: str | Reference) -> tuple[HistoryEntry, ...]:
+        """How an image that is here was made, the last step first.
+
+        Raises
+        ------
+        ImageNotFound, InvalidReference: as for `inspect`.
+        CorruptImage: as for `layers`.
+        """
+        image = self._here(reference)
+        return spec.history(self._documents(image)[1], self.layers(image))
+
+    # ── carrying to other hosts ─────────────────────────────────────────────────────────────────
+
+    async def save(self, references: Sequence[str | Reference], out: BinaryIO, progress: ProgressCallback | None = None) -> None:
+        """Write images that are here to a binary stream, as `load`, Docker, Podman and skopeo read them.
+
+        An image keeps all its names, first the one it is asked for by: Podman and skopeo may see that one alone.
+
+        Raises
+        ------
+        ImageNotFound, InvalidReference: as for `inspect`.
+        DigestMismatch, CorruptImage: what is stored was damaged.
+        """
+        from bandsox.images import archives
+
+        async with self.adding():
+            packages: dict[str, archives.Package] = {}
+            for reference in references:
+                image, (asked, _) = self._here(reference), self._find(reference)
+                ordered = replace(image, references=tuple(sorted(image.references, key=lambda name: name != str(asked))))
+                packages.setdefault(image.id, archives.Package.of(ordered, self.layers(image), self._blobs))
+            task = Task(progress, "save", "saving", archives.total_size([*packages.values()]))
+            await in_thread(lambda stop: archives.save([*packages.values()], self._blobs, out, task, stop))
+        task.finish()
+
+    async def load(self, path: Path, progress: ProgressCallback | None = None) -> Sequence[Image]:
+        """Make the images of an archive of `save`, `docker save` or `podman save` images here, with the names it gives them.
+
+        Raises
+        ------
+        ImageNotFound: there is no such file.
+        CorruptImage, DigestMismatch, StorageFull: as they say.
+        """
+        from bandsox.images import archives
+
+        async with self.adding():
+            loaded = await archives.load(path, self._context(progress))
+            return [await self._complete(one.fetched, "load", tuple(map(str, one.names)), progress) for one in loaded]
 
     # ── naming and adding ───────────────────────────────────────────────────────────────────────
 
@@ -327,7 +376,7 @@ class Images:
         """Whether a local source still is what the image was made from."""
         if reference is None or str(reference) not in image.references:
             return True
-        return self._table.fingerprint(str(reference)) in (None, _fingerprint(reference))
+        return self._table.fingerprint(str(reference)) in (None, fingerprint(reference))
 
     def _documents(self, image: Image) -> tuple[spec.Manifest, spec.ConfigFile]:
         manifest = spec.decode(self._blobs.read(image.manifest_digest, spec.MAX_MANIFEST), spec.Manifest, "the stored manifest")
@@ -344,9 +393,9 @@ class Images:
                 found = self._table.find(str(reference))
                 if found is not None and self._is_current(reference, found):
                     return _familiar(replace(found, rootfs=await self._ensure_rootfs(self.layers(found), progress)))
-            fingerprint = _fingerprint(reference)
+            state = fingerprint(reference)
             fetched = await self._fetch(reference, self._context(progress))
-            return await self._complete(fetched, str(reference), (str(reference),), progress, fingerprint)
+            return await self._complete(fetched, str(reference), (str(reference),), progress, state)
 
     async def _fetch(self, reference: Reference, context: Context) -> Fetched:
         if reference.transport is Transport.REGISTRY:
@@ -371,7 +420,7 @@ class Images:
         source: str,
         references: tuple[str, ...],
         progress: ProgressCallback | None,
-        fingerprint: str | None = None,
+        state: str | None = None,
     ) -> Image:
         """Convert and record an image whose blobs are stored."""
         runtime = spec.runtime_config(fetched.config)
@@ -392,7 +441,7 @@ class Images:
             config=runtime,
             source=source,
         )
-        self._table.save(image, fetched.blobs, fingerprint)
+        self._table.save(image, fetched.blobs, state)
         return _familiar(self._here(image.id))
 
     async def _with_rootfs(self, image: Image, progress: ProgressCallback | None) -> Image:
@@ -427,20 +476,6 @@ def _rootfs_digest(layers: Sequence[spec.Layer]) -> str:
     """The name of a root file system: what it is made of, and by which version of the conversion."""
     text = "\n".join([FORMAT, *(layer.diff_id for layer in layers)])
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def _fingerprint(reference: Reference) -> str | None:
-    """The present state of a local source, or None where it has none that could be compared."""
-    try:
-        if reference.transport in (Transport.OCI, Transport.DIRECTORY):
-            name = "index.json" if reference.transport is Transport.OCI else "manifest.json"
-            return hashlib.sha256((reference.path / name).read_bytes()).hexdigest()
-        if reference.transport in (Transport.OCI_ARCHIVE, Transport.DOCKER_ARCHIVE, Transport.ROOTFS):
-            status = reference.path.stat()
-            return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
-    except OSError:
-        return None
-    return None
 
 
 def _local_name(name: str) -> Reference:

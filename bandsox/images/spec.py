@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from bandsox import models
 from bandsox.errors import CorruptImage, DigestMismatch, ImageNotFound, Unsupported
 from bandsox.models import ImageConfig
 
@@ -105,8 +106,17 @@ class RootFS(msgspec.Struct, frozen=True):
     type: Short = "layers"
 
 
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """How a layer came about, or what an instruction changed that made none."""
+
+    created: Short | None = None
+    created_by: Text | None = None
+    comment: Text | None = None
+    empty_layer: bool = False
+
+
 class ConfigFile(msgspec.Struct, frozen=True):
-    """An image's configuration; history is not read."""
+    """An image's configuration."""
 
     rootfs: RootFS
     architecture: Short = ""
@@ -114,6 +124,7 @@ class ConfigFile(msgspec.Struct, frozen=True):
     variant: Short = ""
     created: Short | None = None
     config: ContainerConfig | None = None
+    history: Annotated[list[HistoryEntry], Meta(max_length=4096)] | None = None
 
 
 class _Kind(msgspec.Struct, frozen=True, rename="camel"):
@@ -145,10 +156,19 @@ def verify(data: bytes, digest: str, what: str) -> bytes:
     ------
     DigestMismatch: it has another.
     """
-    actual = digest_of(data)
+    verify_digest(digest_of(data), digest, what)
+    return data
+
+
+def verify_digest(actual: str, digest: str, what: str) -> None:
+    """Check the digest that something has.
+
+    Raises
+    ------
+    DigestMismatch: it should have another.
+    """
     if actual != digest:
         raise DigestMismatch(f"{what} does not have the digest it is named by", cause=f"expected {digest}, got {actual}")
-    return data
 
 
 def decode(data: bytes, document: type[T], what: str) -> T:
@@ -232,6 +252,22 @@ def runtime_config(config: ConfigFile) -> ImageConfig:
         on_build=tuple(source.on_build or ()),
         healthcheck=source.healthcheck or {},
     )
+
+
+def history(config: ConfigFile, layers: tuple[Layer, ...]) -> tuple[models.HistoryEntry, ...]:
+    """The steps in which an image was made, the last first. Layers that no step accounts for are steps without a word."""
+    left = list(layers)
+    steps = []
+    for entry in config.history or ():
+        layer = left.pop(0) if left and not entry.empty_layer else None
+        steps.append(_step(entry, layer))
+    steps.extend(_step(HistoryEntry(), layer) for layer in left)
+    return tuple(reversed(steps))
+
+
+def _step(entry: HistoryEntry, layer: Layer | None) -> models.HistoryEntry:
+    said = (entry.created or "", entry.created_by or "", entry.comment or "")
+    return models.HistoryEntry(*said, size=layer.size if layer else 0, layer=layer.digest if layer else None)
 
 
 def _variable(item: str) -> tuple[str, str]:

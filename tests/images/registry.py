@@ -56,6 +56,7 @@ class Registry:
         architecture: str = "amd64",
         docker: bool = False,
         diff_ids: list[str] | None = None,
+        extra: dict[str, object] | None = None,
     ) -> bytes:
         """Push an image of these layers (plain tars, or gzip ones with `diff_ids`); return its manifest."""
         repository, _, tag = name.partition(":")
@@ -64,6 +65,7 @@ class Registry:
             "os": "linux",
             "config": config or {},
             "rootfs": {"type": "layers", "diff_ids": diff_ids or [sha256(layer) for layer in layers]},
+            **(extra or {}),
         }
         config_bytes = json.dumps(document).encode()
         manifest = json.dumps(

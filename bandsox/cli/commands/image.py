@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from bandsox.cli.machines import image_info
 from bandsox.cli.operation import operation
 from bandsox.cli.output import age, moment_text, print_facts, print_json, print_table, size
 from bandsox.cli.parameters import image_argument
-from bandsox.errors import BandSoxError
+from bandsox.errors import BandSoxError, InvalidRequest
 
 _EXAMPLES = (
     ("bandsox image pull python:3-alpine", "fetch from a registry"),
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=CommandGroup, examples=_EXAMPLES, aliases={"ls": "list", "delete": "rm"})
 def image() -> None:
-    """Pull, build, list, tag, import and remove images."""
+    """Pull, build, list, tag, carry and remove images."""
 
 
 image.add_command(build)
@@ -82,6 +84,85 @@ async def inspect_(call: Call, reference: str) -> None:
         print_json(facts)
         return
     print_facts({**facts, "created_at": moment_text(facts["created_at"])}, call.state)
+
+
+@image.command()
+@image_argument("reference", metavar="IMAGE")
+@operation
+async def history(call: Call, reference: str) -> None:
+    """Show how an image was made, the last step first."""
+    steps = call.engine.images.history(reference)
+    if call.state.json:
+        print_json([dataclasses.asdict(step) for step in steps])
+        return
+    rows = [(step.created or "-", " ".join(step.created_by.split()) or "-", size(step.size), step.comment) for step in steps]
+    print_table(("CREATED", "CREATED BY", "SIZE", "COMMENT"), rows, call.state, right=("SIZE",))
+
+
+@image.command(
+    examples=(
+        ("bandsox image save app:latest -o app.tar", "a file for `bandsox image load`, `docker load` or `podman load`"),
+        ("bandsox image save app db | ssh other bandsox image load", "several, through a pipe"),
+    )
+)
+@image_argument("references", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Where to; else to standard output.")
+@operation
+async def save(call: Call, references: tuple[str, ...], output: Path | None) -> None:
+    """Write images to one file, to be carried to another host.
+
+    It is an OCI image layout in a tar archive, which Docker, Podman and skopeo read too. The layers are as they were fetched.
+    """
+    if output is None:
+        if sys.stdout.isatty():
+            raise InvalidRequest("an archive is nothing for a terminal", remedy="give a file with -o, or pipe the output into a program")
+        await call.engine.images.save(references, sys.stdout.buffer, call.progress)
+        sys.stdout.buffer.flush()
+        return
+    work = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with work.open("xb") as file:
+            await call.engine.images.save(references, file, call.progress)
+        work.replace(output)
+    finally:
+        work.unlink(missing_ok=True)
+    call.progress.clear()
+
+
+@image.command(
+    examples=(
+        ("bandsox image load -i app.tar", "what `bandsox image save`, `docker save` or `podman save` has written"),
+        ("docker save app | bandsox image load", "which may come through standard input"),
+    )
+)
+@click.option(
+    "-i",
+    "--input",
+    "archive",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The archive; else standard input.",
+)
+@operation
+async def load(call: Call, archive: Path | None) -> None:
+    """Take the images of an archive, with the names it gives them. (For the tar archive of a root file system: import.)"""
+    import asyncio
+    import shutil
+    import tempfile
+
+    if archive is not None:
+        found = await call.engine.images.load(archive, call.progress)
+    else:
+        with tempfile.NamedTemporaryFile(dir=call.engine.layout.temporary) as file:
+            await asyncio.to_thread(shutil.copyfileobj, sys.stdin.buffer, file, 1 << 20)
+            file.flush()
+            found = await call.engine.images.load(Path(file.name), call.progress)
+    call.progress.clear()
+    if call.state.json:
+        print_json([image_info(each) for each in found])
+        return
+    for each in found:
+        click.echo(", ".join(each.references) or each.id)
 
 
 @image.command(examples=(("bandsox image tag python:3-alpine base", "`base` now means this image, whatever a registry has"),))

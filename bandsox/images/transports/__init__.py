@@ -7,11 +7,13 @@ returns is `Fetched`.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from bandsox.images import spec
 from bandsox.images.blobs import BlobStore
 from bandsox.images.limits import Limits
+from bandsox.images.reference import Reference, Transport
 from bandsox.models import ImageConfig, ProgressCallback
 
 
@@ -67,3 +69,17 @@ def store_layers(context: Context, layers: tuple[spec.Layer, ...], config: Image
     """An image of `layers` with a configuration made here, which depends on the contents alone."""
     document = spec.encode_config(config or ImageConfig(), layers, architecture=context.platform.architecture)
     return store_image(context.blobs, document, layers)
+
+
+def fingerprint(reference: Reference) -> str | None:
+    """The present state of a local source, or None where it has none that could be compared."""
+    try:
+        if reference.transport in (Transport.OCI, Transport.DIRECTORY):
+            name = "index.json" if reference.transport is Transport.OCI else "manifest.json"
+            return hashlib.sha256((reference.path / name).read_bytes()).hexdigest()
+        if reference.transport in (Transport.OCI_ARCHIVE, Transport.DOCKER_ARCHIVE, Transport.ROOTFS):
+            status = reference.path.stat()
+            return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+    except OSError:
+        return None
+    return None

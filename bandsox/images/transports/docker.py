@@ -102,10 +102,28 @@ async def _fetch(path: Path, wanted: str | None, context: Context, task_name: st
     return fetched
 
 
-def _choose(archive: Archive, wanted: str | None, path: Path) -> _SavedImage:
+def copy_all(archive: Archive, path: Path, context: Context, task: Task, stop: threading.Event) -> list[tuple[list[str], Fetched]]:
+    """Copy every image of an archive into the blob store, with the names it has there; blocks.
+
+    Raises
+    ------
+    As `fetch_archive`.
+    """
+    return [(image.repo_tags or [], _copy(archive, image, context, task, stop)) for image in _images(archive, path)]
+
+
+def _images(archive: Archive, path: Path) -> list[_SavedImage]:
     if archive.size("manifest.json") is None:
-        raise CorruptImage(f"{path} is not an archive of `docker save`", cause="it has no manifest.json")
-    images = spec.decode(archive.read("manifest.json", spec.MAX_MANIFEST), list[_SavedImage], "manifest.json")
+        raise CorruptImage(
+            f"{path} is not an archive of `docker save`",
+            cause="it has no manifest.json",
+            remedy="for the archive of a root file system: bandsox image import",
+        )
+    return spec.decode(archive.read("manifest.json", spec.MAX_MANIFEST), list[_SavedImage], "manifest.json")
+
+
+def _choose(archive: Archive, wanted: str | None, path: Path) -> _SavedImage:
+    images = _images(archive, path)
     if wanted is None and len(images) == 1:
         return images[0]
     for image in images:

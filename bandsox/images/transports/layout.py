@@ -19,8 +19,8 @@ from bandsox.images.transports import Context, Fetched
 from bandsox.images.transports.archive import Archive, open_archive
 from bandsox.workers import Task, in_thread
 
-_REF_NAME = "org.opencontainers.image.ref.name"
-_FULL_NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
+FULL_NAME = "io.containerd.image.name"
 _MAX_INDEX_DEPTH = 3
 
 
@@ -74,6 +74,23 @@ async def fetch(reference: Reference, context: Context) -> Fetched:
     return fetched
 
 
+def fetch_all(path: Path, archive: Archive, context: Context, task: Task, stop: threading.Event) -> list[tuple[list[str], Fetched]]:
+    """Copy every image of an archive into the blob store, with the names it has there; blocks.
+
+    Raises
+    ------
+    As `fetch`.
+    """
+    index = spec.decode(archive.read("index.json", spec.MAX_MANIFEST), spec.Index, "index.json")
+    found = []
+    for descriptor in index.manifests:
+        annotations = descriptor.annotations or {}
+        names = [annotations[key] for key in (FULL_NAME, REF_NAME) if "/" in annotations.get(key, "")]
+        reference = Reference(Transport.OCI_ARCHIVE, str(path), descriptor.digest)
+        found.append((names[:1], _fetch(reference, archive, context, task, stop)))
+    return found
+
+
 def _fetch(reference: Reference, files: _Files | Archive, context: Context, task: Task, stop: threading.Event) -> Fetched:
     nested = reference.transport is not Transport.DIRECTORY
     if nested:
@@ -125,4 +142,4 @@ def _tagged(reference: Reference, index: spec.Index) -> spec.Descriptor:
 
 def _names(descriptor: spec.Descriptor) -> set[str]:
     annotations = descriptor.annotations or {}
-    return {annotations[key] for key in (_REF_NAME, _FULL_NAME) if key in annotations}
+    return {annotations[key] for key in (REF_NAME, FULL_NAME) if key in annotations}
