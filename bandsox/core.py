@@ -22,7 +22,7 @@ from bandsox.vm.info import vm_info
 
 if TYPE_CHECKING:
     from bandsox.engine.cleanup import Removed
-    from bandsox.engine.doctor import Finding
+    from bandsox.engine.findings import Finding
     from bandsox.vm import AsyncMicroVM, MicroVM
     from bandsox.vmm.firecracker.release import Program
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import os
 import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from bandsox.engine.accelerators import Trial
-from bandsox.errors import BandSoxError, MissingTool, Unsupported
+from bandsox.engine import doctor_vmms
+from bandsox.engine.findings import Finding
+from bandsox.errors import BandSoxError
 from bandsox.vmm import initramfs
 
 if TYPE_CHECKING:
@@ -20,16 +19,6 @@ if TYPE_CHECKING:
 
 _LOW_SPACE = 5 << 30
 _LOW_MEMORY = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. ``note``: it works without, but better with."""
-
-    subject: str
-    state: Literal["ok", "note", "missing"]
-    text: str
-    remedy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +41,9 @@ async def examine(engine: Engine) -> list[Finding]:
     findings = [_host(), _agent(), *(_tool(tool) for tool in _TOOLS), _storage(engine.layout.root), _memory()]
     if platform.machine() == "x86_64" and os.geteuid() != 0:
         findings.append(_unprivileged())
-    findings.append(await _kernel(engine))
+    findings.append(_kernel(engine))
     if findings[-1].state == "ok":
-        findings += await _accelerators(engine)
+        findings += await doctor_vmms.examine(engine)
     return findings
 
 
@@ -107,28 +96,8 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-async def _kernel(engine: Engine) -> Finding:
-    if not engine.kernels.default.is_dir():
+def _kernel(engine: Engine) -> Finding:
+    label = engine.kernels.default_label()
+    if label is None:
         return Finding("guest kernel", "missing", "none is installed", "bandsox init")
-    label = (engine.kernels.default / "label").read_text().strip()
     return Finding("guest kernel", "ok", label)
-
-
-async def _accelerators(engine: Engine) -> list[Finding]:
-    """The hypervisors and what they are worth here. One of them suffices."""
-    findings: list[Finding] = []
-    trial = Trial(await asyncio.to_thread(engine.kernels.boot_files))
-    usable = False
-    for vmm in engine.vmms.values():
-        try:
-            findings.append(Finding(vmm.name, "ok", f"version {await vmm.version()}"))
-            offered = await vmm.accelerators()
-        except (MissingTool, Unsupported) as error:
-            findings.append(Finding(vmm.name, "note", error.message, error.remedy))
-            continue
-        for accelerator in offered:
-            verdict = await engine.accelerators.verdict(vmm, accelerator, trial)
-            usable = usable or verdict.usable
-            subject = f"{vmm.name}/{accelerator.name}"
-            findings.append(Finding(subject, "ok" if verdict.usable else "note", f"{verdict.reason} ({verdict.isolation.name.lower()})"))
-    return findings if usable else [dataclasses.replace(each, state="missing") if each.state == "note" else each for each in findings]

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bandsox.download import MAX_SIZE, Digest, digest_of, download, file_name
-from bandsox.errors import DigestMismatch, InvalidRequest, MissingTool, Unsupported, VMMError
+from bandsox.engine.accelerators import Trial
+from bandsox.errors import DigestMismatch, InvalidRequest, MissingTool, Unsupported
 from bandsox.models import Image, ProgressCallback
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.vmm.firecracker import release
@@ -98,7 +99,7 @@ async def install_firecracker(
     """
     installed = engine.layout.vmms / "firecracker"
     if source is None and not force:
-        with contextlib.suppress(MissingTool, Unsupported, VMMError):
+        with contextlib.suppress(MissingTool, Unsupported):
             await asyncio.to_thread(release.find, "jailer", installed)
             return await asyncio.to_thread(release.find, "firecracker", installed)
     pinned = release.archive()
@@ -123,8 +124,6 @@ async def firecracker_is_of_no_use(engine: Engine, progress: ProgressCallback | 
         return None
     qemu = engine.vmms["qemu"]
     with contextlib.suppress(MissingTool):
-        from bandsox.engine.accelerators import Trial
-
         trial = Trial(await asyncio.to_thread(engine.kernels.boot_files))
         for accelerator in await qemu.accelerators():
             if accelerator.name == "kvm":

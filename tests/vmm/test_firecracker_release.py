@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bandsox.errors import CorruptImage, MissingTool, Unsupported, VMMError
+from bandsox.errors import CorruptImage, MissingTool, Unsupported
 from bandsox.vmm.firecracker import release
 
 MACHINE = platform.machine()
@@ -76,7 +76,7 @@ def test_a_version_that_is_too_old_is_refused(nothing: Path) -> None:
 
 def test_another_program_under_that_name_is_refused(nothing: Path) -> None:
     program(nothing.parent / "bin/firecracker", "something else")
-    with pytest.raises(VMMError, match="does not say its version"):
+    with pytest.raises(MissingTool, match="does not say its version"):
         release.find("firecracker", nothing)
 
 

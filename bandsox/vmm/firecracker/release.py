@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-from bandsox.errors import CorruptImage, MissingTool, Unsupported, VMMError
+from bandsox.errors import CorruptImage, MissingTool, Unsupported
 from bandsox.settings import replace_link
 
 VERSION = "1.12.1"
@@ -111,9 +111,8 @@ def find(name: ProgramName, installed: Path) -> Program:
 
     Raises
     ------
-    MissingTool: there is none.
+    MissingTool: there is none, or it is not what its name says.
     Unsupported: its version is too old.
-    VMMError: it does not say its version.
     """
     if configured := os.environ.get(_SETTINGS[name]):
         path, origin = Path(configured).expanduser(), _SETTINGS[name]
@@ -133,7 +132,7 @@ def inspect(name: ProgramName, path: Path, origin: str) -> Program:
 
     Raises
     ------
-    Unsupported, VMMError: as in `find`.
+    MissingTool, Unsupported: as in `find`.
     """
     status = path.stat()
     version = _version(str(path), status.st_mtime_ns, status.st_ino)
@@ -184,8 +183,9 @@ def _version(path: str, _mtime_ns: int, _inode: int) -> tuple[int, int, int]:
     try:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise VMMError(f"{path} cannot be run", cause=str(error), remedy="bandsox init --force") from error
+        raise MissingTool(f"{path} cannot be run", cause=str(error), remedy="bandsox init --force") from error
     said = re.search(r"v(\d+)\.(\d+)\.(\d+)", done.stdout)
     if done.returncode != 0 or said is None:
-        raise VMMError(f"{path} does not say its version", cause=(done.stdout + done.stderr).strip()[:200] or None)
+        cause = (done.stdout + done.stderr).strip()[:200] or None
+        raise MissingTool(f"{path} does not say its version", cause=cause, remedy="bandsox init --force")
     return int(said[1]), int(said[2]), int(said[3])
