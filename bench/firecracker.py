@@ -1,0 +1,204 @@
+"""Firecracker through the library, against the bare calls of its API: the same ones in the same order, the same guest, the same run.
+
+Starting the VMM, pausing and resuming are measured with a guest of a few bytes that halts, which every KVM runs. `create_vm` needs a Linux
+guest, and is measured where this machine's KVM brings one up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from tests.firecracker import found
+
+from bandsox.core import AsyncBandSox
+from bandsox.engine import disks, ownership
+from bandsox.engine.engine import Engine, _new_record
+from bandsox.guest import frames
+from bandsox.guest.doorbell import Doorbell
+from bandsox.guest.link import AGENT_PORT
+from bandsox.models import Isolation, VMRecord, VMSpec, VMStatus
+from bandsox.settings import DEFAULT_IMAGE
+from bandsox.vmm.base import Accelerator, LaunchSpec
+from bandsox.vmm.firecracker import Firecracker, configuration, release
+from bandsox.vmm.firecracker.requests import Request, State
+from bandsox.vmm.kernel import BootFiles
+from bench.figures import Samples, table
+from tests.vmm.firecracker.guests import program
+
+ROUNDS = 40
+
+
+async def measure(bandsox: AsyncBandSox) -> None:
+    setup = found()
+    os.environ.update({name: path for name, path in setup.environment.items() if Path(path).exists()})
+    vmm = bandsox.engine.vmms["firecracker"]
+    assert isinstance(vmm, Firecracker)
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        print("\n### Firecracker\n\nNot measured: there is no /dev/kvm.")
+        return
+    with tempfile.TemporaryDirectory() as work:
+        kernel = program(Path(work) / "guest", b"", "halt")
+        async with _machine(bandsox.engine, kernel) as record:
+            await _starts(bandsox.engine, vmm, record)
+            await _pauses(bandsox, record)
+    if setup.reason is None:
+        await _creates(bandsox, dict(setup.options))
+    else:
+        print(f"\n`create_vm` is not measured: {setup.reason}.")
+
+
+async def _starts(engine: Engine, vmm: Firecracker, record: VMRecord) -> None:
+    """From nothing to a guest that runs, without waiting for what it does."""
+    floor, started = Samples("bare Firecracker: process and requests"), Samples("the same by the library")
+    for _ in range(ROUNDS):
+        with _place(engine, record) as spec, floor.measuring(), _Bare(spec):
+            pass
+        with _place(engine, record) as spec:
+            with started.measuring():
+                process = await vmm.start(spec)
+            await ownership.end(process)
+    table("Firecracker: start", [floor, started], _over(started, floor))
+
+
+async def _pauses(bandsox: AsyncBandSox, record: VMRecord) -> None:
+    vm = await bandsox.get_vm(record.id)
+    assert vm is not None
+    names = ("bare pause", "pause", "bare resume", "resume")
+    bare_pause, pause, bare_resume, resume = samples = [Samples(name) for name in names]
+    with _place(bandsox.engine, record) as spec, _Bare(spec) as bare:
+        for _ in range(ROUNDS * 5):
+            with bare_pause.measuring():
+                bare.send(_encoded(State(state="Paused")))
+            with bare_resume.measuring():
+                bare.send(_encoded(State(state="Resumed")))
+            with pause.measuring():
+                await vm.pause()
+            with resume.measuring():
+                await vm.resume()
+    table("Firecracker: pause and resume", samples, _over(pause, bare_pause), _over(resume, bare_resume))
+
+
+async def _creates(bandsox: AsyncBandSox, options: dict[str, str]) -> None:
+    """From an image to the first answer of the agent."""
+    floor, created = Samples("bare Firecracker to the agent's first byte"), Samples("create_vm")
+    model = await bandsox.create_vm(vmm="firecracker", **options)
+    record = model._record
+    await model.delete()
+    for _ in range(ROUNDS):
+        with _place(bandsox.engine, record) as spec:
+            vsock = spec.sockets / configuration.VSOCK_SOCKET
+            with Doorbell(vsock) as bell, floor.measuring(), _Bare(spec):
+                await bell.rung()
+                await _first_byte(vsock)
+        with created.measuring():
+            vm = await bandsox.create_vm(vmm="firecracker", **options)
+        await vm.delete()
+    table("Firecracker: create", [floor, created], _over(created, floor))
+
+
+class _Bare:
+    """A Firecracker that is driven by prepared requests over one connection; it is killed at the end of the block."""
+
+    def __init__(self, spec: LaunchSpec) -> None:
+        self._spec = spec
+        self._program = release.find("firecracker", spec.directory).path
+        self._requests = [_encoded(request) for request in configuration.configure(spec)]
+
+    def __enter__(self) -> _Bare:
+        self._process = subprocess.Popen(
+            [self._program, "--api-sock", f"{configuration.RUN}/{configuration.API_SOCKET}"],
+            cwd=self._spec.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        self._socket = socket.socket(socket.AF_UNIX)
+        while self._socket.connect_ex(str(self._spec.sockets / configuration.API_SOCKET)) != 0:
+            time.sleep(0.0001)
+        for request in self._requests:
+            self.send(request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+    def send(self, request: bytes) -> None:
+        self._socket.sendall(request)
+        answer = self._socket.recv(1 << 16)
+        assert b" 204 " in answer, answer
+
+
+@contextlib.asynccontextmanager
+async def _machine(engine: Engine, kernel: Path) -> AsyncIterator[VMRecord]:
+    """A machine with another kernel, which the registry takes for one that runs."""
+    image = await engine.images.resolve(DEFAULT_IMAGE, "missing")
+    vmm = engine.vmms["firecracker"]
+    files = BootFiles(kernel, engine.kernels.boot_files().initramfs)
+    spec = VMSpec(image=DEFAULT_IMAGE, name=engine.new_name(), disk_size_mib=64)
+    record = _new_record(spec, image, files, vmm, await vmm.version(), Accelerator("kvm", Isolation.HARDWARE, "measured"))
+    try:
+        engine.layout.vm(record.id).mkdir(mode=0o700)
+        engine.vms.insert(record)
+        engine._make_disk(record)
+        engine.layout.sockets(record.id).mkdir(mode=0o700)
+        process = await vmm.start(engine._launch_spec(record))
+        yield engine.vms.update(record.id, status=VMStatus.RUNNING, pid=process.pid, pid_start=process.start)
+    finally:
+        await engine.delete(record.id)
+
+
+@contextlib.contextmanager
+def _place(engine: Engine, like: VMRecord) -> Iterator[LaunchSpec]:
+    """Directories, disk and links for one more machine like that of a record."""
+    with tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
+        directory, sockets = Path(work), engine.layout.runtime / f"raw-{secrets.token_hex(4)}"
+        sockets.mkdir(mode=0o700)
+        spec = engine._launch_spec(like)
+        own = tuple(disk if disk.read_only else replace(disk, path=directory / "disk.img") for disk in spec.disks)
+        disks.create(engine.layout, like.spec.disk_size_mib, directory / "disk.img")
+        spec = replace(spec, vm_id=f"raw-{secrets.token_hex(4)}", directory=directory, sockets=sockets, disks=own)
+        for name, target in configuration.links(spec).items():
+            (directory / name).symlink_to(target)
+        os.mkfifo(directory / configuration.METRICS)
+        try:
+            yield spec
+        finally:
+            shutil.rmtree(sockets)
+
+
+async def _first_byte(vsock: Path) -> None:
+    """Return when the agent has answered anything at all."""
+    reader, writer = await asyncio.open_unix_connection(str(vsock))
+    writer.write(b"CONNECT %d\n" % AGENT_PORT + frames.hello(secrets.token_bytes(16), bytes(32)))
+    await writer.drain()
+    await reader.readline()
+    await reader.readexactly(1)
+    writer.close()
+
+
+def _encoded(request: Request) -> bytes:
+    body = msgspec.json.encode(request)
+    head = (
+        f"{request.method} {request.path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body
+
+
+def _over(sample: Samples, floor: Samples) -> str:
+    return f"`{sample.name}` over `{floor.name}` at the median: {(sample.median - floor.median) * 1000:.2f} ms."
