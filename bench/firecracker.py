@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-from tests.firecracker import found
 
 from bandsox.core import AsyncBandSox
 from bandsox.engine import disks, ownership
@@ -35,6 +34,7 @@ from bandsox.vmm.firecracker import Firecracker, configuration, release
 from bandsox.vmm.firecracker.requests import Request, State
 from bandsox.vmm.kernel import BootFiles
 from bench.figures import Samples, table
+from tests.firecracker import found
 from tests.vmm.firecracker.guests import program
 
 ROUNDS = 40

@@ -58,7 +58,7 @@ async def _firecracker(engine: Engine) -> list[Finding]:
         try:
             found[name] = await asyncio.to_thread(release.find, name, installed)
         except (MissingTool, Unsupported) as error:
-            text = error.message if useless is None else f"{error.message}, and would be of no use: this host's KVM runs no guest"
+            text = error.message if useless is None else f"{error.message}; without a KVM that runs guests it is of no use"
             findings.append(Finding(name, "note", text, error.remedy if useless is None else None))
         else:
             findings.append(Finding(name, "ok", f"version {found[name].version_text}, {found[name].path} ({found[name].origin})"))
