@@ -20,6 +20,7 @@ _ELF_MAGIC = b"\x7fELF"
 _LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
 _LZ4_LEGACY_BLOCK = 8 << 20
 _VMLINUX_LIMIT = 512 << 20
+_PIECE = 4096
 
 
 def is_elf(head: bytes) -> bool:
@@ -54,12 +55,25 @@ def _unpack(payload: bytes) -> bytes:
     if payload.startswith(_LZ4_LEGACY_MAGIC):
         return _unpack_lz4_legacy(payload)
     if payload.startswith(b"\x28\xb5\x2f\xfd"):
-        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=_VMLINUX_LIMIT)
+        return _unpack_zstd(payload)
     if payload.startswith(b"\x1f\x8b"):
         return gzip.decompress(payload[:-4])
     if payload.startswith(b"BZh"):
         return bz2.decompress(payload[:-4])
     return lzma.LZMADecompressor().decompress(payload, max_length=_VMLINUX_LIMIT)
+
+
+def _unpack_zstd(payload: bytes) -> bytes:
+    """One frame, made by ``zstd --ultra -22`` from a pipe: without its size, and with a window of 128 MiB."""
+    decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+    image = bytearray()
+    for start in range(0, len(payload), _PIECE):
+        image += decoder.decompress(payload[start : start + _PIECE])
+        if len(image) > _VMLINUX_LIMIT:
+            raise ValueError(f"it is longer than {_VMLINUX_LIMIT >> 20} MiB unpacked")
+        if decoder.eof:
+            return bytes(image)
+    raise EOFError("it ends too early")
 
 
 def _unpack_lz4_legacy(payload: bytes) -> bytes:

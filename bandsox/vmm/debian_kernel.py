@@ -6,13 +6,14 @@ trusts. The virtio drivers are modules in it, so those a guest needs are taken a
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -29,16 +30,55 @@ PACKAGES = {
 WANTED_MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "vmw_vsock_virtio_transport", "virtio_rng", "squashfs", "ext4", "overlay")
 """What a guest needs before its root file system is mounted, each with what it depends on, in this order."""
 
+_MODULE = re.compile(
+    r"lib/modules/.*/kernel/(drivers/(block|char|net|virtio)|fs|lib|crypto|arch|net/vmw_vsock|net/core)/.*\.ko(\.gz|\.xz|\.zst)?$"
+)
+
 _FIRST_MODULES = ("virtio_ring", "virtio", "virtio_mmio")
+
+
+class Modules(Mapping[str, bytes]):
+    """Kernel modules by name. They are kept as they were packed and unpacked when they are asked for: a distribution's kernel
+    has thousands, and a guest needs a dozen."""
+
+    def __init__(self) -> None:
+        self._packed: dict[str, tuple[bytes, str]] = {}
+
+    def add(self, file_name: str, data: bytes) -> None:
+        """Take a module's file, such as ``virtio-rng.ko.zst``; the kernel's own name for it has underscores."""
+        name, _, suffix = file_name.partition(".ko")
+        self._packed[name.replace("-", "_")] = data, suffix
+
+    def __getitem__(self, name: str) -> bytes:
+        data, suffix = self._packed[name]
+        return _UNPACK[suffix](data)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
+def _unzstd(data: bytes) -> bytes:
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    module = decoder.decompress(data)
+    if not decoder.eof:
+        raise HostError("a module in the kernel package ends too early", remedy="fetch it again: bandsox init --force")
+    return module
+
+
+_UNPACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress, ".zst": _unzstd}
+"""What kernels are built with: CONFIG_MODULE_COMPRESS_NONE, _GZIP, _XZ or _ZSTD."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelPackage:
-    """What was taken out of the packages: the compressed kernel and its modules by name."""
+    """What was taken out of the packages: the compressed kernel and its modules."""
 
     version: str
     bzimage: bytes
-    modules: dict[str, bytes]
+    modules: Modules
 
 
 def fetch(machine: str) -> KernelPackage:
@@ -60,7 +100,7 @@ def fetch(machine: str) -> KernelPackage:
         directory = Path(work)
         for package in _kernel_packages(machine):
             _run(["apt-get", "download", "-q", package], directory)
-        return _unpack(sorted(directory.glob("*.deb")))
+        return unpack(sorted(directory.glob("*.deb")))
 
 
 def _kernel_packages(machine: str) -> list[str]:
@@ -68,9 +108,7 @@ def _kernel_packages(machine: str) -> list[str]:
         listing = subprocess.run(["apt-cache", "depends", "--important", meta], capture_output=True, text=True, check=False)
         found = re.findall(r"Depends: (linux-(?:image|modules)-\S+)", listing.stdout)
         if found:
-            images = [name for name in found if name.startswith("linux-image-")]
-            modules = [name.replace("linux-image-", "linux-modules-", 1) for name in images if "-cloud-" not in name]
-            return images[:1] + modules[:1]
+            return packages_of(found)
     raise HostError(
         f"apt knows no guest kernel ({' or '.join(PACKAGES[machine])})",
         cause="its package lists are missing or too old",
@@ -78,14 +116,31 @@ def _kernel_packages(machine: str) -> list[str]:
     )
 
 
-def _unpack(packages: Iterable[Path]) -> KernelPackage:
-    version, bzimage, modules = "", b"", {}
+def packages_of(dependencies: list[str]) -> list[str]:
+    """The packages with the kernel and its modules, of what the package for virtual machines depends on.
+
+    Debian keeps both in one package, Ubuntu the modules in a second one, and the kernel may be called ``unsigned``.
+    """
+    image = next(name for name in dependencies if name.startswith("linux-image-"))
+    if "-cloud-" in image:
+        return [image]
+    return [image, "linux-modules-" + image.removeprefix("linux-image-").removeprefix("unsigned-")]
+
+
+def unpack(packages: Iterable[Path]) -> KernelPackage:
+    """Take kernel and modules out of ``.deb`` files.
+
+    Raises
+    ------
+    HostError: there is no kernel in them.
+    """
+    version, bzimage, modules = "", b"", Modules()
     for package in packages:
         for name, data in _files(package):
             if name.startswith("boot/vmlinuz-"):
                 version, bzimage = name.removeprefix("boot/vmlinuz-"), data
-            elif match := re.search(r"/modules/.*/([^/]+)\.ko(\.xz|\.zst)?$", name):
-                modules[match[1].replace("-", "_")] = _uncompressed(data, match[2])
+            else:
+                modules.add(PurePosixPath(name).name, data)
     if not bzimage:
         raise HostError("the kernel package holds no kernel", remedy="give one: bandsox init --kernel-url URL")
     return KernelPackage(version, bzimage, modules)
@@ -97,21 +152,9 @@ def _files(package: Path) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
             for member in archive:
                 name = str(PurePosixPath(member.name))
-                wanted = name.startswith("boot/vmlinuz-") or "/drivers/virtio/" in name or _is_module(name)
+                wanted = name.startswith("boot/vmlinuz-") or _MODULE.search(name)
                 if member.isfile() and wanted and (content := archive.extractfile(member)) is not None:
                     yield name, content.read()
-
-
-def _is_module(name: str) -> bool:
-    return re.search(r"/kernel/(drivers/(block|char|net)|fs|lib|crypto|arch|net/vmw_vsock|net/core)/.*\.ko(\.xz|\.zst)?$", name) is not None
-
-
-def _uncompressed(module: bytes, suffix: str | None) -> bytes:
-    if suffix == ".xz":
-        return lzma.decompress(module)
-    if suffix == ".zst":
-        return zstandard.ZstdDecompressor().decompressobj().decompress(module)
-    return module
 
 
 def _run(command: list[str], directory: Path) -> None:
@@ -124,7 +167,7 @@ def _run(command: list[str], directory: Path) -> None:
         )
 
 
-def in_load_order(modules: dict[str, bytes], wanted: Iterable[str] = WANTED_MODULES) -> list[str]:
+def in_load_order(modules: Mapping[str, bytes], wanted: Iterable[str] = WANTED_MODULES) -> list[str]:
     """The names of `wanted` modules and all they depend on, dependencies first.
 
     A wanted module that is not there is built into the kernel.

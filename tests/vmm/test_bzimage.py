@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import struct
+import subprocess
 
 import lz4.block
 import pytest
@@ -35,6 +36,9 @@ def bz_image(payload: bytes) -> bytes:
 PAYLOADS = {
     "lz4": lz4_legacy(KERNEL),
     "zstd": zstandard.ZstdCompressor().compress(KERNEL),
+    "zstd as the kernel's build calls it": subprocess.run(
+        ["zstd", "--ultra", "-22", "-c"], input=KERNEL, capture_output=True, check=True
+    ).stdout,
     "xz": lzma.compress(KERNEL),
     "gzip": gzip.compress(KERNEL),
     "bzip2": bz2.compress(KERNEL),
