@@ -67,8 +67,10 @@ class AsyncBandSox:
         for vm in self.active_vms.values():
             await vm.disconnect()
         self.active_vms.clear()
-        await self.engine.delete_own()
-        self.engine.close()
+        try:
+            await self.engine.delete_own()
+        finally:
+            self.engine.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.storage_dir)!r})"

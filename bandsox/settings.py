@@ -1,7 +1,8 @@
 """Where things are, decided once: storage directory, runtime directory and the environment's settings.
 
 The storage directory holds everything that lasts. The runtime directory holds sockets and locks, under a
-path short enough for a Unix socket's name (108 bytes, unix(7)), and is gone after a reboot, as they are.
+path short enough for a Unix socket's name (108 bytes, unix(7)), and is gone after a reboot, as they are. Nobody removes it
+before: another process may have looked for it a moment ago and be about to make its sockets there.
 """
 
 from __future__ import annotations
