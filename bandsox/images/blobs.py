@@ -19,7 +19,7 @@ import zstandard
 
 from bandsox.errors import CorruptImage, DigestMismatch
 from bandsox.images import spec
-from bandsox.images.compression import decompress, detect
+from bandsox.images.compression import decompress, detect, peek
 from bandsox.images.limits import Limits
 from bandsox.locks import Locks, try_lock_file
 from bandsox.settings import Layout
@@ -106,7 +106,7 @@ class BlobStore:
             sink = _HashingFile(descriptor)
             content = hashlib.sha256()
             unpacked = 0
-            head, chunks = _peek(_stoppable(chunks, stop))
+            head, chunks = peek(_stoppable(chunks, stop))
             kind = detect(head)
             if kind in ("gzip", "zstd"):
                 for chunk in decompress(sink.tee(chunks)):
@@ -313,22 +313,6 @@ def _check(found: str, digest: str) -> None:
             cause="it was damaged or changed where it is kept, or on the way",
             remedy="pull again; if it happens again, the image is broken where it comes from",
         )
-
-
-def _peek(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes, eight at least where there are so many, and all of it."""
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if len(head) >= 8:
-            break
-
-    def whole() -> Iterator[bytes]:
-        if head:
-            yield head
-        yield from chunks
-
-    return head, whole()
 
 
 def _stoppable(chunks: Iterator[bytes], stop: threading.Event | None) -> Iterator[bytes]:

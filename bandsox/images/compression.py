@@ -11,6 +11,7 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Protocol, cast
 
 import zstandard
@@ -106,13 +107,8 @@ def decompress(chunks: Iterator[bytes]) -> Iterator[bytes]:
     ------
     CorruptImage: the data is truncated, damaged, or followed by something else.
     """
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if len(head) >= 8:
-            break
+    head, source = peek(chunks)
     name = detect(head)
-    source = _chain(head, chunks)
     if name == "none":
         yield from source
     elif name == "zstd":
@@ -121,10 +117,14 @@ def decompress(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield from _members(source, name)
 
 
-def _chain(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    if head:
-        yield head
-    yield from chunks
+def peek(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes, eight at least where there are so many, and all of it."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= 8:
+            break
+    return head, chain((head,) if head else (), chunks)
 
 
 def _members(source: Iterator[bytes], name: str) -> Iterator[bytes]:
