@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"bandsox.dev/agent/internal/uevent"
@@ -16,6 +18,11 @@ import (
 const (
 	portClass  = "/sys/class/virtio-ports"
 	portPrefix = "org.bandsox."
+
+	queueLength = 1024 // of a virtio-mmio device's queue (QEMU, hw/virtio/virtio-mmio.c)
+	queuedShare = 6    // of the memory that may be queued for the first such port; the others get less
+	leastWrite  = 4 << 10
+	mostWrite   = 32 << 10 // what the driver takes at once
 
 	// awayGrace is how long a host may seem to be away between two clients.
 	awayGrace = 200 * time.Millisecond
@@ -30,6 +37,7 @@ const (
 // blocking reads while a host is there, and a private edge-triggered epoll to wait for one.
 type Port struct {
 	fd, epoll int
+	bulk      atomic.Bool // whether much was sent to the host that is there
 }
 
 // OpenPort opens a port's device node.
@@ -57,13 +65,56 @@ func OpenPort(node string) (*Port, error) {
 func (p *Port) Read(b []byte) (int, error) {
 	for {
 		n, err := readFD(p.fd, b)
-		if err != io.EOF || !p.hostReturns() {
+		if err != io.EOF {
+			return n, err
+		}
+		p.hostGone()
+		if !p.hostReturns() {
 			return n, err
 		}
 	}
 }
 
-func (p *Port) Write(b []byte) (int, error) { return writeFD(p.fd, b) }
+// Write takes a part of b that does not need too much of the kernel's memory; see writeSize.
+func (p *Port) Write(b []byte) (int, error) {
+	if len(b) > leastWrite {
+		if !p.bulk.Swap(true) {
+			bulkPorts.Add(1)
+		}
+		b = b[:min(len(b), writeSize(memory(), bulkPorts.Load()))]
+	}
+	return writeFD(p.fd, b)
+}
+
+// bulkPorts is how many ports have sent much to the host that they last had.
+var bulkPorts atomic.Int64
+
+// hostGone takes note that nothing is queued for the host any more: the device drops it.
+func (p *Port) hostGone() {
+	if p.bulk.Swap(false) {
+		bulkPorts.Add(-1)
+	}
+}
+
+// writeSize is the longest write to one of so many ports that send much. The driver copies each write into memory
+// of its own and queues as many as the device's queue has room for, while the host does not read. All ports
+// together must leave the machine its memory; but the longest that the driver takes is the fastest.
+func writeSize(memory uint64, ports int64) int {
+	size := leastWrite
+	for size < mostWrite && uint64(2*size)*queueLength*uint64(max(ports, 1)) <= memory/queuedShare {
+		size *= 2
+	}
+	return size
+}
+
+// memory is how much the machine has, in bytes.
+var memory = sync.OnceValue(func() uint64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return uint64(info.Totalram) * uint64(info.Unit)
+})
 
 // hostReturns waits for a host to be connected, at most for awayGrace.
 func (p *Port) hostReturns() bool {
@@ -104,6 +155,7 @@ func (p *Port) Interrupt() {}
 
 // Close gives the descriptors back.
 func (p *Port) Close() {
+	p.hostGone()
 	unix.Close(p.epoll)
 	unix.Close(p.fd)
 }

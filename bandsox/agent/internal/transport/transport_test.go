@@ -69,3 +69,21 @@ func TestWritingToAClosedSocketIsAnErrorAndNoSignal(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestPortsThatNobodyReadsLeaveAMachineItsMemory(t *testing.T) {
+	const MiB = 1 << 20
+	for _, c := range []struct {
+		memory, most uint64
+	}{{128 * MiB, 40 * MiB}, {256 * MiB, 80 * MiB}, {1024 * MiB, 192 * MiB}} {
+		queued := uint64(0)
+		for ports := int64(1); ports <= 6; ports++ { // as many as long operations may have
+			queued += uint64(writeSize(c.memory, ports)) * queueLength
+		}
+		if queued > c.most {
+			t.Errorf("%d MiB of memory, of which %d MiB may be queued", c.memory/MiB, queued/MiB)
+		}
+	}
+	if size := writeSize(256*MiB, 1); size != mostWrite {
+		t.Errorf("one transfer could be faster: writes of %d bytes", size)
+	}
+}
