@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from pathlib import Path
 
 import pytest
 
 from bandsox import BandSox
-from bandsox.errors import InvalidRequest, MissingTool, Unsupported
+from bandsox.errors import InvalidRequest, MissingTool, RequirementNotMet, Unsupported
+from bandsox.settings import Layout
+from tests.engine.leaks import Traces
+from tests.firecracker import CACHE
+from tests.vmm.firecracker.guests import program
 
 
 @pytest.fixture
@@ -57,3 +63,16 @@ def test_limits_from_the_environment_must_be_numbers(bandsox: BandSox, monkeypat
     monkeypatch.setenv("BANDSOX_DISK_IOPS", "many")
     with pytest.raises(InvalidRequest, match="BANDSOX_DISK_IOPS"):
         bandsox.create_vm()
+
+
+@pytest.mark.skipif(not (CACHE / "firecracker").is_file() or not os.access("/dev/kvm", os.W_OK), reason="there is no Firecracker or no KVM")
+def test_a_kernel_that_never_gets_to_the_agent_is_refused_with_the_reason(
+    bandsox: BandSox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANDSOX_FIRECRACKER", str(CACHE / "firecracker"))
+    kernel = program(tmp_path / "kernel.elf", b"no Linux: %s\n" % secrets.token_bytes(4).hex().encode(), "reset")
+    before = Traces.of(Layout.open(bandsox.storage_dir))
+    with pytest.raises(RequirementNotMet, match="cannot run machines on firecracker") as refused:
+        bandsox.create_vm(vmm="firecracker", kernel_path=str(kernel), disk_size_mib=64)
+    assert "not firecracker/kvm: it did not run the guest kernel" in (refused.value.cause or "")
+    assert Traces.of(Layout.open(bandsox.storage_dir)) == before
