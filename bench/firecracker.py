@@ -24,6 +24,7 @@ import msgspec
 from bandsox.core import AsyncBandSox
 from bandsox.engine import disks, ownership
 from bandsox.engine.engine import Engine, _new_record
+from bandsox.errors import MissingTool, Unsupported
 from bandsox.guest import frames
 from bandsox.guest.doorbell import Doorbell
 from bandsox.guest.link import AGENT_PORT
@@ -45,8 +46,11 @@ async def measure(bandsox: AsyncBandSox) -> None:
     os.environ.update({name: path for name, path in setup.environment.items() if Path(path).exists()})
     vmm = bandsox.engine.vmms["firecracker"]
     assert isinstance(vmm, Firecracker)
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        print("\n### Firecracker\n\nNot measured: there is no /dev/kvm.")
+    try:
+        await vmm.version()
+        await vmm.accelerators()
+    except (MissingTool, Unsupported) as error:
+        print(f"\n### Firecracker\n\nNot measured: {error.message}.")
         return
     with tempfile.TemporaryDirectory() as work:
         kernel = program(Path(work) / "guest", b"", "halt")
@@ -122,6 +126,7 @@ class _Bare:
             cwd=self._spec.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            start_new_session=True,  # as the library does: the host's scheduler shares its time among sessions
         )
         self._socket = socket.socket(socket.AF_UNIX)
         while self._socket.connect_ex(str(self._spec.sockets / configuration.API_SOCKET)) != 0:
