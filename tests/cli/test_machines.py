@@ -104,6 +104,9 @@ def test_logs_are_followed_until_the_machine_stops(cli: Cli) -> None:
 
 def test_stats(cli: Cli, machine: str) -> None:
     (reading,) = cli("--json", "stats", machine).json
+    info = cli("--json", "inspect", machine).json
+    shown = ("vmm", "vmm_version", "accelerator", "isolation", "transport")
+    assert {key: reading[key] for key in shown} == {key: info[key] for key in shown}
     assert reading["name"] == machine
     assert reading["memory_total"] > reading["memory_available"] > 0
     assert reading["host_rss"] > 0

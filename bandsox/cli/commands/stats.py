@@ -34,7 +34,7 @@ async def stats(call: Call, vms: tuple[str, ...]) -> None:
     """Show how busy VMs are.
 
     One reading: CPU is the busy share of all its CPUs since the VM was started, LOAD the average of the last minute, MEMORY and DISK are as
-    the guest sees them, and HOST is what its VMM takes of this host's memory.
+    the guest sees them, VMM names hypervisor and accelerator, and HOST is what it takes of this host's memory.
     """
     import asyncio
 
@@ -52,7 +52,7 @@ async def stats(call: Call, vms: tuple[str, ...]) -> None:
     if call.state.json:
         print_json(readings)
         return
-    columns = ("NAME", "ID", "CPU", "LOAD", "MEMORY", "DISK", "PROCESSES", "UP", "HOST")
+    columns = ("NAME", "ID", "CPU", "LOAD", "MEMORY", "DISK", "PROCESSES", "UP", "VMM", "HOST")
     print_table(columns, map(_stats_row, readings), call.state, right=("CPU", "LOAD", "PROCESSES"))
 
 
@@ -66,7 +66,9 @@ async def _reading(vm: AsyncMicroVM) -> dict[str, Any]:
     metrics = await vm.metrics()
     facts = dataclasses.asdict(metrics)
     del facts["processes"]
-    return {"id": vm.vm_id, "name": vm.name, **facts, "host_rss": _host_memory(vm)}
+    info = await vm.info()
+    boundary = {key: info[key] for key in ("vmm", "vmm_version", "accelerator", "isolation", "transport")}
+    return {"id": vm.vm_id, "name": vm.name, **boundary, **facts, "host_rss": _host_memory(vm)}
 
 
 def _host_memory(vm: AsyncMicroVM) -> int | None:
@@ -93,6 +95,7 @@ def _stats_row(reading: dict[str, Any]) -> tuple[str, ...]:
         f"{size(disk)} of {size(reading['disk_total'])}",
         str(reading["process_count"]),
         duration(reading["uptime_ms"] / 1000),
+        f"{reading['vmm']}/{reading['accelerator']}",
         size(reading["host_rss"]) if reading["host_rss"] is not None else "-",
     )
 
