@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from bandsox import BandSox
+from bandsox.errors import DigestMismatch
 from bandsox.vmm.firecracker import release
 from tests.cli.conftest import Cli
 from tests.http.server import Answer, Request, Server, ranged, serve
@@ -36,6 +38,11 @@ def release_archive(version: str) -> bytes:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 RELEASE = release_archive("1.13.0")
@@ -154,6 +161,29 @@ def test_upgrading_leaves_the_old_programs_to_those_that_run(fresh: Cli, web: We
     assert answer["firecracker"]["version"] == "1.14.1"
     kept = [path.name.rpartition("-")[0] for path in (tmp_path / "storage/vmms").iterdir() if not path.is_symlink()]
     assert sorted(kept) == ["firecracker-1.13.0", "firecracker-1.14.1"]
+
+
+def test_programs_of_ones_own_are_used_and_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release.unpack(written(tmp_path / "release.tgz", RELEASE), tmp_path)
+    monkeypatch.setenv("BANDSOX_FIRECRACKER", str(tmp_path / "firecracker"))
+    monkeypatch.setenv("BANDSOX_JAILER", str(tmp_path / "jailer"))
+    with BandSox(tmp_path / "storage") as bandsox:
+        program = bandsox.install_firecracker()
+        assert (program.version_text, program.origin) == ("1.13.0", "BANDSOX_FIRECRACKER")
+    assert list((tmp_path / "storage/vmms").iterdir()) == []
+
+
+def test_what_was_installed_is_used_again_unless_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BANDSOX_FIRECRACKER", raising=False)
+    monkeypatch.delenv("BANDSOX_JAILER", raising=False)
+    path = str(written(tmp_path / "release.tgz", RELEASE))
+    with BandSox(tmp_path / "storage") as bandsox:
+        first = bandsox.install_firecracker(path, sha256=sha256(RELEASE))
+        written(tmp_path / "release.tgz", b"something else")
+        assert bandsox.install_firecracker() == first
+        with pytest.raises(DigestMismatch):
+            bandsox.install_firecracker(path, sha256=sha256(RELEASE), force=True)
+        assert bandsox.install_firecracker() == first
 
 
 def test_a_kernel_and_an_image_from_the_web(fresh: Cli, storage: Path, tmp_path: Path) -> None:
