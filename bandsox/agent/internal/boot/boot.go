@@ -9,6 +9,7 @@ package boot
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -113,7 +114,7 @@ func loadModules(s *System) error {
 		return err
 	}
 	for path := range strings.Lines(string(list)) {
-		if path = strings.TrimSpace(path); path == "" {
+		if path = strings.TrimSpace(path); path == "" || s.Settings.spares(path) {
 			continue
 		}
 		if err := loadModule(path); err != nil {
@@ -121,6 +122,22 @@ func loadModules(s *System) error {
 		}
 	}
 	return nil
+}
+
+// transportModules are those that only one transport needs.
+var transportModules = map[string]string{
+	"virtio_console":                    "virtio-serial",
+	"vsock":                             "vsock",
+	"vmw_vsock_virtio_transport_common": "vsock",
+	"vmw_vsock_virtio_transport":        "vsock",
+}
+
+// spares tells whether the machine has no use for a module: it belongs to a transport that the
+// host has not chosen.
+func (s Settings) spares(path string) bool {
+	name := strings.TrimSuffix(filepath.Base(path), ".ko")
+	transport, bound := transportModules[name]
+	return bound && s.Transport != "" && s.Transport != transport
 }
 
 // loadModule takes a module that is there already, perhaps built in, for loaded.

@@ -16,6 +16,25 @@ func TestSettingsComeFromTheKernelsArguments(t *testing.T) {
 	}
 }
 
+func TestModulesOfOtherTransportsAreSpared(t *testing.T) {
+	for _, c := range []struct {
+		transport, path string
+		want            bool
+	}{
+		{"virtio-serial", "/modules/vmw_vsock_virtio_transport.ko", true},
+		{"virtio-serial", "/modules/virtio_console.ko", false},
+		{"vsock", "/modules/virtio_console.ko", true},
+		{"vsock", "/modules/vsock.ko", false},
+		{"console", "/modules/vsock.ko", true},
+		{"vsock", "/modules/virtio_blk.ko", false},
+		{"", "/modules/vsock.ko", false},
+	} {
+		if got := (Settings{Transport: c.transport}).spares(c.path); got != c.want {
+			t.Errorf("%s on %q: %v", c.path, c.transport, got)
+		}
+	}
+}
+
 func TestAMountPointThatIsASymlinkIsReplacedAndNotFollowed(t *testing.T) {
 	dir := t.TempDir()
 	elsewhere := filepath.Join(dir, "elsewhere")
