@@ -118,8 +118,8 @@ class Isolation(enum.IntEnum):
     HARDWARE = 2
 
 
-Transport = Literal["virtio-serial", "vsock"]
-"""How the host reaches the agent in the guest."""
+Transport = Literal["virtio-serial", "vsock", "console"]
+"""How the host reaches the agent in the guest. ``console``: over the serial console, where the guest's kernel has no vsock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
             disks=(Disk(like.rootfs, True), Disk(directory / "disk.img", False)),
             boot_args="bandsox.root=vda bandsox.overlay=vdb bandsox.transport=virtio-serial",
             accelerator=Accelerator(like.accelerator, like.isolation, ""),
+            transport=like.transport,
         )
         descriptors = [listener.fileno() for listener in listeners]
         khz = int((bandsox.engine.layout.runtime / "tsc-khz").read_text())

@@ -17,9 +17,9 @@ from pathlib import Path
 from bandsox.engine import boot, identity, ownership
 from bandsox.errors import BootFailed, HostError, InvalidRequest, MissingTool, RequirementNotMet, Unsupported, VMMError
 from bandsox.locks import DEADLINE_S, Locks
-from bandsox.models import Isolation, Progress, ProgressCallback
+from bandsox.models import Isolation, Progress, ProgressCallback, Transport
 from bandsox.settings import Layout
-from bandsox.store import Probes
+from bandsox.store import ProbeResult, Probes
 from bandsox.vmm.base import VMM, Accelerator, LaunchSpec
 from bandsox.vmm.kernel import BootFiles
 
@@ -27,6 +27,9 @@ PROBE_DEADLINE_S = 5.0
 """How long a guest may take to its agent. With hardware behind it, it takes less than a second."""
 
 _PROBE_MEM_MIB = 128
+
+_NO_TRANSPORT = "no vsock in this kernel"
+"""What the agent ends its machine with when the kernel cannot do what ``bandsox.transport`` says (docs/protocol.md, "Booting")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,16 @@ class Verdict:
     isolation: Isolation
     usable: bool
     reason: str
+    transport: Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a machine runs on, and how its agent is reached."""
+
+    vmm: VMM
+    accelerator: Accelerator
+    transport: Transport
 
 
 class Accelerators:
@@ -57,9 +70,7 @@ class Accelerators:
         self._vmms = vmms
         self._probes = probes
 
-    async def choose(
-        self, trial: Trial, vmm_name: str | None, require: Isolation, progress: ProgressCallback | None = None
-    ) -> tuple[VMM, Accelerator]:
+    async def choose(self, trial: Trial, vmm_name: str | None, require: Isolation, progress: ProgressCallback | None = None) -> Choice:
         """The best VMM and accelerator that works here with this kernel; of `vmm_name` where that is given.
 
         Raises
@@ -84,7 +95,8 @@ class Accelerators:
                 verdict = await self.verdict(vmm, accelerator, trial, progress)
                 if verdict.usable and accelerator.isolation >= require:
                     reason = "; ".join([verdict.reason, *refused])
-                    return vmm, Accelerator(accelerator.name, accelerator.isolation, reason, accelerator.proven)
+                    chosen = Accelerator(accelerator.name, accelerator.isolation, reason, accelerator.proven)
+                    return Choice(vmm, chosen, verdict.transport)
                 refused.append(f"not {vmm.name}/{accelerator.name}: {verdict.reason}")
         if absent is not None and len(refused) == (len(self._vmms) if vmm_name is None else 1):
             raise absent
@@ -93,14 +105,12 @@ class Accelerators:
 
     async def verdict(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None = None) -> Verdict:
         """Whether `accelerator` works with this kernel, from memory where it was found out before."""
-        usable, reason = True, accelerator.reason
+        found = ProbeResult(True, accelerator.reason, vmm.transports[0])
         if not accelerator.proven:
-            usable, reason = await self._proven_by_boot(vmm, accelerator, trial, progress)
-        return Verdict(vmm.name, accelerator.name, accelerator.isolation, usable, reason)
+            found = await self._proven_by_boot(vmm, accelerator, trial, progress)
+        return Verdict(vmm.name, accelerator.name, accelerator.isolation, found.usable, found.reason, found.transport)
 
-    async def _proven_by_boot(
-        self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None
-    ) -> tuple[bool, str]:
+    async def _proven_by_boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None) -> ProbeResult:
         key = _key(vmm.name, await vmm.version(), accelerator.name, trial)
         if (known := self._probes.get(key)) is not None:
             return known
@@ -109,13 +119,26 @@ class Accelerators:
                 return known
             if progress is not None:
                 progress(Progress("probe", f"trying whether {accelerator.name} runs a guest here"))
-            usable, reason = await self._boot(vmm, accelerator, trial)
-            self._probes.put(key, usable, reason, time.time())
+            found = await self._first_that_answers(vmm, accelerator, trial)
+            self._probes.put(key, found, time.time())
             if progress is not None:
-                progress(Progress("probe", f"{accelerator.name}: {reason}", finished=True))
-        return usable, reason
+                progress(Progress("probe", f"{accelerator.name}: {found.reason}", finished=True))
+        return found
 
-    async def _boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial) -> tuple[bool, str]:
+    async def _first_that_answers(self, vmm: VMM, accelerator: Accelerator, trial: Trial) -> ProbeResult:
+        """Try the transports in turn, as long as it is only the transport that the guest's kernel lacks."""
+        for transport in vmm.transports:
+            try:
+                await self._boot(vmm, accelerator, trial, transport)
+            except (BootFailed, VMMError) as error:
+                reason = error.cause or error.message
+                if reason != _NO_TRANSPORT:
+                    break
+            else:
+                return ProbeResult(True, "it runs the guest kernel", transport)
+        return ProbeResult(False, f"it did not run the guest kernel ({reason})", vmm.transports[0])
+
+    async def _boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial, transport: Transport) -> None:
         vm_id = identity.new_id()
         sockets = self._layout.sockets(vm_id)
         with tempfile.TemporaryDirectory(prefix="probe-", dir=self._layout.temporary) as work:
@@ -129,8 +152,9 @@ class Accelerators:
                 kernel=trial.files.kernel,
                 initramfs=trial.files.initramfs,
                 disks=(),
-                boot_args=f"bandsox.transport={vmm.transport} {trial.boot_args}".strip(),
+                boot_args=f"bandsox.transport={transport} {trial.boot_args}".strip(),
                 accelerator=accelerator,
+                transport=transport,
                 cpu_template=trial.cpu_template,
             )
             try:
@@ -139,11 +163,8 @@ class Accelerators:
                         vmm, spec, booting, lambda client: client.ping(timeout=PROBE_DEADLINE_S), b"\0" * 32, PROBE_DEADLINE_S
                     )
                     await ownership.end(booting.process)
-            except (BootFailed, VMMError) as error:
-                return False, f"it did not run the guest kernel ({error.cause or error.message})"
             finally:
                 shutil.rmtree(sockets, ignore_errors=True)
-        return True, "it runs the guest kernel"
 
 
 async def _offered(vmm: VMM, trial: Trial) -> tuple[Accelerator, ...]:

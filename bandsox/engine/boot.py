@@ -20,11 +20,11 @@ from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
 Answer = TypeVar("Answer")
 
 
-def guest_client(endpoint: Endpoint, token: bytes) -> GuestClient:
-    """A client of the agent behind `endpoint`."""
-    if endpoint.transport == "vsock":
-        return GuestClient(VsockLink(endpoint.path), token)
-    return GuestClient(PortLink(endpoint.path, endpoint.ports), token)
+def guest_client(endpoint: Endpoint, token: bytes, revive: Callable[[], Awaitable[None]] | None = None) -> GuestClient:
+    """A client of the agent behind `endpoint`; `revive` starts what listens there again."""
+    if endpoint.transport == "virtio-serial":
+        return GuestClient(PortLink(endpoint.path, endpoint.ports), token)
+    return GuestClient(VsockLink(endpoint.path, revive=revive), token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Booting:
 @contextlib.asynccontextmanager
 async def started(vmm: VMM, spec: LaunchSpec) -> AsyncIterator[Booting]:
     """A machine that is killed again if the block raises."""
-    endpoint = vmm.endpoint(spec.sockets)
+    endpoint = vmm.endpoint(spec.sockets, spec.transport)
     with contextlib.ExitStack() as stack:
         doorbell = stack.enter_context(Doorbell(endpoint.path)) if endpoint.transport == "vsock" else None
         process = await _start(vmm, spec)
@@ -71,7 +71,7 @@ async def first_answer(
     BootFailed: the VMM ended, or there was no answer within `deadline_s` seconds, or one that cannot be; it says where the boot
         stopped.
     """
-    client = guest_client(vmm.endpoint(spec.sockets), token)
+    client = guest_client(vmm.endpoint(spec.sockets, spec.transport), token)
     asking = asyncio.ensure_future(_ask_when_there(booting.doorbell, lambda: ask(client)))
     ending = asyncio.ensure_future(booting.process.wait())
     try:

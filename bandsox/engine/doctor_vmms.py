@@ -89,11 +89,12 @@ async def _accelerators(engine: Engine, vmm: VMM, trial: Trial) -> list[Finding]
 async def _choice(engine: Engine, trial: Trial) -> Finding:
     """What a machine gets that asks for nothing in particular."""
     try:
-        vmm, chosen = await engine.accelerators.choose(trial, default_vmm(), engine.require)
+        choice = await engine.accelerators.choose(trial, default_vmm(), engine.require)
     except (HostError, InvalidRequest) as error:
         return Finding("choice", "missing", f"{error.message}: {error.cause}" if error.cause else error.message)
     by = "BANDSOX_VMM names it; " if default_vmm() else ""
-    return Finding("choice", "ok", f"VMs run on {vmm.name}/{chosen.name}: {by}{chosen.reason}")
+    chosen = choice.accelerator
+    return Finding("choice", "ok", f"VMs run on {choice.vmm.name}/{chosen.name}: {by}{chosen.reason}")
 
 
 def _cpu_flags() -> set[str]:

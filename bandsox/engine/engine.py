@@ -32,11 +32,11 @@ from bandsox.settings import Layout
 from bandsox.store import Database, VMs
 
 if TYPE_CHECKING:
-    from bandsox.engine.accelerators import Accelerators
+    from bandsox.engine.accelerators import Accelerators, Choice
     from bandsox.engine.cleanup import Removed
     from bandsox.guest import GuestClient
     from bandsox.images import Images
-    from bandsox.vmm.base import VMM, Accelerator, LaunchSpec
+    from bandsox.vmm.base import VMM, LaunchSpec
     from bandsox.vmm.kernel import BootFiles, Kernels
 
 BOOT_DEADLINE_S = 60.0
@@ -132,9 +132,8 @@ class Engine:
         image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
         files = await asyncio.to_thread(self.kernels.boot_files, spec.kernel_path, progress)
         trial = Trial(files, spec.boot_args, spec.cpu_template)
-        vmm, accelerator = await self.accelerators.choose(trial, spec.vmm, self.require, progress)
-        version = await vmm.version()
-        record = _new_record(spec, image, files, vmm, version, accelerator)
+        choice = await self.accelerators.choose(trial, spec.vmm, self.require, progress)
+        record = _new_record(spec, image, files, choice, await choice.vmm.version())
         try:
             with self._new_directory(record.id, ephemeral=ephemeral):
                 async with self.images.use(image):
@@ -284,8 +283,9 @@ class Engine:
         """A client of a machine's agent."""
         from bandsox.engine import boot
 
-        endpoint = self.vmms[record.vmm].endpoint(self.layout.sockets(record.id))
-        return boot.guest_client(endpoint, bytes.fromhex(record.token))
+        vmm, sockets = self.vmms[record.vmm], self.layout.sockets(record.id)
+        revive = functools.partial(vmm.revive, sockets, self.layout.vm(record.id)) if record.transport == "console" else None
+        return boot.guest_client(vmm.endpoint(sockets, record.transport), bytes.fromhex(record.token), revive)
 
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left (their ephemeral and half-made machines, VMMs without a record, work files), and
@@ -348,6 +348,7 @@ class Engine:
             disks=(root,) if in_memory else (root, Disk(overlay, read_only=False)),
             boot_args=" ".join((*words, record.spec.boot_args)).strip(),
             accelerator=Accelerator(record.accelerator, record.isolation, record.accelerator_reason),
+            transport=record.transport,
             cpu_template=record.spec.cpu_template,
             disk_limits=record.spec.disk_limits,
             debug_console=record.spec.debug_console,
@@ -417,7 +418,7 @@ class Engine:
         self.vms.delete(vm_id)
 
 
-def _new_record(spec: VMSpec, image: Image, files: BootFiles, vmm: VMM, version: str, accelerator: Accelerator) -> VMRecord:
+def _new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, version: str) -> VMRecord:
     created_at = time.time()
     return VMRecord(
         id=identity.new_id(),
@@ -429,12 +430,12 @@ def _new_record(spec: VMSpec, image: Image, files: BootFiles, vmm: VMM, version:
         rootfs=image.rootfs,
         kernel=files.kernel,
         initramfs=files.initramfs,
-        vmm=vmm.name,
+        vmm=choice.vmm.name,
         vmm_version=version,
-        accelerator=accelerator.name,
-        accelerator_reason=accelerator.reason,
-        isolation=accelerator.isolation,
-        transport=vmm.transport,
+        accelerator=choice.accelerator.name,
+        accelerator_reason=choice.accelerator.reason,
+        isolation=choice.accelerator.isolation,
+        transport=choice.transport,
         token=secrets.token_hex(32),
         expires_at=created_at + spec.ttl if spec.ttl is not None else None,
     )

@@ -12,6 +12,7 @@ import contextlib
 import enum
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -83,15 +84,26 @@ class VsockLink:
     The hypervisor reads ``CONNECT <port>\\n``, connects and answers ``OK <n>\\n`` (Firecracker, ``docs/vsock.md``). It reads no
     further before the guest has accepted, so HELLO and request travel with the CONNECT, and its answer is
     skipped as everything before WELCOME is. Where the guest does not accept, it closes the socket without a byte.
+
+    Parameters
+    ----------
+    revive: called when nobody listens, before another try; it raises MachineStopped when the machine has ended.
     """
 
-    def __init__(self, path: Path, port: int = AGENT_PORT) -> None:
+    def __init__(self, path: Path, port: int = AGENT_PORT, *, revive: Callable[[], Awaitable[None]] | None = None) -> None:
         self.path = path
         self._preamble = b"CONNECT %d\n" % port
+        self._revive = revive
 
     async def open(self, lane: Lane, deadline: float | None) -> Channel:
         """See `Link.open`; every lane has as many connections as it likes."""
-        sock = await connect_unix(self.path, deadline)
+        try:
+            sock = await connect_unix(self.path, deadline)
+        except MachineStopped:
+            if self._revive is None:
+                raise
+            await self._revive()
+            sock = await connect_unix(self.path, deadline)
         return Channel(sock, preamble=self._preamble, may_refuse=True)
 
 

@@ -6,7 +6,7 @@ is *alive* is not stored here: that is asked of the kernel.
 
 from bandsox.store.database import Database
 from bandsox.store.images import ImageTable
-from bandsox.store.probes import Probes
+from bandsox.store.probes import ProbeResult, Probes
 from bandsox.store.vms import VMs
 
-__all__ = ["Database", "ImageTable", "Probes", "VMs"]
+__all__ = ["Database", "ImageTable", "ProbeResult", "Probes", "VMs"]

@@ -61,6 +61,10 @@ _MIGRATIONS = (
     """
     UPDATE vms SET record = json_set(record, '$.transport', 'virtio-serial') WHERE json_extract(record, '$.transport') = 'serial';
     """,
+    """
+    DELETE FROM probes;
+    ALTER TABLE probes ADD COLUMN transport TEXT NOT NULL DEFAULT '';
+    """,
 )
 """Each entry takes the schema one version further; ``PRAGMA user_version`` counts those applied."""
 

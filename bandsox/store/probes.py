@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from bandsox.models import Transport
 from bandsox.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Whether an accelerator works, why, and over which transport its guest's agent answers."""
+
+    usable: bool
+    reason: str
+    transport: Transport
 
 
 class Probes:
@@ -11,17 +23,17 @@ class Probes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, key: str) -> tuple[bool, str] | None:
-        """Whether the accelerator works, and why, as it was found under `key`; None when it was never tried."""
-        row = self._database.connection().execute("SELECT usable, reason FROM probes WHERE key = ?", (key,)).fetchone()
-        return None if row is None else (bool(row["usable"]), row["reason"])
+    def get(self, key: str) -> ProbeResult | None:
+        """What was found under `key`; None when it was never tried."""
+        row = self._database.connection().execute("SELECT usable, reason, transport FROM probes WHERE key = ?", (key,)).fetchone()
+        return None if row is None else ProbeResult(bool(row["usable"]), row["reason"], row["transport"])
 
-    def put(self, key: str, usable: bool, reason: str, checked_at: float) -> None:
+    def put(self, key: str, finding: ProbeResult, checked_at: float) -> None:
         """Keep what was found under `key`."""
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO probes (key, usable, reason, checked_at) VALUES (?, ?, ?, ?)",
-                (key, int(usable), reason, checked_at),
+                "INSERT OR REPLACE INTO probes (key, usable, reason, transport, checked_at) VALUES (?, ?, ?, ?, ?)",
+                (key, int(finding.usable), finding.reason, finding.transport, checked_at),
             )
 
     def clear(self) -> None:

@@ -55,6 +55,7 @@ class LaunchSpec:
     disks: Sequence[Disk]
     boot_args: str
     accelerator: Accelerator
+    transport: Transport
     cpu_template: str | None = None
     disk_limits: RateLimits = UNLIMITED
     debug_console: bool = False
@@ -70,6 +71,7 @@ class Endpoint:
     """Where the host reaches a machine's agent.
 
     ``virtio-serial``: `path` is the directory of the sockets of `ports` ports. ``vsock``: it is Firecracker's socket for the vsock device.
+    ``console``: it is the socket of the relay to the serial console (`bandsox.vmm.serial`), which speaks as that does.
     """
 
     transport: Transport
@@ -81,8 +83,8 @@ class VMM(Protocol):
     """One hypervisor."""
 
     name: str
-    transport: Transport
-    """How the host reaches the agents of its machines."""
+    transports: tuple[Transport, ...]
+    """How the host may reach the agents of its machines, best first: one that the guest's kernel lacks is followed by the next."""
     cpu_templates: bool
     """Whether it can hide parts of the host's CPU from a guest as a template says."""
 
@@ -95,8 +97,16 @@ class VMM(Protocol):
         Unsupported: it is too old.
         """
 
-    def endpoint(self, sockets: Path) -> Endpoint:
-        """Where the agent of the machine with these sockets is reached."""
+    def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
+        """Where the agent of the machine with these sockets is reached over `transport`."""
+
+    async def revive(self, sockets: Path, directory: Path) -> None:
+        """Start again what helps a running VMM to be reached, if that is gone.
+
+        Raises
+        ------
+        MachineStopped: the VMM has ended.
+        """
 
     async def start(self, spec: LaunchSpec) -> ProcessId:
         """Start a machine and return its process; the guest has only begun to boot.

@@ -131,5 +131,11 @@ async def _accelerator(call: Call) -> dict[str, str]:
     from bandsox.settings import default_vmm
 
     trial = Trial(await asyncio.to_thread(call.engine.kernels.boot_files))
-    vmm, chosen = await call.engine.accelerators.choose(trial, default_vmm(), call.engine.require, call.progress)
-    return {"vmm": vmm.name, "name": chosen.name, "isolation": chosen.isolation.name.lower(), "reason": chosen.reason}
+    chosen = await call.engine.accelerators.choose(trial, default_vmm(), call.engine.require, call.progress)
+    accelerator = chosen.accelerator
+    return {
+        "vmm": chosen.vmm.name,
+        "name": accelerator.name,
+        "isolation": accelerator.isolation.name.lower(),
+        "reason": accelerator.reason,
+    }

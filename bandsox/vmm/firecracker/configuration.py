@@ -66,7 +66,8 @@ def configure(spec: LaunchSpec) -> Iterator[Request]:
             cache_type=None if disk.read_only else "Writeback",
             rate_limiter=rate_limiter(spec.disk_limits),
         )
-    yield requests.Vsock(guest_cid=GUEST_CID, uds_path=f"{RUN}/{VSOCK_SOCKET}")
+    if spec.transport == "vsock":
+        yield requests.Vsock(guest_cid=GUEST_CID, uds_path=f"{RUN}/{VSOCK_SOCKET}")
     yield requests.Entropy()
     yield requests.Action(action_type="InstanceStart")
 

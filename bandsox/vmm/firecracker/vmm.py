@@ -17,7 +17,7 @@ import msgspec
 from bandsox.errors import MachineStopped, Unsupported, VMMError
 from bandsox.models import Isolation, Transport
 from bandsox.process import ProcessId
-from bandsox.vmm import console, inotify
+from bandsox.vmm import console, inotify, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
 from bandsox.vmm.firecracker import configuration, output, release
 from bandsox.vmm.firecracker.client import DEADLINE_S, Client
@@ -31,7 +31,7 @@ class Firecracker:
     """The Firecracker of this host; `installed` is where `bandsox init` has put it."""
 
     name = "firecracker"
-    transport: Transport = "vsock"
+    transports: tuple[Transport, ...] = ("vsock", "console")
     cpu_templates = True
 
     def __init__(self, installed: Path) -> None:
@@ -60,9 +60,14 @@ class Firecracker:
             raise Unsupported(f"Firecracker needs /dev/kvm, and {missing}", remedy="choose QEMU: vmm='qemu'")
         return (Accelerator("kvm", Isolation.HARDWARE, "/dev/kvm is there"),)
 
-    def endpoint(self, sockets: Path) -> Endpoint:
-        """The vsock socket of the machine with these sockets."""
-        return Endpoint(self.transport, sockets / configuration.VSOCK_SOCKET)
+    def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
+        """The vsock socket of the machine with these sockets, or that of the relay to its console."""
+        socket = configuration.VSOCK_SOCKET if transport == "vsock" else serial.SOCKET
+        return Endpoint(transport, sockets / socket)
+
+    async def revive(self, sockets: Path, directory: Path) -> None:
+        """See `VMM.revive`: the relay to the console."""
+        await serial.revive(sockets, directory, serial.Logs(_log(directory), _errors_log(directory)))
 
     async def start(self, spec: LaunchSpec) -> ProcessId:
         """Start Firecracker detached from this process, and the guest in it.
@@ -111,8 +116,12 @@ class Firecracker:
             log = output.create(_log(spec.directory))
             undo.callback(os.close, log)
             watch = undo.enter_context(inotify.Watch({spec.sockets: inotify.CREATE, _log(spec.directory): inotify.MODIFY}))
-            process = _spawn(program.path, spec, log)
+            wires = undo.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
+            process = _spawn(program.path, spec, log, wires)
             undo.push(lambda kind, error, trace: None if kind is None else _kill(process))
+            if wires is not None:
+                logs = serial.Logs(_log(spec.directory), _errors_log(spec.directory))
+                serial.start_relay(spec.sockets, spec.directory, logs)
             self._configure(spec, process, watch)
         self._started.add(process)
         return process
@@ -139,14 +148,14 @@ def _arrange(spec: LaunchSpec) -> None:
     os.mkfifo(metrics, 0o600)
 
 
-def _spawn(program: Path, spec: LaunchSpec, log: int) -> ProcessId:
+def _spawn(program: Path, spec: LaunchSpec, log: int, wires: serial.Wires | None) -> ProcessId:
     arguments = ["--id", spec.vm_id, "--api-sock", f"{configuration.RUN}/{configuration.API_SOCKET}", "--level", "Info", "--show-level"]
     errors = output.create(_errors_log(spec.directory))
     try:
         process = subprocess.Popen(
             [program, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdin=wires.standard_input if wires else subprocess.DEVNULL,
+            stdout=wires.standard_output if wires else log,
             stderr=errors,
             cwd=spec.directory,
             env={"LC_ALL": "C"},

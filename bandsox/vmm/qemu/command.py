@@ -65,11 +65,12 @@ def command(spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[i
         *("-m", f"{spec.mem_mib + _PORT_MIB * (len(port_fds) + 1)}M"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", _SANDBOX),
         *("-kernel", str(spec.kernel), "-initrd", str(spec.initramfs), "-append", boot_args(spec, tsc_khz)),
-        *("-chardev", f"file,id=console,path={_escape(console_log(spec.directory))},append=on", "-serial", "chardev:console"),
+        *("-chardev", _console(spec), "-serial", "chardev:console"),
         *("-chardev", f"socket,id=monitor,fd={monitor_fd},server=on,wait=off", "-mon", "chardev=monitor,mode=control"),
         *("-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-device,rng=entropy"),
-        *("-device", f"virtio-serial-device,max_ports={len(port_fds) + 1}"),
     ]
+    if port_fds:
+        arguments += ["-device", f"virtio-serial-device,max_ports={len(port_fds) + 1}"]
     for number, descriptor in enumerate(port_fds):
         arguments += ["-chardev", f"socket,id=port{number},fd={descriptor},server=on,wait=off"]
         arguments += ["-device", f"virtserialport,chardev=port{number},name=org.bandsox.{number},nr={number + 1}"]
@@ -86,6 +87,13 @@ def _throttling(limits: RateLimits) -> str:
     """QEMU's options for the limits on a disk (QEMU, docs/throttle.txt)."""
     rates = {"bps-total": limits.bandwidth, "iops-total": limits.operations}
     return "".join(f",throttling.{option}={rate}" for option, rate in rates.items() if rate is not None)
+
+
+def _console(spec: LaunchSpec) -> str:
+    """Where the console goes: into its log, or through QEMU's own input and output to the relay."""
+    if spec.transport == "console":
+        return "stdio,id=console,signal=off"
+    return f"file,id=console,path={_escape(console_log(spec.directory))},append=on"
 
 
 def boot_args(spec: LaunchSpec, tsc_khz: int | None) -> str:

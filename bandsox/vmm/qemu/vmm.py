@@ -17,7 +17,7 @@ from bandsox.errors import MissingTool, VMMError
 from bandsox.models import Isolation, Transport
 from bandsox.process import ProcessId
 from bandsox.settings import write_atomically
-from bandsox.vmm import console
+from bandsox.vmm import console, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
 from bandsox.vmm.qemu import qmp
 from bandsox.vmm.qemu.command import PORTS, command, console_log, monitor_socket, port_socket
@@ -30,7 +30,7 @@ class Qemu:
     """The QEMU of this host; `facts` is a directory that lasts until the next reboot."""
 
     name = "qemu"
-    transport: Transport = "virtio-serial"
+    transports: tuple[Transport, ...] = ("virtio-serial",)
     cpu_templates = False
 
     def __init__(self, facts: Path) -> None:
@@ -54,9 +54,15 @@ class Qemu:
             return (replace(emulation, reason=f"{emulation.reason}; {missing}"),)
         return Accelerator("kvm", Isolation.HARDWARE, "/dev/kvm is there"), emulation
 
-    def endpoint(self, sockets: Path) -> Endpoint:
-        """The virtio-serial ports of the machine with these sockets."""
-        return Endpoint(self.transport, sockets, PORTS)
+    def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
+        """The virtio-serial ports of the machine with these sockets, or the relay to its console."""
+        if transport == "console":
+            return Endpoint(transport, sockets / serial.SOCKET)
+        return Endpoint(transport, sockets, PORTS)
+
+    async def revive(self, sockets: Path, directory: Path) -> None:
+        """See `VMM.revive`: the relay to the console."""
+        await serial.revive(sockets, directory, _relay_logs(directory))
 
     async def start(self, spec: LaunchSpec) -> ProcessId:
         """Start QEMU detached from this process, with its sockets already listening.
@@ -94,14 +100,15 @@ class Qemu:
         console.create(_errors_log(spec.directory))
         with contextlib.ExitStack() as stack:
             monitor = stack.enter_context(_listen(monitor_socket(spec.sockets)))
-            ports = [stack.enter_context(_listen(port_socket(spec.sockets, number))) for number in range(PORTS)]
+            wires = stack.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
+            ports = [stack.enter_context(_listen(port_socket(spec.sockets, number))) for number in range(0 if wires else PORTS)]
             inherited = [monitor.fileno(), *(port.fileno() for port in ports)]
             arguments = command(spec, _binary(), inherited[0], inherited[1:], self._tsc_khz())
             errors = stack.enter_context(_errors_log(spec.directory).open("ab"))
             process = subprocess.Popen(
                 console.limited(arguments),
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
+                stdin=wires.standard_input if wires else subprocess.DEVNULL,
+                stdout=wires.standard_output if wires else errors,
                 stderr=errors,
                 cwd=spec.directory,
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
@@ -109,7 +116,9 @@ class Qemu:
                 start_new_session=True,
                 restore_signals=False,
             )
-        process.returncode = 0  # from here on the process is known by its identity, and reaped by it
+            process.returncode = 0  # from here on the process is known by its identity, and reaped by it
+            if wires:
+                serial.start_relay(spec.sockets, spec.directory, _relay_logs(spec.directory))
         identity = ProcessId.of(process.pid)
         if identity is None:
             raise VMMError("QEMU ended as soon as it was started")
@@ -140,6 +149,10 @@ def _listen(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _relay_logs(directory: Path) -> serial.Logs:
+    return serial.Logs(console_log(directory), _errors_log(directory), console.FILE_SIZE_LIMIT)
 
 
 def _errors_log(directory: Path) -> Path:

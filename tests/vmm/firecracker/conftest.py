@@ -67,6 +67,7 @@ def spec(tmp_path: Path) -> Iterator[MakeSpec]:
                 "disks": (Disk(tmp_path / "root.squashfs", read_only=True), Disk(directory / "disk.img", read_only=False)),
                 "boot_args": "",
                 "accelerator": KVM,
+                "transport": "vsock",
             }
             return LaunchSpec(**{**options, **changes})  # type: ignore[arg-type]
 

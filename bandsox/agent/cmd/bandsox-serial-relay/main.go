@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"runtime"
@@ -25,7 +26,7 @@ func main() {
 	in := flag.Int("from-guest", -1, "descriptor of what the guest prints")
 	out := flag.Int("to-guest", -1, "descriptor of what the guest reads")
 	log := flag.Int("log", -1, "descriptor of the console's log")
-	limit := flag.Int64("log-limit", 0, "how many bytes long the log's file may become")
+	limit := flag.Int64("log-limit", math.MaxInt64, "how many bytes long the log's file may become")
 	resume := flag.Bool("resume", false, "the guest runs: begin a session without waiting for its word")
 	flag.Parse()
 	runtime.GOMAXPROCS(1)
@@ -49,11 +50,13 @@ func run(listen, in, out, log int, limit int64, resume bool) error {
 	if err != nil {
 		return err
 	}
-	console, err := relay.NewLog(os.NewFile(uintptr(log), "log"), limit)
+	file := os.NewFile(uintptr(log), "log")
+	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
-	l := line.New(line.Host, fromGuest, toGuest, console.Print, resume)
+	console := relay.Log(file, limit-info.Size())
+	l := line.New(line.Host, fromGuest, toGuest, console, resume)
 	failed := make(chan error, 2)
 	go func() { failed <- relay.Serve(listener, l) }()
 	go func() { failed <- l.Run() }()

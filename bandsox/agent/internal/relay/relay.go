@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"time"
 
@@ -161,28 +160,17 @@ func moveOut(stream *line.Stream, client *net.UnixConn) error {
 	}
 }
 
-// Log keeps the first bytes of a console, up to a size of its file.
-type Log struct {
-	file *os.File
-	left int64
-}
-
-// NewLog appends to file until it is limit bytes long.
-func NewLog(file *os.File, limit int64) (*Log, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	return &Log{file: file, left: limit - info.Size()}, nil
-}
-
-// Print appends as much of text as there is room for.
-func (g *Log) Print(text []byte) {
-	if int64(len(text)) > g.left {
-		text = text[:max(g.left, 0)]
-	}
-	if len(text) > 0 {
-		n, _ := g.file.Write(text) // a full disk costs the log, not the machine
-		g.left -= int64(n)
+// Log keeps the first bytes of a console: at most room of them, and none after a write that failed. A full disk
+// costs the log, and not the machine.
+func Log(file io.Writer, room int64) func([]byte) {
+	return func(text []byte) {
+		text = text[:min(int64(len(text)), max(room, 0))]
+		if len(text) == 0 {
+			return
+		}
+		room -= int64(len(text))
+		if _, err := file.Write(text); err != nil {
+			room = 0
+		}
 	}
 }
