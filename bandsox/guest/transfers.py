@@ -340,7 +340,11 @@ class TransferOperations(Operations):
                 return await connection.in_thread(work, None if reporter is None else reporter.moved)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise StorageFull("no room left on this host for what the guest sends", cause=str(error)) from error
+                raise StorageFull(
+                    "no room left on this host for what the guest sends",
+                    cause=str(error),
+                    remedy="free some room there, or choose another place",
+                ) from error
             raise
 
     async def _send_stream(self, request: Request, source: AsyncIterable[bytes], answer: type[AnswerT], timeout: float | None) -> AnswerT:

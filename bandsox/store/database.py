@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bandsox.errors import HostError
+from bandsox.errors import HostError, StorageFull
 
 _BUSY_TIMEOUT_S = 30.0
+_FULL = "database or disk is full"  # SQLITE_FULL, whose code Python tells from 3.11 on
 
 _MIGRATIONS = (
     """
@@ -96,15 +97,25 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: all of it happens, or, when the block raises, none."""
+        """A write transaction: all of it happens, or, when the block raises, none.
+
+        Raises
+        ------
+        StorageFull: there is no room for what was written.
+        """
         connection = self.connection()
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
-        except BaseException:
-            connection.execute("ROLLBACK")
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:  # SQLite ends it by itself where it has no room
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and str(error) == _FULL:
+                raise StorageFull(
+                    f"no room left on the file system of {self.path.parent}", remedy="free some room, or run `bandsox image prune`"
+                ) from error
             raise
-        connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close the connections of every thread."""
