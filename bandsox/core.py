@@ -17,7 +17,7 @@ from bandsox.engine import Engine
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
 from bandsox.models import Image, Isolation, ProgressCallback, RateLimits, VMRecord, VMSpec, VMStatus
 from bandsox.portal import sync
-from bandsox.settings import DEFAULT_IMAGE, default_disk_limits, default_vmm
+from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_confinement, default_disk_limits, default_vmm
 from bandsox.vm.info import vm_info
 
 if TYPE_CHECKING:
@@ -35,10 +35,14 @@ class AsyncBandSox:
     storage_dir: where everything that lasts is kept; by default ``BANDSOX_STORAGE``, else ``/var/lib/bandsox`` for root
         and ``$XDG_DATA_HOME/bandsox`` for others.
     require: the least isolation a machine may have: ``"hardware"`` refuses to emulate a CPU.
+    confinement: what the VMMs of new machines are locked into, where `create_vm` does not say: ``"auto"`` is the strongest that works
+        here; ``"namespaces"`` and ``"jail"`` are refused where the host cannot give them; ``"none"``. By default
+        ``BANDSOX_CONFINEMENT``, else ``"auto"``.
 
     Raises
     ------
     HostError: the storage directory belongs to somebody else.
+    InvalidRequest: there is no such confinement.
     """
 
     def __init__(
@@ -49,10 +53,12 @@ class AsyncBandSox:
         timeout: float = 60,
         *,
         require: Isolation | str = Isolation.EMULATED,
+        confinement: str | None = None,
     ) -> None:
         if server_url is not None or headers is not None or str(storage_dir or "").startswith(("http://", "https://")):
             raise Unsupported("this version has no remote client", remedy="use a storage directory of this host")
         self.timeout = timeout
+        self.confinement = default_confinement() if confinement is None else check_confinement(confinement)
         self.engine = Engine(storage_dir, Isolation[require.upper()] if isinstance(require, str) else require)
         self.active_vms: dict[str, AsyncMicroVM] = {}
 
@@ -125,6 +131,7 @@ class AsyncBandSox:
         cpu_template: str | os.PathLike[str] | None = None,
         disk_bandwidth_mbps: float | None = None,
         disk_iops: int | None = None,
+        confinement: str | None = None,
         ttl: float | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
@@ -148,6 +155,7 @@ class AsyncBandSox:
         cpu_template: what of the host's CPU the guest sees: one of Firecracker's static templates, or a file with a custom one.
         disk_bandwidth_mbps, disk_iops: limits on each of its disks, in 10^6 bytes and operations a second; by default
             ``BANDSOX_DISK_BANDWIDTH_MBPS`` and ``BANDSOX_DISK_IOPS``, else none.
+        confinement: what the hypervisor is locked into; see `BandSox`. It holds for every later start of the machine.
         ttl: seconds after which the machine no longer exists; the next process that looks for machines deletes it.
         ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
@@ -156,6 +164,7 @@ class AsyncBandSox:
         ------
         InvalidRequest: a parameter is out of bounds.
         FileNotFoundError: the kernel or the image does not exist.
+        RequirementNotMet: this host cannot isolate or confine it as demanded.
         BootFailed: the machine did not come up; nothing of it is left.
         """
         if enable_networking:
@@ -177,6 +186,7 @@ class AsyncBandSox:
             cpu_template=os.fspath(cpu_template) if cpu_template is not None else None,
             disk_limits=_disk_limits(disk_bandwidth_mbps, disk_iops),
             vmm=vmm if vmm is not None else default_vmm(),
+            confinement=self.confinement if confinement is None else check_confinement(confinement),
             ttl=ttl,
         )
         return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
@@ -424,8 +434,9 @@ class BandSox:
         timeout: float = 60,
         *,
         require: Isolation | str = Isolation.EMULATED,
+        confinement: str | None = None,
     ) -> None:
-        self._async = AsyncBandSox(storage_dir, server_url, headers, timeout, require=require)
+        self._async = AsyncBandSox(storage_dir, server_url, headers, timeout, require=require, confinement=confinement)
 
     def __enter__(self) -> BandSox:
         return self

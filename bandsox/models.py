@@ -133,6 +133,22 @@ class RateLimits:
 UNLIMITED = RateLimits()
 
 
+class Confinement(enum.IntEnum):
+    """What the VMM itself is locked into, weakest first: what a guest that has taken it over still cannot reach.
+
+    ``NAMESPACES``: a root directory, network and process table of its own, no privileges, a filter on system calls.
+    ``JAIL``: that, and a user of its own; only root can give it.
+    """
+
+    NONE = 0
+    NAMESPACES = 1
+    JAIL = 2
+
+
+ConfinementDemand = Literal["auto", "none", "namespaces", "jail"]
+"""``auto``: the strongest that works here. ``namespaces``, ``jail``: at least that, or the machine is refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class VMSpec:
     """What a machine was asked to be.
@@ -154,6 +170,7 @@ class VMSpec:
     cpu_template: str | None = None
     disk_limits: RateLimits = UNLIMITED
     vmm: str | None = None
+    confinement: ConfinementDemand = "auto"
     ttl: float | None = None
 
 
@@ -180,6 +197,8 @@ class VMRecord:
     accelerator_reason: str
     isolation: Isolation
     transport: Transport
+    confinement: Confinement = Confinement.NONE
+    confinement_reason: str = ""
     pid: int | None = None
     pid_start: int | None = None
     token: str = ""

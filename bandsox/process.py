@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _STATE_FIELD = 0
+_PARENT_FIELD = 1
+_SESSION_FIELD = 3
 _START_TIME_FIELD = 19
-"""Indices behind the command's closing parenthesis: fields 3 and 22 of proc_pid_stat(5)."""
+"""Indices behind the command's closing parenthesis: fields 3, 4, 6 and 22 of proc_pid_stat(5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,13 @@ class ProcessId:
         this = cls.of(os.getpid())
         assert this is not None
         return this
+
+    def keeper(self) -> ProcessId | None:
+        """Its parent, where that leads the session both are in: what was started to run it, and ends with it. None for a leader."""
+        fields = _stat_fields(self.pid)
+        if fields is None or int(fields[_START_TIME_FIELD]) != self.start or fields[_PARENT_FIELD] != fields[_SESSION_FIELD]:
+            return None
+        return ProcessId.of(int(fields[_PARENT_FIELD]))
 
     def is_alive(self) -> bool:
         """Whether it still runs. A zombie does not: it has ended and only waits for its parent."""

@@ -14,8 +14,10 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 from bandsox.errors import HostError, InvalidRequest
+from bandsox.models import ConfinementDemand
 from bandsox.process import ProcessId
 
 DEFAULT_IMAGE = "debootstrap:bookworm?include=python3"
@@ -30,6 +32,29 @@ def default_storage_dir() -> Path:
         return Path("/var/lib/bandsox")
     data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(data_home).expanduser().absolute() / "bandsox"
+
+
+def default_confinement() -> ConfinementDemand:
+    """``BANDSOX_CONFINEMENT``, else ``auto``.
+
+    Raises
+    ------
+    InvalidRequest: it has another value than one of `ConfinementDemand`.
+    """
+    return check_confinement(os.environ.get("BANDSOX_CONFINEMENT") or "auto")
+
+
+def check_confinement(demand: str) -> ConfinementDemand:
+    """`demand` if it is one of `ConfinementDemand`.
+
+    Raises
+    ------
+    InvalidRequest: it is none.
+    """
+    for known in get_args(ConfinementDemand):
+        if demand == known:
+            return cast(ConfinementDemand, known)
+    raise InvalidRequest(f"{demand!r} is no confinement", remedy=f"choose one of: {', '.join(get_args(ConfinementDemand))}")
 
 
 def default_vmm() -> str | None:
@@ -153,6 +178,11 @@ class Layout:
     def downloads(self) -> Path:
         """Files that `init` is fetching; what broke off there is gone on with."""
         return self.root / "downloads"
+
+    @property
+    def programs(self) -> Path:
+        """Copies of the VMMs' programs and libraries, which are all that a confined VMM sees of them."""
+        return self.root / "programs"
 
     @property
     def disks(self) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from bandsox.core import AsyncBandSox
 from bandsox.engine import disks
 from bandsox.guest import GuestClient, PortLink, frames
-from bandsox.models import VMRecord
+from bandsox.models import Confinement, VMRecord
 from bandsox.process import ProcessId
 from bandsox.vmm import console
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
@@ -77,6 +77,7 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
             disks=(Disk(like.rootfs, True), Disk(directory / "disk.img", False)),
             boot_args="bandsox.root=vda bandsox.overlay=vdb bandsox.transport=virtio-serial",
             accelerator=Accelerator(like.accelerator, like.isolation, ""),
+            confinement=Confinement.NONE,
             transport=like.transport,
         )
         descriptors = [listener.fileno() for listener in listeners]

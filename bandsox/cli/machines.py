@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import click
 
 from bandsox.cli.faults import report
-from bandsox.cli.output import print_json
+from bandsox.cli.output import notice, print_json
 from bandsox.cli.parameters import MachineOptions, metadata_of, variables
 from bandsox.errors import BandSoxError, InvalidRequest
 
@@ -39,7 +39,7 @@ async def create_machine(
     with timings.stage("kernel"):
         await asyncio.to_thread(call.engine.kernels.boot_files, options.kernel, call.progress)
     with timings.stage("boot"):
-        return await call.bandsox.create_vm(
+        vm = await call.bandsox.create_vm(
             reference,
             name=options.name,
             vcpu=options.vcpu,
@@ -50,6 +50,7 @@ async def create_machine(
             metadata=metadata_of(options.metadata),
             vmm=options.vmm,
             boot_args=options.boot_args,
+            confinement=options.confinement,
             debug_console=options.debug_console,
             cpu_template=options.cpu_template,
             disk_bandwidth_mbps=options.disk_bandwidth,
@@ -58,6 +59,11 @@ async def create_machine(
             ephemeral=ephemeral,
             progress=call.progress,
         )
+    info = await vm.info()
+    if info["confinement"] == "none" and (options.confinement or call.bandsox.confinement) != "none":
+        call.progress.clear()
+        notice(f"the hypervisor is not confined: {info['confinement_reason']}; see `bandsox doctor`", call.state)
+    return vm
 
 
 class Fate:

@@ -148,6 +148,12 @@ def machine_options(function: Function) -> Function:
         click.option("--cpu-template", metavar="NAME|FILE", help="What of the host's CPU it sees, as a template of Firecracker says."),
         click.option("--disk-bandwidth", type=float, metavar="MB/s", help="Limit each of its disks, in 10^6 bytes a second."),
         click.option("--disk-iops", type=int, metavar="N", help="Limit each of its disks, in operations a second."),
+        click.option(
+            "--confinement",
+            type=click.Choice(["auto", "none", "namespaces", "jail"]),
+            help="What the hypervisor is locked into; BANDSOX_CONFINEMENT, else the strongest that works here, when absent.",
+        ),
+        click.option("--jailer", "confinement", flag_value="jail", help="The same as --confinement jail, which only root can give."),
         click.option("--kernel", type=click.Path(dir_okay=False), metavar="FILE", help="Another guest kernel (ELF or bzImage)."),
         click.option("--boot-args", default="", metavar="TEXT", help="Further kernel arguments."),
         click.option("--debug-console", is_flag=True, help="Show all of the kernel's messages in `logs`; slower."),
@@ -180,6 +186,7 @@ class MachineOptions:
     disk_iops: int | None
     kernel: str | None
     boot_args: str
+    confinement: str | None
     debug_console: bool
     pull: str
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from bandsox.engine import boot, identity, ownership
 from bandsox.errors import BootFailed, HostError, InvalidRequest, MissingTool, RequirementNotMet, Unsupported, VMMError
 from bandsox.locks import DEADLINE_S, Locks
-from bandsox.models import Isolation, Progress, ProgressCallback, Transport
+from bandsox.models import Confinement, Isolation, Progress, ProgressCallback, Transport
 from bandsox.settings import Layout
 from bandsox.store import ProbeResult, Probes
 from bandsox.vmm.base import VMM, Accelerator, LaunchSpec
@@ -37,6 +37,7 @@ class Trial:
     """What is booted to see whether an accelerator works: a kernel, and the settings without which it may not run."""
 
     files: BootFiles
+    confinement: Confinement
     boot_args: str = ""
     cpu_template: str | None = None
 
@@ -154,6 +155,7 @@ class Accelerators:
                 disks=(),
                 boot_args=f"bandsox.transport={transport} {trial.boot_args}".strip(),
                 accelerator=accelerator,
+                confinement=trial.confinement,
                 transport=transport,
                 cpu_template=trial.cpu_template,
             )
@@ -177,7 +179,7 @@ async def _offered(vmm: VMM, trial: Trial) -> tuple[Accelerator, ...]:
 
 def _key(vmm: str, version: str, accelerator: str, trial: Trial) -> str:
     guest = (str(trial.files.kernel.resolve()), trial.files.initramfs.name, trial.boot_args, trial.cpu_template or "")
-    facts = (vmm, version, accelerator, *guest, platform.release(), _cpu_model())
+    facts = (vmm, version, accelerator, trial.confinement.name, *guest, platform.release(), _cpu_model())
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
 

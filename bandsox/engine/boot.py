@@ -73,7 +73,7 @@ async def first_answer(
     """
     client = guest_client(vmm.endpoint(spec.sockets, spec.transport), token)
     asking = asyncio.ensure_future(_ask_when_there(booting.doorbell, lambda: ask(client)))
-    ending = asyncio.ensure_future(booting.process.wait())
+    ending = asyncio.ensure_future(ownership.wait(booting.process))
     try:
         await asyncio.wait({asking, ending}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         summary = f"the machine did not come up within {deadline_s:.0f} s"

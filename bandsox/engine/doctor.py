@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 from bandsox.engine import doctor_vmms
 from bandsox.engine.findings import Finding
 from bandsox.errors import BandSoxError
+from bandsox.models import Confinement
 from bandsox.vmm import initramfs
+from bandsox.vmm.confinement import Offer
 
 if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
@@ -41,9 +44,11 @@ async def examine(engine: Engine) -> list[Finding]:
     findings = [_host(), _agent(), *(_tool(tool) for tool in _TOOLS), _storage(engine.layout.root), _memory()]
     if platform.machine() == "x86_64" and os.geteuid() != 0:
         findings.append(_unprivileged())
+    offer = await asyncio.to_thread(engine.confiner.offer, afresh=True)
+    findings.append(_confinement(offer))
     findings.append(_kernel(engine))
     if findings[-1].state == "ok":
-        findings += await doctor_vmms.examine(engine)
+        findings += await doctor_vmms.examine(engine, offer.confinement)
     return findings
 
 
@@ -94,6 +99,12 @@ def _unprivileged() -> Finding:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
+
+
+def _confinement(offer: Offer) -> Finding:
+    if offer.confinement is Confinement.NONE:
+        return Finding("confinement", "note", f"VMMs run unconfined: {offer.reason}", offer.remedy)
+    return Finding("confinement", "ok", f"{offer.confinement.name.lower()}: {offer.reason}")
 
 
 def _kernel(engine: Engine) -> Finding:

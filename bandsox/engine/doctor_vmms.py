@@ -11,6 +11,7 @@ from bandsox.engine import provision
 from bandsox.engine.accelerators import Trial
 from bandsox.engine.findings import Finding
 from bandsox.errors import HostError, InvalidRequest, MissingTool, Unsupported
+from bandsox.models import Confinement
 from bandsox.settings import default_vmm
 from bandsox.vmm.base import VMM
 from bandsox.vmm.firecracker import release
@@ -23,9 +24,12 @@ _KVM = Path("/dev/kvm")
 _MODULES = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 
 
-async def examine(engine: Engine) -> list[Finding]:
-    """Look at KVM and every hypervisor; boots a guest where an accelerator has not been tried yet. The last finding is the choice."""
-    trial = Trial(await asyncio.to_thread(engine.kernels.boot_files))
+async def examine(engine: Engine, confinement: Confinement) -> list[Finding]:
+    """Look at KVM and every hypervisor, confined so; boots a guest where an accelerator has not been tried yet.
+
+    The last finding is the choice.
+    """
+    trial = Trial(await asyncio.to_thread(engine.kernels.boot_files), confinement)
     findings = [_kvm()]
     for vmm in engine.vmms.values():
         if vmm.name == "firecracker":

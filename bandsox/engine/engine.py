@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bandsox.guest import GuestClient
     from bandsox.images import Images
     from bandsox.vmm.base import VMM, LaunchSpec
+    from bandsox.vmm.confinement import Confiner, Offer
     from bandsox.vmm.kernel import BootFiles, Kernels
 
 BOOT_DEADLINE_S = 60.0
@@ -93,7 +94,17 @@ class Engine:
         from bandsox.vmm.firecracker import Firecracker
         from bandsox.vmm.qemu import Qemu
 
-        return {"firecracker": Firecracker(self.layout.vmms / "firecracker"), "qemu": Qemu(self.layout.runtime)}
+        return {
+            "firecracker": Firecracker(self.layout.vmms / "firecracker", self.confiner),
+            "qemu": Qemu(self.layout.runtime, self.confiner),
+        }
+
+    @functools.cached_property
+    def confiner(self) -> Confiner:
+        """What starts hypervisors in rooms of their own."""
+        from bandsox.vmm.confinement import Confiner
+
+        return Confiner(self.layout.programs, self.layout.runtime)
 
     @functools.cached_property
     def accelerators(self) -> Accelerators:
@@ -131,9 +142,10 @@ class Engine:
         await self.remove_overdue()
         image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
         files = await asyncio.to_thread(self.kernels.boot_files, spec.kernel_path, progress)
-        trial = Trial(files, spec.boot_args, spec.cpu_template)
+        offer = await asyncio.to_thread(self.confiner.choose, spec.confinement)
+        trial = Trial(files, offer.confinement, spec.boot_args, spec.cpu_template)
         choice = await self.accelerators.choose(trial, spec.vmm, self.require, progress)
-        record = _new_record(spec, image, files, choice, await choice.vmm.version())
+        record = _new_record(spec, image, files, choice, await choice.vmm.version(), offer)
         try:
             with self._new_directory(record.id, ephemeral=ephemeral):
                 async with self.images.use(image):
@@ -163,8 +175,12 @@ class Engine:
             if not record.rootfs.exists():
                 raise Conflict("the image this VM was made of has been removed", remedy=f"pull {record.spec.image} again")
             await ownership.end_all(self.layout.vms, record.id)  # what a starter that was killed has left
+            offer = await asyncio.to_thread(self.confiner.choose, record.spec.confinement)
+            record = dataclasses.replace(
+                record, confinement=offer.confinement, confinement_reason=offer.reason, token=secrets.token_hex(32)
+            )
             try:
-                return await self._start(dataclasses.replace(record, token=secrets.token_hex(32)), progress)
+                return await self._start(record, progress)
             except BaseException:
                 await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
                 raise
@@ -320,7 +336,9 @@ class Engine:
         report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
         try:
             async with boot.started(vmm, spec) as booting:
-                await self._update(record.id, pid=booting.process.pid, pid_start=booting.process.start, token=record.token)
+                process = {"pid": booting.process.pid, "pid_start": booting.process.start}
+                confinement = {"confinement": record.confinement, "confinement_reason": record.confinement_reason}
+                await self._update(record.id, **process, **confinement, token=record.token)
                 await boot.first_answer(vmm, spec, booting, lambda client: _set_up(client, record), b"\0" * 32, BOOT_DEADLINE_S)
                 running = await self._update(record.id, status=VMStatus.RUNNING)
         except BaseException:
@@ -348,6 +366,7 @@ class Engine:
             disks=(root,) if in_memory else (root, Disk(overlay, read_only=False)),
             boot_args=" ".join((*words, record.spec.boot_args)).strip(),
             accelerator=Accelerator(record.accelerator, record.isolation, record.accelerator_reason),
+            confinement=record.confinement,
             transport=record.transport,
             cpu_template=record.spec.cpu_template,
             disk_limits=record.spec.disk_limits,
@@ -368,7 +387,7 @@ class Engine:
                 await self.vmms[record.vmm].resume(self.layout.sockets(record.id))
             with contextlib.suppress(BandSoxError):
                 await self.client(record).shutdown()
-            await process.wait()
+            await ownership.wait(process)
         await ownership.end(process)
 
     async def _suspend(self, vm_id: str, before: VMStatus, after: VMStatus) -> VMRecord:
@@ -418,7 +437,7 @@ class Engine:
         self.vms.delete(vm_id)
 
 
-def _new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, version: str) -> VMRecord:
+def _new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, version: str, offer: Offer) -> VMRecord:
     created_at = time.time()
     return VMRecord(
         id=identity.new_id(),
@@ -436,6 +455,8 @@ def _new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, ve
         accelerator_reason=choice.accelerator.reason,
         isolation=choice.accelerator.isolation,
         transport=choice.transport,
+        confinement=offer.confinement,
+        confinement_reason=offer.reason,
         token=secrets.token_hex(32),
         expires_at=created_at + spec.ttl if spec.ttl is not None else None,
     )

@@ -15,23 +15,47 @@ from bandsox.process import ProcessId
 
 
 def processes_in(directories: Path) -> Iterator[tuple[str, ProcessId]]:
-    """Every process of this user that works in a directory below `directories`, with that directory's name."""
+    """Every process of this user that works in a directory below `directories`, with that directory's name.
+
+    One that is still being confined works nowhere yet, and belongs where its keeper works.
+    """
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdigit() or (process := ProcessId.of(int(entry.name))) is None:
             continue
-        try:
-            place = (entry / "cwd").readlink()
-        except OSError:  # ended meanwhile, a kernel thread, or another user's
-            continue
-        name = place.name.removesuffix(" (deleted)")
-        if place.parent == directories and (process := ProcessId.of(int(entry.name))) is not None and process.is_alive():
-            yield name, process
+        for owner in (process, process.keeper()):
+            place = _place(owner)
+            if place is not None and place.parent == directories:
+                if process.is_alive():
+                    yield place.name.removesuffix(" (deleted)"), process
+                break
+
+
+def _place(process: ProcessId | None) -> Path | None:
+    """Where a process works; None where it has ended, or is a kernel thread or another user's."""
+    if process is None:
+        return None
+    try:
+        return Path(f"/proc/{process.pid}/cwd").readlink()
+    except OSError:
+        return None
 
 
 async def end(process: ProcessId) -> None:
-    """Kill `process` and wait until it has ended."""
+    """Kill a machine's VMM, and wait until it has ended with what confines it."""
+    keeper = process.keeper()
     process.signal(signal.SIGKILL)
+    await _ended(process, keeper)
+
+
+async def wait(process: ProcessId) -> None:
+    """Return when a machine's VMM has ended with what confines it."""
+    await _ended(process, process.keeper())
+
+
+async def _ended(process: ProcessId, keeper: ProcessId | None) -> None:
     await process.wait()
+    if keeper is not None and keeper != ProcessId.current():
+        await keeper.wait()
 
 
 async def end_all(directories: Path, name: str) -> int:

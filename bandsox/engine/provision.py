@@ -124,7 +124,8 @@ async def firecracker_is_of_no_use(engine: Engine, progress: ProgressCallback | 
         return None
     qemu = engine.vmms["qemu"]
     with contextlib.suppress(MissingTool):
-        trial = Trial(await asyncio.to_thread(engine.kernels.boot_files))
+        offer = await asyncio.to_thread(engine.confiner.offer)
+        trial = Trial(await asyncio.to_thread(engine.kernels.boot_files), offer.confinement)
         for accelerator in await qemu.accelerators():
             if accelerator.name == "kvm":
                 verdict = await engine.accelerators.verdict(qemu, accelerator, trial, progress)

@@ -34,6 +34,8 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "accelerator": record.accelerator,
         "accelerator_reason": record.accelerator_reason,
         "isolation": record.isolation.name.lower(),
+        "confinement": record.confinement.name.lower(),
+        "confinement_reason": record.confinement_reason,
         "transport": record.transport,
         "expires_at": record.expires_at,
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bandsox.models import UNLIMITED, Isolation, RateLimits, Transport
+from bandsox.models import UNLIMITED, Confinement, Isolation, RateLimits, Transport
 from bandsox.process import ProcessId
 
 
@@ -55,6 +55,7 @@ class LaunchSpec:
     disks: Sequence[Disk]
     boot_args: str
     accelerator: Accelerator
+    confinement: Confinement
     transport: Transport
     cpu_template: str | None = None
     disk_limits: RateLimits = UNLIMITED
@@ -109,7 +110,7 @@ class VMM(Protocol):
         """
 
     async def start(self, spec: LaunchSpec) -> ProcessId:
-        """Start a machine and return its process; the guest has only begun to boot.
+        """Start a machine, confined as `spec` says, and return its process; the guest has only begun to boot.
 
         Raises
         ------

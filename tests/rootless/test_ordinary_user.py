@@ -2,65 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import pwd
-import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
-import bandsox
-
-USER = "bandsox-test"
-CHECKOUT = Path(bandsox.__file__).parent.parent
-
-
-def interpreter() -> str:
-    """A Python that every user may execute, of the same version, so that this environment's packages fit it."""
-    starts_itself = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    for candidate in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
-        if Path(candidate).exists() and as_user([candidate, "-c", starts_itself]).returncode == 0:
-            return candidate
-    pytest.fail(f"no Python {version} that an ordinary user may execute")
-
-
-def as_user(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    account = pwd.getpwnam(USER)
-    return subprocess.run(
-        ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", *command],
-        env={"HOME": account.pw_dir, "USER": USER, "PATH": os.environ["PATH"], **environment},
-        cwd=account.pw_dir,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from tests.users import ordinary_user, script
 
 
 @pytest.fixture(scope="module")
 def user() -> pwd.struct_passwd:
-    """The user, made if need be, with subordinate ids as distributions give them."""
-    if os.geteuid() != 0:
-        pytest.skip("making a user needs root; these tests are about what a user without it can do")
-    try:
-        return pwd.getpwnam(USER)
-    except KeyError:
-        useradd = shutil.which("useradd") or "/usr/sbin/useradd"
-        subprocess.run([useradd, "--create-home", "--add-subids-for-system", USER], check=True)
-        return pwd.getpwnam(USER)
-
-
-def script(user: pwd.struct_passwd, body: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    packages = os.pathsep.join([str(CHECKOUT), *(path for path in sys.path if path.endswith("site-packages"))])
-    return as_user([interpreter(), "-c", textwrap.dedent(body)], PYTHONPATH=packages, PYTHONDONTWRITEBYTECODE="1", **environment)
+    return ordinary_user()
 
 
 def test_a_user_without_root_builds_an_image_and_runs_code(user: pwd.struct_passwd) -> None:
     done = script(
-        user,
         """
         from bandsox import BandSox
         with BandSox() as bandsox, bandsox.create_vm() as vm:
@@ -79,7 +35,6 @@ def test_another_users_storage_is_refused(user: pwd.struct_passwd, tmp_path: Pat
     tmp_path.chmod(0o755)
     (tmp_path / "storage").mkdir(mode=0o777)
     done = script(
-        user,
         """
         import os
         from bandsox import BandSox
@@ -96,7 +51,6 @@ def test_another_users_storage_is_refused(user: pwd.struct_passwd, tmp_path: Pat
 
 def test_storage_and_sockets_are_the_users_alone(user: pwd.struct_passwd) -> None:
     done = script(
-        user,
         """
         import os
         from pathlib import Path

@@ -130,7 +130,8 @@ async def _accelerator(call: Call) -> dict[str, str]:
     from bandsox.engine.accelerators import Trial
     from bandsox.settings import default_vmm
 
-    trial = Trial(await asyncio.to_thread(call.engine.kernels.boot_files))
+    offer = await asyncio.to_thread(call.engine.confiner.offer)
+    trial = Trial(await asyncio.to_thread(call.engine.kernels.boot_files), offer.confinement)
     chosen = await call.engine.accelerators.choose(trial, default_vmm(), call.engine.require, call.progress)
     accelerator = chosen.accelerator
     return {

@@ -7,7 +7,6 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from bandsox.models import Isolation, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, inotify, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
+from bandsox.vmm.confinement import Confiner, Room
 from bandsox.vmm.firecracker import configuration, output, release
 from bandsox.vmm.firecracker.client import DEADLINE_S, Client
 from bandsox.vmm.firecracker.requests import Action, State
@@ -26,17 +26,23 @@ from bandsox.vmm.firecracker.requests import Action, State
 _KVM = Path("/dev/kvm")
 _METRICS_LIMIT = 1 << 20
 
+_OWN_MIB = 512
+"""Address space of Firecracker itself."""
+
+_THREADS = 16
+"""Besides one for each virtual CPU: the event loop, the API, and room for more."""
+
 
 class Firecracker:
-    """The Firecracker of this host; `installed` is where `bandsox init` has put it."""
+    """The Firecracker of this host, run by `confiner`; `installed` is where `bandsox init` has put it."""
 
     name = "firecracker"
     transports: tuple[Transport, ...] = ("vsock", "console")
     cpu_templates = True
 
-    def __init__(self, installed: Path) -> None:
+    def __init__(self, installed: Path, confiner: Confiner) -> None:
         self._installed = installed
-        self._started: set[ProcessId] = set()
+        self._confiner = confiner
 
     async def version(self) -> str:
         """Firecracker's version, such as ``1.12.1``.
@@ -109,7 +115,6 @@ class Firecracker:
         return "\n".join(text for text in (output.messages(_log(directory)), last_words) if text)
 
     def _start(self, spec: LaunchSpec) -> ProcessId:
-        self._started = {process for process in self._started if not process.reap()}
         program = release.find("firecracker", self._installed)
         _arrange(spec)
         with contextlib.ExitStack() as undo:
@@ -117,14 +122,31 @@ class Firecracker:
             undo.callback(os.close, log)
             watch = undo.enter_context(inotify.Watch({spec.sockets: inotify.CREATE, _log(spec.directory): inotify.MODIFY}))
             wires = undo.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
-            process = _spawn(program.path, spec, log, wires)
+            process = self._spawn(program.path.resolve(), spec, log, wires)
             undo.push(lambda kind, error, trace: None if kind is None else _kill(process))
             if wires is not None:
                 logs = serial.Logs(_log(spec.directory), _errors_log(spec.directory))
                 serial.start_relay(spec.sockets, spec.directory, logs)
             self._configure(spec, process, watch)
-        self._started.add(process)
         return process
+
+    def _spawn(self, program: Path, spec: LaunchSpec, log: int, wires: serial.Wires | None) -> ProcessId:
+        api = f"{configuration.RUN}/{configuration.API_SOCKET}"
+        arguments = [str(program), "--id", spec.vm_id, "--api-sock", api, "--level", "Info", "--show-level"]
+        errors = output.create(_errors_log(spec.directory))
+        try:
+            return self._confiner.launch(
+                arguments,
+                _room(spec, program),
+                spec.confinement,
+                input_=wires.standard_input if wires else None,
+                output=wires.standard_output if wires else log,
+                errors=errors,
+            )
+        except VMMError as error:
+            raise VMMError(error.message, cause=self.errors(spec.directory)) from error
+        finally:
+            os.close(errors)
 
     def _configure(self, spec: LaunchSpec, process: ProcessId, watch: inotify.Watch) -> None:
         """Make the machine and start its guest, once the API is there."""
@@ -148,26 +170,24 @@ def _arrange(spec: LaunchSpec) -> None:
     os.mkfifo(metrics, 0o600)
 
 
-def _spawn(program: Path, spec: LaunchSpec, log: int, wires: serial.Wires | None) -> ProcessId:
-    arguments = ["--id", spec.vm_id, "--api-sock", f"{configuration.RUN}/{configuration.API_SOCKET}", "--level", "Info", "--show-level"]
-    errors = output.create(_errors_log(spec.directory))
-    try:
-        process = subprocess.Popen(
-            [program, *arguments],
-            stdin=wires.standard_input if wires else subprocess.DEVNULL,
-            stdout=wires.standard_output if wires else log,
-            stderr=errors,
-            cwd=spec.directory,
-            env={"LC_ALL": "C"},
-            start_new_session=True,
-        )
-    finally:
-        os.close(errors)
-    process.returncode = 0  # from here on the process is known by its identity, and reaped by it
-    identity = ProcessId.of(process.pid)
-    if identity is None:
-        raise VMMError("Firecracker ended as soon as it was started")
-    return identity
+def _room(spec: LaunchSpec, program: Path) -> Room:
+    """What Firecracker needs: the machine's directory with its links, what they lead to, and the directory where it makes its sockets.
+
+    A limit on file size would end it; see `bandsox.vmm.firecracker.output`.
+    """
+    return Room(
+        owner=spec.vm_id,
+        directory=spec.directory,
+        program=program,
+        data=(),
+        readable=[spec.kernel, spec.initramfs, *(disk.path for disk in spec.disks if disk.read_only)],
+        own=[spec.directory],
+        writable=[spec.sockets, spec.directory / configuration.METRICS, *(disk.path for disk in spec.disks if not disk.read_only)],
+        devices=[_KVM],
+        memory_mib=spec.mem_mib + _OWN_MIB,
+        threads=spec.vcpu + _THREADS,
+        memory_files=True,  # the queues of its vsock device are mapped twice in a row
+    )
 
 
 def _connect(api: Path, process: ProcessId, watch: inotify.Watch) -> Client:

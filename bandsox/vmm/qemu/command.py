@@ -25,6 +25,9 @@ _TRANSLATION_CACHE_MIB = 256
 """Bound on translated code under TCG. The default is 1 GiB for every machine; at 64 MiB the cache is emptied so often that booting
 takes twice as long."""
 
+_OWN_MIB = 2048
+"""Address space of QEMU itself: libraries, heap, and 8 MiB for the stack of each thread."""
+
 _BOOT_ARGS = ("console=ttyS0", "pci=off", "panic=-1", "reboot=t", "audit=0", "random.trust_cpu=on")
 
 _FASTER_BOOT_ARGS = ("cryptomgr.notests", "rcupdate.rcu_expedited=1")
@@ -62,7 +65,7 @@ def command(spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[i
         *("-accel", accelerator),
         *("-cpu", "max" if emulated else "host"),
         *("-smp", str(spec.vcpu)),
-        *("-m", f"{spec.mem_mib + _PORT_MIB * (len(port_fds) + 1)}M"),
+        *("-m", f"{_guest_mib(spec, len(port_fds))}M"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", _SANDBOX),
         *("-kernel", str(spec.kernel), "-initrd", str(spec.initramfs), "-append", boot_args(spec, tsc_khz)),
         *("-chardev", _console(spec), "-serial", "chardev:console"),
@@ -94,6 +97,15 @@ def _console(spec: LaunchSpec) -> str:
     if spec.transport == "console":
         return "stdio,id=console,signal=off"
     return f"file,id=console,path={_escape(console_log(spec.directory))},append=on"
+
+
+def address_space_mib(spec: LaunchSpec) -> int:
+    """The most that the process has a use for."""
+    return _guest_mib(spec, PORTS) + _TRANSLATION_CACHE_MIB + _OWN_MIB
+
+
+def _guest_mib(spec: LaunchSpec, ports: int) -> int:
+    return spec.mem_mib + _PORT_MIB * (ports + 1)
 
 
 def boot_args(spec: LaunchSpec, tsc_khz: int | None) -> str:

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,23 +20,27 @@ from bandsox.process import ProcessId
 from bandsox.settings import write_atomically
 from bandsox.vmm import console, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
+from bandsox.vmm.confinement import Confiner, Room
 from bandsox.vmm.qemu import qmp
-from bandsox.vmm.qemu.command import PORTS, command, console_log, monitor_socket, port_socket
+from bandsox.vmm.qemu.command import PORTS, address_space_mib, command, console_log, monitor_socket, port_socket
 
 _KVM = Path("/dev/kvm")
 _BINARY = "qemu-system-x86_64"
 
+_THREADS = 80
+"""Besides one for each virtual CPU: the main loop and RCU, and up to 64 for disks (QEMU, util/thread-pool.c)."""
+
 
 class Qemu:
-    """The QEMU of this host; `facts` is a directory that lasts until the next reboot."""
+    """The QEMU of this host, run by `confiner`; `facts` is a directory that lasts until the next reboot."""
 
     name = "qemu"
     transports: tuple[Transport, ...] = ("virtio-serial",)
     cpu_templates = False
 
-    def __init__(self, facts: Path) -> None:
+    def __init__(self, facts: Path, confiner: Confiner) -> None:
         self._facts = facts
-        self._started: set[ProcessId] = set()
+        self._confiner = confiner
 
     async def version(self) -> str:
         """QEMU's version, such as ``7.2.22``.
@@ -95,7 +100,6 @@ class Qemu:
         return console.read(_errors_log(directory)).decode(errors="replace").strip()
 
     def _start(self, spec: LaunchSpec) -> ProcessId:
-        self._started = {process for process in self._started if not process.reap()}
         console.create(console_log(spec.directory))
         console.create(_errors_log(spec.directory))
         with contextlib.ExitStack() as stack:
@@ -103,27 +107,24 @@ class Qemu:
             wires = stack.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
             ports = [stack.enter_context(_listen(port_socket(spec.sockets, number))) for number in range(0 if wires else PORTS)]
             inherited = [monitor.fileno(), *(port.fileno() for port in ports)]
-            arguments = command(spec, _binary(), inherited[0], inherited[1:], self._tsc_khz())
-            errors = stack.enter_context(_errors_log(spec.directory).open("ab"))
-            process = subprocess.Popen(
-                console.limited(arguments),
-                stdin=wires.standard_input if wires else subprocess.DEVNULL,
-                stdout=wires.standard_output if wires else errors,
-                stderr=errors,
-                cwd=spec.directory,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-                pass_fds=inherited,
-                start_new_session=True,
-                restore_signals=False,
-            )
-            process.returncode = 0  # from here on the process is known by its identity, and reaped by it
+            binary = Path(_binary()).resolve()
+            arguments = command(spec, str(binary), inherited[0], inherited[1:], self._tsc_khz())
+            log = stack.enter_context(_errors_log(spec.directory).open("ab")).fileno()
+            try:
+                process = self._confiner.launch(
+                    arguments,
+                    _room(spec, binary),
+                    spec.confinement,
+                    input_=wires.standard_input if wires else None,
+                    output=wires.standard_output if wires else log,
+                    errors=log,
+                    inherited=inherited,
+                )
+            except VMMError as error:
+                raise VMMError(error.message, cause=self.errors(spec.directory)) from error
             if wires:
                 serial.start_relay(spec.sockets, spec.directory, _relay_logs(spec.directory))
-        identity = ProcessId.of(process.pid)
-        if identity is None:
-            raise VMMError("QEMU ended as soon as it was started")
-        self._started.add(identity)
-        return identity
+            return process
 
     def _tsc_khz(self) -> int | None:
         """The host's counter rate: measured once after each boot of the host, since that takes 50 ms."""
@@ -153,6 +154,29 @@ def _listen(path: Path) -> socket.socket:
 
 def _relay_logs(directory: Path) -> serial.Logs:
     return serial.Logs(console_log(directory), _errors_log(directory), console.FILE_SIZE_LIMIT)
+
+
+def _room(spec: LaunchSpec, binary: Path) -> Room:
+    """What QEMU needs: the machine's artefacts and logs. Its sockets it inherits."""
+    return Room(
+        owner=spec.vm_id,
+        directory=spec.directory,
+        program=binary,
+        data=_data(binary),
+        readable=[spec.kernel, spec.initramfs, *(disk.path for disk in spec.disks if disk.read_only)],
+        writable=[console_log(spec.directory), *(disk.path for disk in spec.disks if not disk.read_only)],
+        devices=[_KVM] if spec.accelerator.name == "kvm" else [],
+        memory_mib=address_space_mib(spec),
+        threads=spec.vcpu + _THREADS,
+        largest_file=console.FILE_SIZE_LIMIT,
+    )
+
+
+def _data(binary: Path) -> Sequence[Path]:
+    """The firmware of the microvm machine, and the module with the emulator where QEMU's package has made it one."""
+    prefix = binary.parent.parent
+    places = ("share/qemu/pvh.bin", "share/qemu/bios-microvm.bin", "lib*/qemu/accel-tcg-x86_64.so", "lib/*/qemu/accel-tcg-x86_64.so")
+    return [found for place in places for found in sorted(prefix.glob(place))]
 
 
 def _errors_log(directory: Path) -> Path:

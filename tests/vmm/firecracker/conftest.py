@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from bandsox.models import Isolation
+from bandsox.models import Confinement, Isolation
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
+from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.firecracker import Firecracker
 from bandsox.vmm.firecracker.client import Client
 from tests.firecracker import CACHE
@@ -34,18 +35,35 @@ def binary() -> Path:
     return CACHE / "firecracker"
 
 
+@pytest.fixture(scope="session")
+def confiner(tmp_path_factory: pytest.TempPathFactory) -> Confiner:
+    """What confines it."""
+    store = tmp_path_factory.mktemp("programs")
+    return Confiner(store, store)
+
+
 @pytest.fixture
-def firecracker(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Firecracker:
+def firecracker(binary: Path, confiner: Confiner, monkeypatch: pytest.MonkeyPatch) -> Firecracker:
     """It as BandSox drives it."""
     monkeypatch.setenv("BANDSOX_FIRECRACKER", str(binary))
-    return Firecracker(binary.parent / "nothing-installed")
+    return Firecracker(binary.parent / "nothing-installed", confiner)
+
+
+@pytest.fixture(params=["none", "confined"])
+def confinement(request: pytest.FixtureRequest, confiner: Confiner) -> Confinement:
+    """Every machine runs without confinement, and with the strongest that there is."""
+    if request.param == "none":
+        return Confinement.NONE
+    offer = confiner.offer()
+    assert offer.confinement is not Confinement.NONE, offer.reason
+    return offer.confinement
 
 
 MakeSpec = Callable[..., LaunchSpec]
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> Iterator[MakeSpec]:
+def spec(tmp_path: Path, confinement: Confinement) -> Iterator[MakeSpec]:
     """Makes specifications of machines that run one of the small guests, each in directories of its own."""
     with ExitStack() as stack:
 
@@ -67,6 +85,7 @@ def spec(tmp_path: Path) -> Iterator[MakeSpec]:
                 "disks": (Disk(tmp_path / "root.squashfs", read_only=True), Disk(directory / "disk.img", read_only=False)),
                 "boot_args": "",
                 "accelerator": KVM,
+                "confinement": confinement,
                 "transport": "vsock",
             }
             return LaunchSpec(**{**options, **changes})  # type: ignore[arg-type]

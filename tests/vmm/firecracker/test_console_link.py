@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 def relay_of(spec: LaunchSpec, process: ProcessId) -> ProcessId:
-    (relay,) = (other for other in processes(spec.directory) if other != process)
+    (relay,) = (other for other in processes(spec.directory) if other not in {process, process.keeper()})
     return relay
 
 

@@ -19,6 +19,7 @@ from bandsox.guest import Doorbell
 from bandsox.process import ProcessId
 from bandsox.vmm import console, follow
 from bandsox.vmm.base import Disk, LaunchSpec
+from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.firecracker import Firecracker, configuration, output
 from bandsox.vmm.firecracker import vmm as module
 from bandsox.vmm.firecracker.client import Client
@@ -251,7 +252,7 @@ async def test_without_the_program_the_remedy_is_named(tmp_path: Path, monkeypat
     monkeypatch.delenv("BANDSOX_FIRECRACKER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingTool, match="bandsox init"):
-        await Firecracker(tmp_path).version()
+        await Firecracker(tmp_path, Confiner(tmp_path, tmp_path)).version()
 
 
 async def test_firecrackers_own_messages_are_told_from_the_guests(tmp_path: Path) -> None:

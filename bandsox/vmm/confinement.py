@@ -1,0 +1,379 @@
+"""The room a VMM is locked into, so that one that was taken over by its guest reaches nothing of this host.
+
+bubblewrap (bwrap(1)) makes the room: mount, pid, ipc, uts, cgroup and network namespaces of its own, no capability, no way to gain
+one, the system-call filter of `bandsox.vmm.seccomp`, and a root directory with the VMM's own programs and the few files, all at the
+paths they have on the host, that a `Room` names. There is no /proc, no /sys, no /tmp, and nothing can be created but in the
+writable directories of the room. An ordinary user's VMM gets a user namespace besides; root's gets a user of its own instead, which
+is nobody else's.
+
+bwrap stays beside the VMM as its parent, and ends when the VMM has ended. The machine is known by the VMM itself, which needs nothing of
+bwrap any more: if somebody kills that, the machine goes on, and nothing of it is lost or left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from bandsox.errors import HostError, RequirementNotMet, VMMError
+from bandsox.models import Confinement, ConfinementDemand
+from bandsox.process import ProcessId
+from bandsox.settings import write_atomically
+from bandsox.vmm import console, programs, seccomp
+
+_OLDEST = (0, 8)
+"""The first bubblewrap with --disable-userns."""
+
+_FIRST_UID = 0x70000000
+_UIDS = 1 << 26
+"""A range that nobody hands out (systemd, docs/UIDS-GIDS.md: 1879048192 to 2147352575 is unused)."""
+
+_NEVER_DUMP = 1
+"""A limit on core dumps that also stops those piped into a program, which no other value does (Linux, fs/coredump.c)."""
+
+_INSTALL = "apt-get install bubblewrap"
+_ALLOW = "let this user make user namespaces: see kernel.unprivileged_userns_clone, user.max_user_namespaces, AppArmor's profile of bwrap"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one VMM sees, and how much of the host it may take.
+
+    Parameters
+    ----------
+    owner: the machine's id.
+    directory: where it works, which exists for it even when nothing of it is named below.
+    program: the VMM, and ``data``: files that belong to it; copies of them are what it sees.
+    readable: files that it can read, and shares with other machines.
+    own: directories of the machine's alone that it can read.
+    writable: files and directories of the machine's alone that it can also write.
+    devices: device nodes, besides /dev/null and /dev/urandom.
+    memory_mib: its address space.
+    threads: how many it may have.
+    largest_file: the size in bytes beyond which it can write to no file; None: no limit.
+    memory_files: whether it may hold memory in files (memfd_create(2)), which no limit counts.
+    """
+
+    owner: str
+    directory: Path
+    program: Path
+    data: Sequence[Path]
+    readable: Sequence[Path]
+    writable: Sequence[Path]
+    devices: Sequence[Path]
+    memory_mib: int
+    threads: int
+    own: Sequence[Path] = ()
+    largest_file: int | None = None
+    memory_files: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The strongest confinement that works here, why not a stronger one, and what would mend that."""
+
+    confinement: Confinement
+    reason: str
+    remedy: str | None = None
+
+
+class Confiner:
+    """Starts VMMs in their rooms.
+
+    Parameters
+    ----------
+    store: where the copies of programs are kept.
+    facts: a directory that lasts until the next reboot.
+    """
+
+    def __init__(self, store: Path, facts: Path) -> None:
+        self._store = store
+        self._facts = facts
+        self._started: set[ProcessId] = set()
+        self._guard = threading.Lock()
+
+    def offer(self, *, afresh: bool = False) -> Offer:
+        """What this host can do, found out by doing it; a success is remembered until the next reboot unless `afresh`. Blocks for ms."""
+        if platform.machine() != seccomp.ARCHITECTURE:
+            return Offer(Confinement.NONE, f"no system-call filter for {platform.machine()}")
+        wrapper = shutil.which("bwrap")
+        if wrapper is None:
+            return Offer(Confinement.NONE, "bubblewrap is not installed", _INSTALL)
+        status = Path(wrapper).stat()
+        proof = f"{wrapper} {status.st_ino} {status.st_mtime_ns}".encode()
+        known = self._facts / "confinement"
+        strongest = Confinement.JAIL if os.geteuid() == 0 else Confinement.NAMESPACES
+        success = Offer(strongest, _REASONS[strongest])
+        if not afresh and known.is_file() and known.read_bytes() == proof:
+            return success
+        failure = self._try(wrapper, strongest)
+        if failure is None:
+            write_atomically(known, proof)
+            return success
+        known.unlink(missing_ok=True)
+        return failure
+
+    def choose(self, demand: ConfinementDemand) -> Offer:
+        """The confinement of a new machine. Blocks for ms.
+
+        Raises
+        ------
+        RequirementNotMet: this host cannot give what is demanded.
+        """
+        if demand == "none":
+            return Offer(Confinement.NONE, "it was asked for without")
+        offer = self.offer()
+        if demand != "auto" and offer.confinement < Confinement[demand.upper()]:
+            only_root = offer.confinement is Confinement.NAMESPACES
+            raise RequirementNotMet(
+                f"this host cannot confine a VM as {demand!r} demands",
+                cause="only root can give a VM a user of its own" if only_root else offer.reason,
+                remedy="run as root, or be content with namespaces" if only_root else offer.remedy,
+            )
+        return offer
+
+    def launch(
+        self,
+        arguments: Sequence[str],
+        room: Room,
+        confinement: Confinement,
+        *,
+        output: int,
+        errors: int,
+        input_: int | None = None,
+        inherited: Sequence[int] = (),
+    ) -> ProcessId:
+        """Start a VMM detached from this process, in its room if there is any confinement, and return its process. Blocks for ms.
+
+        Parameters
+        ----------
+        arguments: the command line, whose first word is ``room.program``.
+        output, errors: descriptors of the logs for what it prints.
+        input_: a descriptor that it reads from; None for nothing.
+        inherited: further descriptors that it gets as they are.
+
+        Raises
+        ------
+        HostError: a tool is missing, or a file of the room cannot be given to it.
+        VMMError: the room could not be made.
+        """
+        if confinement is Confinement.NONE:
+            _give(room, os.geteuid())
+            limited = arguments if room.largest_file is None else console.limited(arguments)
+            vmm = _spawn(limited, room.directory, (input_, output, errors), inherited)
+            self._add_child(vmm)
+            return vmm
+        with contextlib.ExitStack() as stack:
+            filter_end = stack.enter_context(_descriptor_of(seccomp.program(memory_files=room.memory_files)))
+            reading, writing = os.pipe()
+            stack.callback(os.close, reading)
+            with contextlib.ExitStack() as handed:
+                handed.callback(os.close, writing)
+                command = self.command(arguments, room, confinement, filter_end, writing)
+                wrapper = _spawn(command, room.directory, (input_, output, errors), [*inherited, filter_end, writing])
+            self._add_child(wrapper)
+            return _child(reading)
+
+    def command(self, arguments: Sequence[str], room: Room, confinement: Confinement, filter_end: int, info_end: int) -> list[str]:
+        """The command line that runs `arguments` in `room`; the room's files are given to the user that it runs as."""
+        setpriv, prlimit = _tool("setpriv"), _tool("prlimit")
+        tree = programs.tree(self._store, [room.program, setpriv, prlimit], room.data)
+        jailed = confinement is Confinement.JAIL
+        uid = user_of(room.owner) if jailed else os.geteuid()
+        _give(room, uid)
+        limits = [f"--as={room.memory_mib << 20}", f"--nproc={room.threads}", f"--core={_NEVER_DUMP}"]
+        if room.largest_file is not None:
+            limits.append(f"--fsize={room.largest_file}")
+        return [
+            str(_tool("bwrap")),
+            *(_JAIL if jailed else _NAMESPACES),
+            *("--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
+            *("--setenv", "MALLOC_ARENA_MAX", "2"),  # a thread's own arena reserves 64 MiB of the address space that is bounded here
+            *("--hostname", "bandsox", "--seccomp", str(filter_end), "--info-fd", str(info_end)),
+            *_mounts(tree, room, _devices(room, uid) if jailed else {device: device for device in room.devices}),
+            *("--chdir", str(room.directory), "--"),
+            *((str(setpriv), "--reuid", str(uid), "--regid", str(uid), *_WITHOUT_PRIVILEGES) if jailed else ()),
+            *(str(prlimit), *limits),
+            *arguments,
+        ]
+
+    def _add_child(self, child: ProcessId) -> None:
+        """Remember a child, and reap those that have ended."""
+        with self._guard:
+            self._started = {process for process in (*self._started, child) if not process.reap()}
+
+    def _try(self, wrapper: str, confinement: Confinement) -> Offer | None:
+        """None when a program runs in a room of its own, else what is offered instead."""
+        version = subprocess.run([wrapper, "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"(\d+)\.(\d+)", version)
+        if found is None or (int(found[1]), int(found[2])) < _OLDEST:
+            oldest = ".".join(map(str, _OLDEST))
+            return Offer(Confinement.NONE, f"{version.strip() or wrapper} is too old: {oldest} is needed", _INSTALL)
+        try:
+            program = _tool("prlimit")
+            room = Room("0" * 16, self._store, program, (), (), (), (), memory_mib=1024, threads=16)
+            with _descriptor_of(seccomp.program()) as filter_end, Path(os.devnull).open("wb") as nowhere:
+                command = self.command([str(program), "--version"], room, confinement, filter_end, nowhere.fileno())
+                self._store.mkdir(mode=0o700, exist_ok=True)
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, cwd=self._store, pass_fds=[filter_end, nowhere.fileno()]
+                )
+        except HostError as error:
+            return Offer(Confinement.NONE, error.cause or error.message, error.remedy)
+        if done.returncode == 0:
+            return None
+        words = done.stderr.strip().splitlines()
+        reason = words[-1] if words else f"bubblewrap ended with status {done.returncode}"
+        remedy = None if confinement is Confinement.JAIL else _ALLOW
+        return Offer(Confinement.NONE, reason, remedy)
+
+
+_REASONS: Mapping[Confinement, str] = {
+    Confinement.NAMESPACES: "namespaces by bubblewrap, without root",
+    Confinement.JAIL: "namespaces by bubblewrap, and a user of its own",
+}
+
+_NAMESPACES = ("--unshare-user", "--disable-userns")
+
+_JAIL = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
+"""Just what setpriv needs to change the user, and then gives up."""
+
+_WITHOUT_PRIVILEGES = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all")
+
+
+def user_of(vm_id: str) -> int:
+    """The uid, and gid, of a machine's own user: made of its id, so one of 67 million that no other account has."""
+    return _FIRST_UID + int(hashlib.sha256(vm_id.encode()).hexdigest(), 16) % _UIDS
+
+
+def _mounts(tree: Path, room: Room, devices: Mapping[Path, Path]) -> Iterator[str]:
+    """The room's file system: the programs of `tree`, the room's files, `devices` by the name the VMM knows them by."""
+    nodes = {**{node: node for node in (Path("/dev/null"), Path("/dev/urandom"))}, **devices}
+    places = {parent for path in (*nodes, *room.readable, *room.own, *room.writable) for parent in path.parents} | {room.directory}
+    parts = {Path("/", part.relative_to(tree)): part for part in _parts(tree, tree, places)}
+    for place in sorted(places.union(*(name.parents for name in parts))):  # named one by one: bwrap would make them for root alone
+        yield from ("--dir", str(place))
+    for name, part in parts.items():
+        yield from ("--ro-bind", str(part), str(name))
+    for name, node in nodes.items():
+        yield from ("--dev-bind", str(node), str(name))
+    for path in (*room.own, *room.readable):
+        yield from ("--ro-bind-try", str(path), str(path))  # what is not there the VMM misses itself, and says so
+    for path in room.writable:
+        yield from ("--bind-try", str(path), str(path))
+    yield from ("--remount-ro", "/")
+
+
+def _parts(directory: Path, tree: Path, places: Set[Path]) -> Iterator[Path]:
+    """The fewest parts of `directory` that show all its files and leave room for `places`, since each costs a mount."""
+    entries = sorted(directory.iterdir())
+    if any(entry.is_file() for entry in entries) and Path("/", directory.relative_to(tree)) not in places:
+        yield directory
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _parts(entry, tree, places)
+        else:
+            yield entry
+
+
+def _devices(room: Room, uid: int) -> dict[Path, Path]:
+    """Nodes of the room's devices that belong to `uid`: the host's own may not be open to it, and are not to be changed."""
+    nodes = {}
+    for device in room.devices:
+        status = device.stat()
+        node = room.directory / f"device-{device.name}"
+        node.unlink(missing_ok=True)
+        try:
+            os.mknod(node, 0o600 | stat.S_IFCHR, status.st_rdev)
+            os.chown(node, uid, uid)
+        except PermissionError:  # a container may not make nodes; what everybody may open needs none
+            node = device
+        nodes[device] = node
+    return nodes
+
+
+def _give(room: Room, uid: int) -> None:
+    """Make what is the room's alone belong to the user `uid`, who may be this user again, and let him read the rest.
+
+    Directories above the shared artefacts keep everybody out who is not in a room with them. What the VMM may only read stays this
+    user's, so that it cannot change its mode; the group lets it in.
+    """
+    if os.geteuid() != 0:
+        return
+    for path in filter(Path.exists, room.writable):
+        os.chown(path, uid, uid, follow_symlinks=False)
+    for path in room.own:
+        os.chown(path, 0, uid, follow_symlinks=False)
+        path.chmod(0o750 if uid else 0o700)
+    for path in filter(Path.exists, room.readable):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if uid and not mode & stat.S_IROTH:
+            path.chmod(mode | stat.S_IRGRP | stat.S_IROTH)
+
+
+def _tool(name: str) -> Path:
+    found = shutil.which(name)
+    if found is None:
+        raise HostError(f"{name} is not installed", remedy=_INSTALL if name == "bwrap" else "apt-get install util-linux")
+    return Path(found)
+
+
+@contextlib.contextmanager
+def _descriptor_of(content: bytes) -> Iterator[int]:
+    """A descriptor from which `content` can be read."""
+    descriptor = os.memfd_create("bandsox")
+    try:
+        os.write(descriptor, content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _spawn(command: Sequence[str], directory: Path, streams: tuple[int | None, int, int], inherited: Sequence[int]) -> ProcessId:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL if streams[0] is None else streams[0],
+        stdout=streams[1],
+        stderr=streams[2],
+        cwd=directory,
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        pass_fds=inherited,
+        start_new_session=True,
+        restore_signals=False,
+    )
+    process.returncode = 0  # from here on the process is known by its identity, and reaped by it
+    identity = ProcessId.of(process.pid)
+    if identity is None:
+        raise VMMError("the VMM ended as soon as it was started")
+    return identity
+
+
+def _child(info_end: int) -> ProcessId:
+    """The process that bwrap has started, of which it tells at once.
+
+    Raises
+    ------
+    VMMError: it ended without one, or with it; its log says why.
+    """
+    with os.fdopen(os.dup(info_end), "rb") as info:
+        told = info.read(4096)
+    try:
+        child = ProcessId.of(json.loads(told)["child-pid"])
+    except (ValueError, KeyError):
+        child = None
+    if child is None:
+        raise VMMError("the VMM ended as soon as it was started")
+    return child

@@ -1,0 +1,59 @@
+"""An ordinary user, made for the purpose: no root, no group, no capability."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import bandsox
+
+USER = "bandsox-test"
+CHECKOUT = Path(bandsox.__file__).parent.parent
+
+
+def ordinary_user() -> pwd.struct_passwd:
+    """The user, made if need be, with subordinate ids as distributions give them."""
+    if os.geteuid() != 0:
+        pytest.skip("making a user needs root; these tests are about what a user without it can do")
+    try:
+        return pwd.getpwnam(USER)
+    except KeyError:
+        useradd = shutil.which("useradd") or "/usr/sbin/useradd"
+        subprocess.run([useradd, "--create-home", "--add-subids-for-system", USER], check=True)
+        return pwd.getpwnam(USER)
+
+
+def as_user(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as the user, at home."""
+    account = pwd.getpwnam(USER)
+    return subprocess.run(
+        ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", *command],
+        env={"HOME": account.pw_dir, "USER": USER, "PATH": os.environ["PATH"], **environment},
+        cwd=account.pw_dir,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def script(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code as the user, with the packages of this environment."""
+    packages = os.pathsep.join([str(CHECKOUT), *(path for path in sys.path if path.endswith("site-packages"))])
+    return as_user([interpreter(), "-c", textwrap.dedent(body)], PYTHONPATH=packages, PYTHONDONTWRITEBYTECODE="1", **environment)
+
+
+def interpreter() -> str:
+    """A Python that every user may execute, of the same version, so that this environment's packages fit it."""
+    starts_itself = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
+        if Path(candidate).exists() and as_user([candidate, "-c", starts_itself]).returncode == 0:
+            return candidate
+    pytest.fail(f"no Python {version} that an ordinary user may execute")
