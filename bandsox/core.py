@@ -369,10 +369,17 @@ class AsyncBandSox:
         copy = Path(output) if output is not None else None
         return await provision.install_image(self.engine, source, force=force, output=copy, progress=progress)
 
-    async def doctor(self) -> list[Finding]:
-        """What this host can do, what it lacks, and the command that mends it."""
+    async def doctor(self, again: bool = False) -> list[Finding]:
+        """What this host can do, what it lacks, and the command that mends it.
+
+        Parameters
+        ----------
+        again: whether to boot a guest with every accelerator, also where it is known whether that works.
+        """
         from bandsox.engine.doctor import examine
 
+        if again:
+            await self.engine.accelerators.forget()
         return await examine(self.engine)
 
     # ── images ──────────────────────────────────────────────────────────────────────────────────

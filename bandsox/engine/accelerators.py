@@ -6,6 +6,7 @@ kernel to its agent once, within a deadline. What was found is kept for this ker
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import platform
 import shutil
@@ -104,6 +105,10 @@ class Accelerators:
         what = f"give {require.name.lower()} isolation" if vmm_name is None else f"run machines on {vmm_name}"
         raise RequirementNotMet(f"this host cannot {what}", cause="; ".join(refused), remedy="see `bandsox doctor`")
 
+    async def forget(self) -> None:
+        """Forget what was found out, so that every accelerator is tried again."""
+        await asyncio.to_thread(self._probes.clear)
+
     async def verdict(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None = None) -> Verdict:
         """Whether `accelerator` works with this kernel, from memory where it was found out before."""
         found = ProbeResult(True, accelerator.reason, vmm.transports[0])
@@ -113,10 +118,10 @@ class Accelerators:
 
     async def _proven_by_boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None) -> ProbeResult:
         key = _key(vmm.name, await vmm.version(), accelerator.name, trial)
-        if (known := self._probes.get(key)) is not None:
+        if (known := self._probes.get(key, time.time())) is not None:
             return known
         async with Locks(self._layout.locks / "probe").hold(deadline_s=DEADLINE_S, what="the probe of this host's accelerators"):
-            if (known := self._probes.get(key)) is not None:
+            if (known := self._probes.get(key, time.time())) is not None:
                 return known
             if progress is not None:
                 progress(Progress("probe", f"trying whether {accelerator.name} runs a guest here"))

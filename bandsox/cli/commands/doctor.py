@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, examples=(("bandsox doctor", "the first thing to run when something does not work"),))
+@click.option("--again", is_flag=True, help="Try every accelerator again, also those that are known to work or to fail.")
 @operation
-async def doctor(call: Call) -> int:
+async def doctor(call: Call, again: bool) -> int:
     """Say what this host can do, and how to mend what is missing.
 
-    It boots a small VM to see what the host's accelerators are worth, unless that is known already. The exit status is 1 when something
-    that every VM needs is missing.
+    It boots a small VM to see what the host's accelerators are worth, unless that is known already; what failed is believed for a day.
+    The exit status is 1 when something that every VM needs is missing.
     """
-    findings = await call.bandsox.doctor()
+    findings = await call.bandsox.doctor(again)
     call.progress.clear()
     missing = any(finding.state == "missing" for finding in findings)
     if call.state.json:
