@@ -25,7 +25,7 @@ from bandsox.models import Confinement, VMRecord
 from bandsox.process import ProcessId
 from bandsox.vmm import console
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
-from bandsox.vmm.qemu.command import PORTS, command, console_log, port_socket
+from bandsox.vmm.qemu.command import MAX_PORTS, START_PORTS, command, console_log, port_socket
 
 RAW_PORT = "org.bench.raw"
 
@@ -39,7 +39,7 @@ class RawVM:
 
     @property
     def client(self) -> GuestClient:
-        return GuestClient(PortLink(self.sockets, PORTS), bytes(32))
+        return GuestClient(PortLink(self.sockets, START_PORTS), bytes(32))
 
     def connect_raw(self) -> socket.socket:
         """The host's end of the port that belongs to no agent."""
@@ -64,7 +64,7 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
         sockets.mkdir(mode=0o700)
         disks.create(bandsox.engine.layout, like.spec.disk_size_mib, directory / "disk.img")
         console.create(console_log(directory))
-        listeners = [_listen(sockets / "qmp.sock"), *(_listen(port_socket(sockets, number)) for number in range(PORTS))]
+        listeners = [_listen(sockets / "qmp.sock"), *(_listen(port_socket(sockets, number)) for number in range(START_PORTS))]
         raw = _listen(sockets / "raw.sock")
         spec = LaunchSpec(
             vm_id="raw",
@@ -84,9 +84,8 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
         khz = int((bandsox.engine.layout.runtime / "tsc-khz").read_text())
         binary = shutil.which("qemu-system-x86_64") or ""
         arguments = command(spec, binary, descriptors[0], descriptors[1:], khz)
-        arguments[arguments.index(f"virtio-serial-device,max_ports={PORTS + 1}")] = f"virtio-serial-device,max_ports={PORTS + 2}"
         arguments += ["-chardev", f"socket,id=raw,fd={raw.fileno()},server=on,wait=off"]
-        arguments += ["-device", f"virtserialport,chardev=raw,name={RAW_PORT},nr={PORTS + 1}"]
+        arguments += ["-device", f"virtserialport,chardev=raw,name={RAW_PORT},nr={MAX_PORTS}"]
         child = await asyncio.create_subprocess_exec(
             *arguments, stdin=asyncio.subprocess.DEVNULL, pass_fds=[*descriptors, raw.fileno()], cwd=directory
         )

@@ -23,7 +23,7 @@ Answer = TypeVar("Answer")
 def guest_client(endpoint: Endpoint, token: bytes, revive: Callable[[], Awaitable[None]] | None = None) -> GuestClient:
     """A client of the agent behind `endpoint`; `revive` starts what listens there again."""
     if endpoint.transport == "virtio-serial":
-        return GuestClient(PortLink(endpoint.path, endpoint.ports), token)
+        return GuestClient(PortLink(endpoint.path, endpoint.ports, endpoint.more), token)
     return GuestClient(VsockLink(endpoint.path, revive=revive), token)
 
 

@@ -1,11 +1,12 @@
-"""The way to a guest with virtio-serial ports: a few Unix sockets, each for one client at a time.
+"""The way to a guest with virtio-serial ports: Unix sockets, each for one client at a time.
 
 The ports' directory holds ``port<N>.sock``, which the hypervisor listens on, and ``port<N>.lock``. Whoever holds the exclusive
 ``flock`` on a lock file owns the port; the kernel gives it back when its owner dies. The file's one byte says in what state
 the last owner left the port: ``c`` at a frame boundary, ``d`` perhaps within a frame (``docs/protocol.md``, "Starting a
 connection").
 
-Waiting is fair and without polling. A free port is taken at once. Within a link waiters stand in a queue, first come, first served
+A free port is taken at once. Where there is none, the hypervisor may be able to add one; only when it has added all it can there is
+waiting, fair and without polling. Within a link waiters stand in a queue, first come, first served
 within their lane; a port that is given back goes to the first who may have it. For a port that another process
 (or another link) holds, a thread blocks in ``flock``, one a port and only while somebody waits. ``flock`` cannot be
 interrupted, so when the waiters have gone such a thread stays until its port is free, and then gives it back.
@@ -21,9 +22,11 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import anyio
 
 from bandsox.errors import MachineStopped, Timeout
 from bandsox.guest.frames import RESYNC
@@ -84,15 +87,21 @@ class _PortChannel(Channel):
 
 
 class PortLink:
-    """A guest behind `count` virtio-serial ports, whose sockets and locks are in `directory`.
+    """A guest behind virtio-serial ports, whose sockets and locks are in `directory`.
 
     One link serves one event loop at a time. It holds nothing between operations.
+
+    Parameters
+    ----------
+    count: how many ports there are at least.
+    more: adds a port where there are only as many as it is given, and returns how many there are then; None: there are
+        never more.
     """
 
-    def __init__(self, directory: Path, count: int) -> None:
+    def __init__(self, directory: Path, count: int, more: Callable[[int], Awaitable[int]] | None = None) -> None:
         self.directory = directory
         self.count = count
-        self._general = max(1, count - RESERVED)
+        self._more = more
         self._held: set[int] = set()
         self._awaited: set[int] = set()
         self._waiters: deque[_Waiter] = deque()
@@ -104,7 +113,7 @@ class PortLink:
             # Whatever an earlier event loop left unfinished is forgotten: the locks themselves tell what is held.
             self._loop = loop
             self._held, self._awaited, self._waiters = set(), set(), deque()
-        lock = self._try(lane) or await self._wait(lane, deadline)
+        lock = self._try(lane) or await self._grow(lane, deadline) or await self._wait(lane, deadline)
         with contextlib.ExitStack() as undo:
             undo.callback(self._give_back, lock)
             sock = await connect_unix(self.directory / f"port{lock.port}.sock", deadline)
@@ -113,7 +122,7 @@ class PortLink:
 
     def _usable(self, lane: Lane) -> range:
         """The ports for `lane`, preferred ones first: the reserved ones for those who may have them."""
-        count = min(self.count, self._general + lane)
+        count = min(self.count, max(1, self.count - RESERVED) + lane)
         return range(count) if lane is Lane.LONG else range(count - 1, -1, -1)
 
     def _try(self, lane: Lane) -> _Lock | None:
@@ -122,6 +131,18 @@ class PortLink:
             taken = port in self._held or port in self._awaited or self._next_for(port)
             if not taken and (lock := self._lock_now(port)):
                 return lock
+        return None
+
+    async def _grow(self, lane: Lane, deadline: float | None) -> _Lock | None:
+        """A port among those that were added meanwhile, or are added now."""
+        if self._more is None:
+            return None
+        loop = asyncio.get_running_loop()
+        with anyio.move_on_after(None if deadline is None else deadline - loop.time()):
+            while (count := await self._more(known := self.count)) > known:
+                self.count = max(self.count, count)
+                if lock := self._try(lane):
+                    return lock
         return None
 
     def _lock_now(self, port: int) -> _Lock | None:

@@ -7,7 +7,7 @@ that is needed later stands in the `LaunchSpec` and the `VMRecord`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -73,11 +73,13 @@ class Endpoint:
 
     ``virtio-serial``: `path` is the directory of the sockets of `ports` ports. ``vsock``: it is Firecracker's socket for the vsock device.
     ``console``: it is the socket of the relay to the serial console (`bandsox.vmm.serial`), which speaks as that does.
+    ``more`` adds a port where there are only as many as it is given, and returns how many there are then.
     """
 
     transport: Transport
     path: Path
     ports: int = 0
+    more: Callable[[int], Awaitable[int]] | None = None
 
 
 class VMM(Protocol):

@@ -13,13 +13,17 @@ from bandsox.models import RateLimits
 from bandsox.vmm import console
 from bandsox.vmm.base import LaunchSpec
 
-PORTS = 8
-"""Connections to the agent that can be open at once."""
+START_PORTS = 4
+"""Connections to the agent that can be open at once when a machine starts."""
+
+MAX_PORTS = 31
+"""How many there can be when more are needed (`bandsox.vmm.qemu.ports`)."""
 
 _PORT_MIB = 4
 """What a port costs in the guest: its kernel fills the receive queue, which has 1024 entries on virtio-mmio, with pages
-(QEMU, hw/virtio/virtio-mmio.c; Linux, drivers/char/virtio_console.c). One more such queue carries control messages. The guest
-gets this memory on top of what was asked for."""
+(QEMU, hw/virtio/virtio-mmio.c; Linux, drivers/char/virtio_console.c). One more such queue carries control messages, and the queues of
+ports that are not there yet take as much together. The guest gets the memory for what is there at the start on top of
+what was asked for."""
 
 _TRANSLATION_CACHE_MIB = 256
 """Bound on translated code under TCG. The default is 1 GiB for every machine; at 64 MiB the cache is emptied so often that booting
@@ -73,7 +77,7 @@ def command(spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[i
         *("-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-device,rng=entropy"),
     ]
     if port_fds:
-        arguments += ["-device", f"virtio-serial-device,max_ports={len(port_fds) + 1}"]
+        arguments += ["-device", f"virtio-serial-device,max_ports={MAX_PORTS + 1}"]
     for number, descriptor in enumerate(port_fds):
         arguments += ["-chardev", f"socket,id=port{number},fd={descriptor},server=on,wait=off"]
         arguments += ["-device", f"virtserialport,chardev=port{number},name=org.bandsox.{number},nr={number + 1}"]
@@ -101,11 +105,11 @@ def _console(spec: LaunchSpec) -> str:
 
 def address_space_mib(spec: LaunchSpec) -> int:
     """The most that the process has a use for."""
-    return _guest_mib(spec, PORTS) + _TRANSLATION_CACHE_MIB + _OWN_MIB
+    return _guest_mib(spec, START_PORTS) + _TRANSLATION_CACHE_MIB + _OWN_MIB
 
 
 def _guest_mib(spec: LaunchSpec, ports: int) -> int:
-    return spec.mem_mib + _PORT_MIB * (ports + 1)
+    return spec.mem_mib + _PORT_MIB * (ports + 2)
 
 
 def boot_args(spec: LaunchSpec, tsc_khz: int | None) -> str:

@@ -1,6 +1,7 @@
 """A client of the QEMU monitor protocol (QEMU, docs/interop/qmp-spec.rst), bounded on every side.
 
-The monitor serves one client at a time; the caller holds the machine's lock.
+The monitor serves one client at a time. Two can meet here, one under the machine's lock and one that adds a port: the second
+waits in the socket's queue.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,12 @@ class Monitor:
         self._reader = reader
         self._writer = writer
 
-    async def execute(self, command: str, **arguments: Any) -> Any:
+    async def execute(self, command: str, *, descriptor: int | None = None, **arguments: Any) -> Any:
         """Run `command` and return its ``return`` value.
+
+        Parameters
+        ----------
+        descriptor: an open file that QEMU gets with the command.
 
         Raises
         ------
@@ -38,8 +45,7 @@ class Monitor:
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         try:
             with anyio.fail_after(_DEADLINE_S):
-                self._writer.write(json.dumps(request).encode() + b"\n")
-                await self._writer.drain()
+                await self._send(json.dumps(request).encode() + b"\n", descriptor)
                 while True:
                     answer = await self._message()
                     if "return" in answer:
@@ -50,6 +56,15 @@ class Monitor:
             raise MachineStopped("the VMM ended", cause=str(error)) from error
         except TimeoutError as error:
             raise VMMError(f"QEMU did not answer `{command}` within {_DEADLINE_S:.0f} s") from error
+
+    async def _send(self, line: bytes, descriptor: int | None) -> None:
+        if descriptor is None:
+            self._writer.write(line)
+            await self._writer.drain()
+            return
+        # asyncio's own socket cannot pass descriptors; nothing is waiting in it, since every command was answered.
+        with socket.socket(fileno=os.dup(self._writer.get_extra_info("socket").fileno())) as own:
+            socket.send_fds(own, [line], [descriptor])
 
     async def _message(self) -> dict[str, Any]:
         try:
@@ -65,7 +80,7 @@ class Monitor:
 
 
 @contextlib.asynccontextmanager
-async def connect(socket: Path) -> AsyncIterator[Monitor]:
+async def connect(path: Path) -> AsyncIterator[Monitor]:
     """A monitor connection, ready for commands.
 
     Raises
@@ -73,7 +88,7 @@ async def connect(socket: Path) -> AsyncIterator[Monitor]:
     MachineStopped: no QEMU is behind the socket.
     """
     try:
-        reader, writer = await asyncio.open_unix_connection(str(socket), limit=_LINE_LIMIT)
+        reader, writer = await asyncio.open_unix_connection(str(path), limit=_LINE_LIMIT)
     except OSError as error:
         raise MachineStopped("the VMM is not running", cause=str(error)) from error
     try:
@@ -82,3 +97,5 @@ async def connect(socket: Path) -> AsyncIterator[Monitor]:
         yield monitor
     finally:
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()  # the next client is served when this one has gone

@@ -7,11 +7,10 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from bandsox.errors import MissingTool, VMMError
@@ -22,7 +21,8 @@ from bandsox.vmm import console, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
 from bandsox.vmm.confinement import Confiner, Room
 from bandsox.vmm.qemu import qmp
-from bandsox.vmm.qemu.command import PORTS, address_space_mib, command, console_log, monitor_socket, port_socket
+from bandsox.vmm.qemu.command import START_PORTS, address_space_mib, command, console_log, monitor_socket, port_socket
+from bandsox.vmm.qemu.ports import add_port, listen
 
 _KVM = Path("/dev/kvm")
 _BINARY = "qemu-system-x86_64"
@@ -63,7 +63,7 @@ class Qemu:
         """The virtio-serial ports of the machine with these sockets, or the relay to its console."""
         if transport == "console":
             return Endpoint(transport, sockets / serial.SOCKET)
-        return Endpoint(transport, sockets, PORTS)
+        return Endpoint(transport, sockets, START_PORTS, partial(add_port, sockets))
 
     async def revive(self, sockets: Path, directory: Path) -> None:
         """See `VMM.revive`: the relay to the console."""
@@ -103,9 +103,9 @@ class Qemu:
         console.create(console_log(spec.directory))
         console.create(_errors_log(spec.directory))
         with contextlib.ExitStack() as stack:
-            monitor = stack.enter_context(_listen(monitor_socket(spec.sockets)))
+            monitor = stack.enter_context(listen(monitor_socket(spec.sockets)))
             wires = stack.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
-            ports = [stack.enter_context(_listen(port_socket(spec.sockets, number))) for number in range(0 if wires else PORTS)]
+            ports = [stack.enter_context(listen(port_socket(spec.sockets, number))) for number in range(0 if wires else START_PORTS)]
             inherited = [monitor.fileno(), *(port.fileno() for port in ports)]
             binary = Path(_binary()).resolve()
             arguments = command(spec, str(binary), inherited[0], inherited[1:], self._tsc_khz())
@@ -137,19 +137,6 @@ class Qemu:
         if measured is not None:
             write_atomically(known, str(measured).encode())
         return measured
-
-
-def _listen(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(1)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 def _relay_logs(directory: Path) -> serial.Logs:

@@ -133,6 +133,7 @@ func (c *conn) onHello() error {
 	if err != nil {
 		return err
 	}
+	c.ch.Greeted()
 	c.abandon(errLost)
 	epoch := c.epoch.Load()
 	c.greeted = true

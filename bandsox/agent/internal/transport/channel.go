@@ -20,6 +20,8 @@ type Channel interface {
 	io.Reader
 	// Write may write less than it is given without an error.
 	io.Writer
+	// Greeted is called when a client has greeted, by who reads.
+	Greeted()
 	// AwaitHost is called after io.EOF and returns when it is worth reading again,
 	// or an error when nobody will ever come back on this channel.
 	AwaitHost() error

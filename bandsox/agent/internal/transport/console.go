@@ -92,6 +92,9 @@ func (s consoleStream) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Greeted does nothing: a stream has one client.
+func (s consoleStream) Greeted() {}
+
 // AwaitHost returns an error: a stream's client does not come back.
 func (s consoleStream) AwaitHost() error { return io.EOF }
 

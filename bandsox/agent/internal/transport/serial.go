@@ -26,6 +26,11 @@ const (
 
 	// awayGrace is how long a host may seem to be away between two clients.
 	awayGrace = 200 * time.Millisecond
+
+	// untoldGrace is how long the driver may take to tell of a client whose bytes have arrived.
+	// It tells of clients in one queue with the making of new ports, each of which takes a
+	// tenth of a second and more under emulation.
+	untoldGrace = 10 * time.Second
 )
 
 // Port is a virtio-serial port.
@@ -38,6 +43,9 @@ const (
 type Port struct {
 	fd, epoll int
 	bulk      atomic.Bool // whether much was sent to the host that is there
+
+	greeted bool // since the host was last seen away, a client has greeted
+	told    bool // the driver has told of the connection of the client that greeted last
 }
 
 // OpenPort opens a port's device node.
@@ -61,7 +69,7 @@ func OpenPort(node string) (*Port, error) {
 
 // Read returns io.EOF only when the host has stayed away for a moment. Data is taken in by the
 // driver's interrupt, but a host's coming and going by a work queue behind it: so the end of the
-// last client's connection may be told after the next client's first bytes.
+// last client's connection, and the beginning of this one's, may be told after its first bytes.
 func (p *Port) Read(b []byte) (int, error) {
 	for {
 		n, err := readFD(p.fd, b)
@@ -73,6 +81,13 @@ func (p *Port) Read(b []byte) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// Greeted notes whether the driver has told of the client that has just greeted. A host that is there may
+// still be the one of the client before, unless that one was seen to go.
+func (p *Port) Greeted() {
+	p.told = !p.greeted && p.connected()
+	p.greeted = true
 }
 
 // Write takes a part of b that does not need too much of the kernel's memory; see writeSize.
@@ -116,16 +131,23 @@ var memory = sync.OnceValue(func() uint64 {
 	return uint64(info.Totalram) * uint64(info.Unit)
 })
 
-// hostReturns waits for a host to be connected, at most for awayGrace.
+// hostReturns waits for a host to be connected: a moment, or longer when one that has not been told of
+// must be.
 func (p *Port) hostReturns() bool {
-	deadline := time.Now().Add(awayGrace)
+	grace := awayGrace
+	if p.greeted && !p.told {
+		grace = untoldGrace
+	}
+	deadline := time.Now().Add(grace)
 	for {
-		state := []unix.PollFd{{Fd: int32(p.fd)}}
-		if _, err := unix.Poll(state, 0); err == nil && state[0].Revents&unix.POLLHUP == 0 {
+		if p.connected() {
+			p.told = true
 			return true
 		}
+		p.greeted = p.greeted && !p.told
 		left := time.Until(deadline).Milliseconds()
 		if left <= 0 {
+			p.greeted = false
 			return false
 		}
 		var events [1]unix.EpollEvent
@@ -133,6 +155,13 @@ func (p *Port) hostReturns() bool {
 			return false
 		}
 	}
+}
+
+// connected tells whether the driver knows of a host.
+func (p *Port) connected() bool {
+	state := []unix.PollFd{{Fd: int32(p.fd)}}
+	_, err := unix.Poll(state, 0)
+	return err == nil && state[0].Revents&unix.POLLHUP == 0
 }
 
 // AwaitHost returns at the port's next change. An edge from before the last read

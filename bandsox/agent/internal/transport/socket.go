@@ -34,6 +34,9 @@ func (s *Socket) Write(b []byte) (int, error) {
 	}
 }
 
+// Greeted does nothing: a socket has one client.
+func (s *Socket) Greeted() {}
+
 // AwaitHost returns an error: a socket's peer does not come back.
 func (s *Socket) AwaitHost() error { return io.EOF }
 

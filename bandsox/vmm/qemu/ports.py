@@ -1,0 +1,78 @@
+"""The agent's virtio-serial ports: a few from the start, and more when they are all in use.
+
+Each port costs the guest memory, so a machine starts with `START_PORTS`, and whoever finds them all in use adds one, up to
+`MAX_PORTS`. How many there are is said by the directory of the machine's sockets: a port is there when its socket is. It gets its name
+last, so that a process that is killed while it adds a port leaves one that nobody sees, and that the next one completes.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from bandsox.errors import MachineStopped
+from bandsox.locks import Locks
+from bandsox.vmm.qemu import qmp
+from bandsox.vmm.qemu.command import MAX_PORTS, monitor_socket, port_socket
+
+_DEADLINE_S = 30.0
+
+
+async def add_port(sockets: Path, known: int) -> int:
+    """See to it that the machine with these sockets has more than `known` ports, unless it has `MAX_PORTS`; how many it has.
+
+    Raises
+    ------
+    MachineStopped: no QEMU is behind the sockets. VMMError: QEMU refused. Timeout: another process does not come to an end with it.
+    """
+    if (count := _count(sockets)) > known or count == MAX_PORTS:
+        return count
+    try:
+        async with Locks(sockets / "ports.lock").hold(deadline_s=_DEADLINE_S, what="a port of the machine"):
+            if (count := _count(sockets)) > known or count == MAX_PORTS:
+                return count
+            await _add(sockets, count)
+    except FileNotFoundError as error:
+        raise MachineStopped("the VMM is not running", cause=str(error)) from error
+    return count + 1
+
+
+def listen(path: Path) -> socket.socket:
+    """A socket that listens at `path`, for its owner only; what stood there before is replaced."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(1)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _count(sockets: Path) -> int:
+    return next(number for number in range(MAX_PORTS + 1) if not port_socket(sockets, number).exists())
+
+
+async def _add(sockets: Path, number: int) -> None:
+    """Give QEMU a listening socket and put a port in front of it, as far as somebody has not done so before."""
+    name, unfinished = f"port{number}", sockets / f"port{number}.new"
+    async with qmp.connect(monitor_socket(sockets)) as monitor:
+        if not any(chardev["label"] == name for chardev in await monitor.execute("query-chardev")):
+            with listen(unfinished) as listener:
+                await monitor.execute("getfd", fdname=name, descriptor=listener.fileno())
+            address = {"type": "fd", "data": {"str": name}}
+            backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+            await monitor.execute("chardev-add", id=name, backend=backend)
+        if not any(device["name"] == name for device in await monitor.execute("qom-list", path="/machine/peripheral")):
+            port: dict[str, Any] = {
+                "driver": "virtserialport",
+                "id": name,
+                "chardev": name,
+                "name": f"org.bandsox.{number}",
+                "nr": number + 1,
+            }
+            await monitor.execute("device_add", **port)
+        unfinished.rename(port_socket(sockets, number))
