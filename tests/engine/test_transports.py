@@ -10,7 +10,7 @@ import pytest
 from bandsox.engine import accelerators
 from bandsox.engine.accelerators import Accelerators, Trial
 from bandsox.engine.engine import Engine
-from bandsox.models import Isolation, Transport
+from bandsox.models import Confinement, Isolation, Transport
 from bandsox.store import Probes
 from bandsox.vmm.base import Accelerator
 from bandsox.vmm.qemu import Qemu
@@ -33,8 +33,8 @@ async def test_a_kernel_without_vsock_is_reached_over_its_console(storage: Path,
     engine = Engine(storage)
     try:
         probes = Probes(engine.database)
-        chooser = Accelerators(engine.layout, {"qemu": WithoutPorts(engine.layout.runtime)}, probes)
-        trial = Trial(engine.kernels.boot_files(), boot_args="bandsox.test=transports")
+        chooser = Accelerators(engine.layout, {"qemu": WithoutPorts(engine.layout.runtime, engine.confiner)}, probes)
+        trial = Trial(engine.kernels.boot_files(), Confinement.NONE, boot_args="bandsox.test=transports")
         choice = await chooser.choose(trial, None, Isolation.EMULATED)
         assert choice.transport == "console"
         monkeypatch.setattr(accelerators, "PROBE_DEADLINE_S", 0.0)  # what is known is not tried again

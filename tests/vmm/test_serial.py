@@ -16,6 +16,7 @@ from bandsox.engine import boot, ownership
 from bandsox.engine.engine import Engine
 from bandsox.errors import BandSoxError, MachineStopped
 from bandsox.guest import GuestClient
+from bandsox.models import Confinement
 from bandsox.process import ProcessId
 from bandsox.vmm.base import VMM, Disk, LaunchSpec
 
@@ -76,6 +77,7 @@ async def machine(storage: Path) -> AsyncIterator[Machine]:
             boot_args="bandsox.root=vda bandsox.overlay=tmpfs bandsox.transport=console",
             accelerator=emulated,
             transport="console",
+            confinement=Confinement.NONE,
         )
         async with boot.started(vmm, spec) as booting:
             await boot.first_answer(vmm, spec, booting, lambda client: client.setup(hostname="serial"), bytes(32), 120.0)
