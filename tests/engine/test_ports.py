@@ -28,7 +28,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def machine(bandsox: BandSox) -> Iterator[MicroVM]:
-    with bandsox.create_vm(mem_mib=256) as vm:
+    with bandsox.create_vm(mem_mib=640) as vm:
         yield vm
 
 
@@ -148,3 +148,12 @@ async def test_a_paused_machine_gets_a_port_too(engine: Engine, machine: MicroVM
         for _ in range(START_PORTS + 1 - 2):
             await running.enter_async_context(await guest.execute(argv=["cat"], stdin=True))
     assert len(ports(engine, machine)) == START_PORTS + 1
+
+
+async def test_a_small_machine_keeps_most_of_its_memory_for_itself(bandsox: BandSox, engine: Engine) -> None:
+    with bandsox.create_vm(mem_mib=128) as machine:
+        sockets, count = engine.layout.sockets(machine.vm_id), 0
+        while (there := await add_port(sockets, count)) > count:
+            count = there
+        assert START_PORTS < count < MAX_PORTS
+        assert (await (await client(engine, machine)).run(argv=["echo", "alive"])).stdout == b"alive\n"

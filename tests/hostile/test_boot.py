@@ -63,7 +63,8 @@ def test_an_agent_that_answers_the_set_up_wrongly(hostile: BandSox, image: str) 
 
 def test_a_machine_that_never_answers(hostile: BandSox, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BOOT_DEADLINE_S", 10.0)
-    boot(hostile, image, ["boot=silent", "boot=flood", "setup=creeping", "setup=deaf"])
+    failures = boot(hostile, image, ["boot=silent", "boot=flood", "setup=creeping", "setup=deaf"])
+    assert all("did not come up within 10 s" in failure.message for failure in failures.values())
 
 
 def test_a_machine_that_resets_whenever_it_is_asked(hostile: BandSox, image: str) -> None:

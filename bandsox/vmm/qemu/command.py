@@ -17,7 +17,7 @@ START_PORTS = 4
 """Connections to the agent that can be open at once when a machine starts."""
 
 MAX_PORTS = 31
-"""How many there can be when more are needed (`bandsox.vmm.qemu.ports`)."""
+"""How many there can be when more are needed (`bandsox.vmm.qemu.ports`), in a guest with enough memory for them."""
 
 _PORT_MIB = 4
 """What a port costs in the guest: its kernel fills the receive queue, which has 1024 entries on virtio-mmio, with pages
@@ -110,6 +110,11 @@ def address_space_mib(spec: LaunchSpec) -> int:
 
 def _guest_mib(spec: LaunchSpec, ports: int) -> int:
     return spec.mem_mib + _PORT_MIB * (ports + 2)
+
+
+def most_ports(guest_mib: int) -> int:
+    """How many ports a guest with so much memory gets at most: those that are added take less than a quarter of it."""
+    return min(MAX_PORTS, START_PORTS + guest_mib // (5 * _PORT_MIB))
 
 
 def boot_args(spec: LaunchSpec, tsc_khz: int | None) -> str:

@@ -12,7 +12,11 @@ var stages = []string{"modules", "root", "overlay", "switch", "link", "ready"}
 
 // boots are the ways in which a boot goes wrong before anything is said on the link.
 var boots = map[string]func(){
-	"silent":  func() { select {} },
+	"silent": func() {
+		for {
+			unix.Pause() // a bare select is a deadlock to Go's runtime, which ends the process
+		}
+	},
 	"restart": func() { end(unix.LINUX_REBOOT_CMD_RESTART) },
 	"exit":    func() { os.Exit(3) },
 	"fatal": func() { // a reason without end, which a terminal would obey
