@@ -1,4 +1,4 @@
-"""Files into and out of a machine, against `dd` over a port of the same kind."""
+"""Files into and out of a machine, against `dd` from and to the same places over a port of the same kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from bench.rawvm import RAW_PORT, RawVM, raw_vm
 
 SIZES_MB = (1, 16, 128, 1024)
 _MB = 1_000_000
-_DD = 'port=/dev/$(grep -lx "{port}" /sys/class/virtio-ports/*/name | cut -d/ -f5); {command}'
+_READY = b"r"
+_DD = f"""exec 3<>/dev/$(grep -lx "{RAW_PORT}" /sys/class/virtio-ports/*/name | cut -d/ -f5); printf {_READY.decode()} >&3; exec dd bs=1M"""
 
 
 async def measure(bandsox: AsyncBandSox) -> None:
@@ -36,28 +37,31 @@ async def measure(bandsox: AsyncBandSox) -> None:
 
 async def _row(bandsox: AsyncBandSox, raw: RawVM, record: VMRecord, size: int) -> None:
     guest = bandsox.engine.client(record)
+    place = "/dev/shm/file" if size <= 128 * _MB else "/var/tmp/file"
     with tempfile.TemporaryDirectory() as work:
         source, target = Path(work) / "source", Path(work) / "target"
         source.write_bytes(os.urandom(_MB) * (size // _MB))
-        raw_in = await _raw(raw, size, f"dd if=$port of=/dev/null bs=1M iflag=fullblock,count_bytes count={size}", inwards=True)
+        raw_in = await _raw(raw, size, f"<&3 of={place} iflag=fullblock,count_bytes count={size}", inwards=True)
         before = _peak_mib()
         start = time.perf_counter()
-        await guest.upload_file(source, "/dev/shm/file" if size <= 128 * _MB else "/var/tmp/file")
+        await guest.upload_file(source, place)
         up = size / (time.perf_counter() - start)
-        raw_out = await _raw(raw, size, f"dd if=/dev/zero of=$port bs=1M iflag=count_bytes count={size}", inwards=False)
+        raw_out = await _raw(raw, size, f">&3 if={place}", inwards=False)
         start = time.perf_counter()
-        await guest.download_file("/dev/shm/file" if size <= 128 * _MB else "/var/tmp/file", target)
+        await guest.download_file(place, target)
         down = size / (time.perf_counter() - start)
         growth = _peak_mib() - before
-        await guest.run(argv=["rm", "-f", "/dev/shm/file", "/var/tmp/file"])
+        for client in (guest, raw.client):
+            await client.run(argv=["rm", "-f", place])
     cells = (size // _MB, raw_in / 1e6, up / 1e6, up / raw_in, raw_out / 1e6, down / 1e6, down / raw_out, growth)
     print("| {} | {:.0f} | {:.0f} | {:.2f} | {:.0f} | {:.0f} | {:.2f} | {:.0f} |".format(*cells), flush=True)
 
 
 async def _raw(raw: RawVM, size: int, command: str, *, inwards: bool) -> float:
-    """Bytes a second of a plain copy over the raw port."""
-    async with await raw.client.execute(shell=_DD.format(port=RAW_PORT, command=command)) as execution:
-        with raw.connect_raw() as connection:
+    """Bytes a second of a plain copy over the raw port, from the moment at which its program is about to begin."""
+    with raw.connect_raw() as connection:
+        async with await raw.client.execute(shell=f"{_DD} {command}") as execution:
+            assert await asyncio.to_thread(connection.recv, 1) == _READY
             start = time.perf_counter()
             await asyncio.to_thread(_send if inwards else _receive, connection, size)
             await execution.wait()
