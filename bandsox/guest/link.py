@@ -18,6 +18,7 @@ from typing import Protocol
 
 import anyio.to_thread
 
+from bandsox import sockets
 from bandsox.errors import MachineStopped, Timeout
 from bandsox.guest.waiting import DeadlinePassed
 
@@ -119,7 +120,7 @@ async def connect_unix(path: Path, deadline: float | None) -> socket.socket:
         undo.callback(sock.close)
         sock.setblocking(False)
         try:
-            await _connect(sock, str(path), deadline)
+            await _connect(sock, path, deadline)
         except (FileNotFoundError, ConnectionError) as error:
             raise MachineStopped(f"nobody listens on {path}", cause="the machine's hypervisor has ended") from error
         except DeadlinePassed as error:
@@ -128,21 +129,21 @@ async def connect_unix(path: Path, deadline: float | None) -> socket.socket:
     return sock
 
 
-async def _connect(sock: socket.socket, path: str, deadline: float | None) -> None:
+async def _connect(sock: socket.socket, path: Path, deadline: float | None) -> None:
     try:
-        sock.connect(path)
+        sockets.connect(sock, path)
     except BlockingIOError:
         await _connect_blocking(sock, path, deadline)
 
 
-async def _connect_blocking(sock: socket.socket, path: str, deadline: float | None) -> None:
+async def _connect_blocking(sock: socket.socket, path: Path, deadline: float | None) -> None:
     """Wait in a thread for room in the listener's queue: there is no readiness event for it (connect(2), ``EAGAIN``)."""
     loop = asyncio.get_running_loop()
     remaining = QUEUE_TIMEOUT if deadline is None else max(0.001, min(QUEUE_TIMEOUT, deadline - loop.time()))
     sock.setblocking(True)
     set_socket_timeouts(sock, remaining)
     try:
-        await anyio.to_thread.run_sync(sock.connect, path, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(sockets.connect, sock, path, abandon_on_cancel=True)
     except BlockingIOError as error:
         raise DeadlinePassed from error
     set_socket_timeouts(sock, 0)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bandsox import sockets
 from bandsox.errors import MachineStopped, VMMError
 from bandsox.vmm.firecracker.requests import Fault, Request
 
@@ -40,7 +41,7 @@ class Client:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(DEADLINE_S)
-            self._socket.connect(str(path))
+            sockets.connect(self._socket, path)
         except OSError as error:
             self._socket.close()
             raise MachineStopped("the VMM is not running", cause=str(error)) from error
