@@ -17,7 +17,7 @@ from bandsox.engine import Engine
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
 from bandsox.models import Image, Isolation, ProgressCallback, RateLimits, VMRecord, VMSpec, VMStatus
 from bandsox.portal import sync
-from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_confinement, default_disk_limits, default_vmm
+from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_confinement, default_disk_limits, default_vmm, isolation_of
 from bandsox.vm.info import vm_info
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class AsyncBandSox:
     Raises
     ------
     HostError: the storage directory belongs to somebody else.
-    InvalidRequest: there is no such confinement.
+    InvalidRequest: there is no such isolation or confinement.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class AsyncBandSox:
             raise Unsupported("this version has no remote client", remedy="use a storage directory of this host")
         self.timeout = timeout
         self.confinement = default_confinement() if confinement is None else check_confinement(confinement)
-        self.engine = Engine(storage_dir, Isolation[require.upper()] if isinstance(require, str) else require)
+        self.engine = Engine(storage_dir, isolation_of(require))
         self.active_vms: dict[str, AsyncMicroVM] = {}
 
     async def __aenter__(self) -> AsyncBandSox:

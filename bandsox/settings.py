@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from bandsox.errors import HostError, InvalidRequest
-from bandsox.models import ConfinementDemand
+from bandsox.models import ConfinementDemand, Isolation
 from bandsox.process import ProcessId
 
 DEFAULT_IMAGE = "debootstrap:bookworm?include=python3"
@@ -55,6 +55,22 @@ def check_confinement(demand: str) -> ConfinementDemand:
         if demand == known:
             return cast(ConfinementDemand, known)
     raise InvalidRequest(f"{demand!r} is no confinement", remedy=f"choose one of: {', '.join(get_args(ConfinementDemand))}")
+
+
+def isolation_of(demand: Isolation | str) -> Isolation:
+    """The isolation that is demanded, perhaps by its name.
+
+    Raises
+    ------
+    InvalidRequest: there is none of this name.
+    """
+    if isinstance(demand, Isolation):
+        return demand
+    try:
+        return Isolation[demand.upper()]
+    except KeyError as error:
+        names = ", ".join(each.name.lower() for each in Isolation)
+        raise InvalidRequest(f"{demand!r} is no isolation", remedy=f"choose one of: {names}") from error
 
 
 def default_vmm() -> str | None:

@@ -77,6 +77,11 @@ def test_bad_parameters_are_refused(bandsox: BandSox, options: dict[str, object]
         bandsox.create_vm(**options)  # type: ignore[arg-type]
 
 
+def test_an_unknown_isolation_is_refused(storage: Path) -> None:
+    with pytest.raises(InvalidRequest, match="emulated, hardware"):
+        BandSox(storage, require="perfect")
+
+
 def test_a_name_is_given_once(bandsox: BandSox) -> None:
     with bandsox.create_vm(name="the only one"), pytest.raises(Conflict, match="the only one"):
         bandsox.create_vm(name="the only one")
