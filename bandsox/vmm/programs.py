@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bandsox.errors import HostError
+from bandsox.workers import storage_errors
 
 _LOADER_CACHE = Path("/etc/ld.so.cache")
 """Where the dynamic loader finds libraries; ldconfig(8) writes it anew whenever one is installed."""
@@ -36,12 +37,13 @@ def tree(store: Path, programs: Sequence[Path], data: Sequence[Path] = ()) -> Pa
 
     Raises
     ------
-    HostError: a program cannot be read, or its libraries cannot be found.
+    HostError: a program cannot be read, or its libraries cannot be found. StorageFull: there is no room for the copies.
     """
     try:
         wanted = store / _digest([*programs, *data, _LOADER_CACHE])
         if not wanted.is_dir():
-            _make(wanted, programs, data)
+            with storage_errors(store):
+                _make(wanted, programs, data)
     except OSError as error:
         raise HostError("the programs of a VMM cannot be copied", cause=str(error)) from error
     return wanted

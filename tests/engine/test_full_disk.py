@@ -74,7 +74,8 @@ def test_a_full_disk(storage: Path, tmp_path: Path) -> None:
     mounted = tmp_path / "storage"
     mounted.mkdir(mode=0o700)
     needed = sum(path.stat().st_size for path in (storage / "kernels").rglob("*") if path.is_file() and not path.is_symlink())
-    mount = f'mount -t tmpfs -o mode=0700,size={needed + (16 << 20)} tmpfs "$1" && shift && exec "$@"'
+    size = needed + (96 << 20)  # the VMM's programs among them
+    mount = f'mount -t tmpfs -o mode=0700,size={size} tmpfs "$1" && shift && exec "$@"'
     program = [sys.executable, "-c", textwrap.dedent(_PROGRAM)]
     places = [storage / "kernels", mounted, tmp_path / "small.tar", tmp_path / "large.tar"]
     done = subprocess.run(
