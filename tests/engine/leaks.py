@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Traces:
 
     @classmethod
     def of(cls, layout: Layout) -> Traces:
+        gc.collect()  # what an earlier test has dropped is not to vanish in between
         return cls(
             processes=frozenset(_processes(layout)),
             files=frozenset(str(path) for root in (layout.vms, layout.work) for path in root.rglob("*") if not _is_own_work(layout, path)),
