@@ -155,7 +155,10 @@ def _options(storage: Path) -> dict[str, str]:
         return {}
     if os.geteuid() != 0:
         raise Unavailable("its KVM does not run the default guest kernel, and only root can build another (tests/testkernel)")
-    kernel = subprocess.run([_TEST_KERNEL / "build"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    built = subprocess.run([_TEST_KERNEL / "build"], stdout=subprocess.PIPE, text=True, check=False)
+    if built.returncode != 0:
+        raise Unavailable("its KVM does not run the default guest kernel, and that of tests/testkernel could not be built")
+    kernel = built.stdout.strip()
     template = _TEST_KERNEL / "cpu-template.json"
     if not _runs(kernels.boot_files(kernel), f"{_BOOT_ARGS} {_TEST_KERNEL_ARGS}", template):
         raise Unavailable("its KVM runs neither the default guest kernel nor that of tests/testkernel")
