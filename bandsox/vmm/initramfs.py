@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from bandsox.errors import HostError
+from bandsox.vmm.built import built_program
 
 _DIRECTORIES = ("dev", "proc", "sys", "mnt", "modules")
 _DEVICES = {"dev/console": (5, 1), "dev/null": (1, 3)}
@@ -25,14 +25,7 @@ def agent_binary(machine: str) -> Path:
     ------
     HostError: this installation was made without it.
     """
-    path = Path(__file__).parent.parent / "agent" / "bin" / f"bandsox-agent-{machine}"
-    if not path.is_file():
-        raise HostError(
-            f"the guest agent for {machine} is missing from this installation",
-            cause=f"{path} does not exist",
-            remedy="in a source checkout run `make agent`; otherwise install the bandsox package again",
-        )
-    return path
+    return built_program("bandsox-agent", "the guest agent", machine)
 
 
 def build(agent: Path, modules: Sequence[Path]) -> bytes:

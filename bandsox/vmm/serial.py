@@ -23,6 +23,7 @@ from pathlib import Path
 from bandsox.errors import HostError, MachineStopped
 from bandsox.locks import Locks
 from bandsox.process import ProcessId
+from bandsox.vmm.built import built_program
 
 SOCKET = "console.sock"
 """The relay's socket, in the machine's sockets directory."""
@@ -131,14 +132,7 @@ def relay_binary(machine: str) -> Path:
     ------
     HostError: this installation was made without it.
     """
-    path = Path(__file__).parent.parent / "agent" / "bin" / f"bandsox-serial-relay-{machine}"
-    if not path.is_file():
-        raise HostError(
-            f"the serial relay for {machine} is missing from this installation",
-            cause=f"{path} does not exist",
-            remedy="in a source checkout run `make agent`; otherwise install the bandsox package again",
-        )
-    return path
+    return built_program("bandsox-serial-relay", "the serial relay", machine)
 
 
 def _opened(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
