@@ -23,7 +23,7 @@ from bandsox.guest.link import set_socket_timeouts
 from bandsox.guest.messages import EndOfData, Request, encode_message
 
 STALL_TIMEOUT = 60.0
-"""How long, in seconds, the guest may neither send nor take a byte of bulk data."""
+"""How long, in seconds, the guest may neither send nor take a byte of bulk data, or take to send one frame of another kind."""
 
 CHUNK = 512 << 10
 """How many bytes are moved at once."""
@@ -196,6 +196,7 @@ class BlockingStream:
         while self._inbox:
             yield self._inbox.popleft()
         buffer = memoryview(bytearray(CHUNK))
+        progress = time.monotonic()
         while True:
             self._check_deadline()
             try:
@@ -207,7 +208,11 @@ class BlockingStream:
             if not count:
                 return
             self._chunk = self._decoder.feed(buffer[:count])
-            yield from self._chunk
+            for frame in self._chunk:
+                yield frame
+                progress = time.monotonic()
+            if time.monotonic() > progress + STALL_TIMEOUT:
+                raise Stalled  # an answer that comes byte by byte is none
             self._report()
 
     def _check_deadline(self) -> None:

@@ -52,12 +52,13 @@ class Connection:
     def __init__(self, channel: Channel, request: Request, deadline: float | None) -> None:
         self.request = request
         self.deadline = deadline
-        self.patience: float | None = STALL_TIMEOUT  # how long one wait may take where there is no deadline
+        self.patience: float | None = STALL_TIMEOUT  # how long one frame may take where there is no deadline
         self.late_error: Callable[[], BandSoxError] = self._late
         self._channel = channel
         self._sock = channel.sock
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder()
+        self._frame_limit: float | None = None  # until when the frame that is waited for must be there
         self._inbox: deque[Frame] = deque()
         self._outgoing: deque[memoryview] = deque()
         self._flushing = asyncio.Lock()
@@ -145,8 +146,11 @@ class Connection:
         ------
         As `begin`, and the guest's ERROR as the exception it means.
         """
-        while not self._inbox:
-            await self.receive_more()
+        if not self._inbox:
+            self._frame_limit = None if self.patience is None else self._loop.time() + self.patience
+            while not self._inbox:
+                await self.receive_more()
+            self._frame_limit = None
         return self.take_frame()
 
     async def receive_more(self) -> None:
@@ -240,9 +244,9 @@ class Connection:
 
     def _limit(self) -> float | None:
         """Until when one wait may last."""
-        if self.deadline is None and self.patience is not None:
-            return self._loop.time() + self.patience
-        return self.deadline
+        if self.deadline is not None or self.patience is None:
+            return self.deadline
+        return self._frame_limit or self._loop.time() + self.patience
 
     # ── bulk data ──
 
