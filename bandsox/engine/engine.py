@@ -26,19 +26,19 @@ from bandsox.engine import identity, ownership
 from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
-from bandsox.models import Image, Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
+from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
 from bandsox.store import Database, VMs
 
 if TYPE_CHECKING:
-    from bandsox.engine.accelerators import Accelerators, Choice
+    from bandsox.engine.accelerators import Accelerators
     from bandsox.engine.cleanup import Removed
     from bandsox.guest import GuestClient
     from bandsox.images import Images
-    from bandsox.vmm.base import VMM, LaunchSpec
-    from bandsox.vmm.confinement import Confiner, Offer
-    from bandsox.vmm.kernel import BootFiles, Kernels
+    from bandsox.vmm.base import VMM
+    from bandsox.vmm.confinement import Confiner
+    from bandsox.vmm.kernel import Kernels
 
 BOOT_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
@@ -133,6 +133,7 @@ class Engine:
         """
         import anyio
 
+        from bandsox.engine import launch
         from bandsox.engine.accelerators import Trial
         from bandsox.vmm import cpu_template
 
@@ -145,7 +146,7 @@ class Engine:
         offer = await asyncio.to_thread(self.confiner.choose, spec.confinement)
         trial = Trial(files, offer.confinement, spec.boot_args, spec.cpu_template)
         choice = await self.accelerators.choose(trial, spec.vmm, self.require, progress)
-        record = _new_record(spec, image, files, choice, await choice.vmm.version(), offer)
+        record = launch.new_record(spec, image, files, choice, await choice.vmm.version(), offer)
         try:
             with self._new_directory(record.id, ephemeral=ephemeral):
                 async with self.images.use(image):
@@ -192,7 +193,7 @@ class Engine:
         """
         async with self._lock(vm_id):
             record = await self.get(vm_id)
-            process = _process(record)
+            process = ownership.process_of(record)
             if process is None:
                 return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
             await self._power_off(record, process, deadline_s)
@@ -226,7 +227,7 @@ class Engine:
         self.layout.vm(record.id).mkdir(mode=0o700, exist_ok=True)  # its lock is there, even if somebody removed the directory
         async with self._lock(record.id):
             await ownership.end_all(self.layout.vms, record.id)
-            if (process := _process(record)) is not None:
+            if (process := ownership.process_of(record)) is not None:
                 await ownership.end(process)
             await asyncio.to_thread(self._forget, record.id)
         self._give_up(record.id)
@@ -252,13 +253,13 @@ class Engine:
         if is_abandoned(self.layout.vm(record.id)):
             await self.delete(record.id)
             raise VMNotFound(f"VM {record.spec.name} is gone", cause="it was to end with the process that made it")
-        return _as_it_is(record)
+        return ownership.as_it_is(record)
 
     async def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
         """All machines as they are now, newest first."""
         await self.remove_overdue()
         records = await asyncio.to_thread(self.vms.list, limit=limit, metadata_equals=metadata_equals)
-        return [_as_it_is(record) for record in records]
+        return [ownership.as_it_is(record) for record in records]
 
     async def rename(self, vm_id: str, name: str) -> VMRecord:
         """Give a machine another name.
@@ -280,7 +281,7 @@ class Engine:
     async def follow_console(self, record: VMRecord) -> AsyncGenerator[bytes, None]:
         """What a machine has printed on its console, and what it prints from now on until it stops."""
         directory = self.layout.vm(record.id)
-        process = _process(record)
+        process = ownership.process_of(record)
         if process is None:
             yield self.console(record)
             return
@@ -326,10 +327,10 @@ class Engine:
 
     async def _start(self, record: VMRecord, progress: ProgressCallback | None) -> VMRecord:
         """Boot a machine and record it as running, or leave no process of it."""
-        from bandsox.engine import boot
+        from bandsox.engine import boot, launch
 
         vmm = self.vmms[record.vmm]
-        spec = self._launch_spec(record)
+        spec = launch.launch_spec(self.layout, record)
         sockets = self.layout.sockets(record.id)
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
@@ -339,39 +340,14 @@ class Engine:
                 process = {"pid": booting.process.pid, "pid_start": booting.process.start}
                 confinement = {"confinement": record.confinement, "confinement_reason": record.confinement_reason}
                 await self._update(record.id, **process, **confinement, token=record.token)
-                await boot.first_answer(vmm, spec, booting, lambda client: _set_up(client, record), b"\0" * 32, BOOT_DEADLINE_S)
+                set_up = functools.partial(launch.set_up, record=record, deadline_s=BOOT_DEADLINE_S)
+                await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
                 running = await self._update(record.id, status=VMStatus.RUNNING)
         except BaseException:
             shutil.rmtree(sockets, ignore_errors=True)
             raise
         report(progress, "boot", "the machine is up", finished=True)
         return running
-
-    def _launch_spec(self, record: VMRecord) -> LaunchSpec:
-        from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
-
-        directory = self.layout.vm(record.id)
-        root = Disk(record.rootfs, read_only=True)
-        overlay = directory / "disk.img"
-        in_memory = record.spec.disk_size_mib == 0
-        words = ("bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}")
-        return LaunchSpec(
-            vm_id=record.id,
-            directory=directory,
-            sockets=self.layout.sockets(record.id),
-            vcpu=record.spec.vcpu,
-            mem_mib=record.spec.mem_mib,
-            kernel=record.kernel,
-            initramfs=record.initramfs,
-            disks=(root,) if in_memory else (root, Disk(overlay, read_only=False)),
-            boot_args=" ".join((*words, record.spec.boot_args)).strip(),
-            accelerator=Accelerator(record.accelerator, record.isolation, record.accelerator_reason),
-            confinement=record.confinement,
-            transport=record.transport,
-            cpu_template=record.spec.cpu_template,
-            disk_limits=record.spec.disk_limits,
-            debug_console=record.spec.debug_console,
-        )
 
     def _make_disk(self, record: VMRecord) -> None:
         from bandsox.engine import disks
@@ -435,62 +411,6 @@ class Engine:
         shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
         shutil.rmtree(self.layout.vm(vm_id), ignore_errors=True)
         self.vms.delete(vm_id)
-
-
-def _new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, version: str, offer: Offer) -> VMRecord:
-    created_at = time.time()
-    return VMRecord(
-        id=identity.new_id(),
-        spec=spec,
-        status=VMStatus.CREATING,
-        created_at=created_at,
-        image_id=image.id,
-        image_config=image.config,
-        rootfs=image.rootfs,
-        kernel=files.kernel,
-        initramfs=files.initramfs,
-        vmm=choice.vmm.name,
-        vmm_version=version,
-        accelerator=choice.accelerator.name,
-        accelerator_reason=choice.accelerator.reason,
-        isolation=choice.accelerator.isolation,
-        transport=choice.transport,
-        confinement=offer.confinement,
-        confinement_reason=offer.reason,
-        token=secrets.token_hex(32),
-        expires_at=created_at + spec.ttl if spec.ttl is not None else None,
-    )
-
-
-async def _set_up(client: GuestClient, record: VMRecord) -> None:
-    """Give a machine that has booted its name, its environment, the time and its secret."""
-    name = identity.hostname(record.spec.name)
-    environment = {**record.image_config.env, **record.spec.env_vars}
-    await client.setup(
-        token=bytes.fromhex(record.token),
-        hostname=name,
-        env=environment,
-        user=record.image_config.user,
-        workdir=record.image_config.workdir or "/",
-        hosts=f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t{name}\n".encode(),
-        timeout=BOOT_DEADLINE_S,
-        time=time.time(),
-        entropy=secrets.token_bytes(64),
-    )
-
-
-def _process(record: VMRecord) -> ProcessId | None:
-    """The machine's VMM, if it is alive."""
-    if record.pid is None or record.pid_start is None:
-        return None
-    process = ProcessId(record.pid, record.pid_start)
-    return process if process.is_alive() else None
-
-
-def _as_it_is(record: VMRecord) -> VMRecord:
-    if record.status in {VMStatus.RUNNING, VMStatus.PAUSED} and _process(record) is None:
-        return dataclasses.replace(record, status=VMStatus.DEAD)
-    return record
 
 
 def _as_storage_error(error: OSError, root: Path) -> BandSoxError:

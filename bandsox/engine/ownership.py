@@ -7,10 +7,12 @@ never by its name.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from bandsox.models import VMRecord, VMStatus
 from bandsox.process import ProcessId
 
 
@@ -64,3 +66,18 @@ async def end_all(directories: Path, name: str) -> int:
     for process in owned:
         await end(process)
     return len(owned)
+
+
+def process_of(record: VMRecord) -> ProcessId | None:
+    """The machine's VMM, if it is alive."""
+    if record.pid is None or record.pid_start is None:
+        return None
+    process = ProcessId(record.pid, record.pid_start)
+    return process if process.is_alive() else None
+
+
+def as_it_is(record: VMRecord) -> VMRecord:
+    """The record, which does not call a machine running whose VMM has ended."""
+    if record.status in {VMStatus.RUNNING, VMStatus.PAUSED} and process_of(record) is None:
+        return dataclasses.replace(record, status=VMStatus.DEAD)
+    return record

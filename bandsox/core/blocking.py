@@ -1,0 +1,81 @@
+"""The blocking front door."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from bandsox.core.asynchronous import AsyncBandSox
+from bandsox.models import Isolation
+from bandsox.portal import sync
+
+if TYPE_CHECKING:
+    from bandsox.vm import AsyncMicroVM, MicroVM
+
+
+class BandSox:
+    """The blocking face of `AsyncBandSox`: the same methods, parameters and results.
+
+    Every method runs its asynchronous namesake; see there. It can be used from several threads.
+    """
+
+    def __init__(
+        self,
+        storage_dir: str | os.PathLike[str] | None = None,
+        server_url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60,
+        *,
+        require: Isolation | str = Isolation.EMULATED,
+        confinement: str | None = None,
+    ) -> None:
+        self._async = AsyncBandSox(storage_dir, server_url, headers, timeout, require=require, confinement=confinement)
+
+    def __enter__(self) -> BandSox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.storage_dir)!r})"
+
+    storage_dir = property(lambda self: self._async.storage_dir, doc=AsyncBandSox.storage_dir.__doc__)
+    images_dir = property(lambda self: self._async.images_dir, doc=AsyncBandSox.images_dir.__doc__)
+    snapshots_dir = property(lambda self: self._async.snapshots_dir, doc=AsyncBandSox.snapshots_dir.__doc__)
+    sockets_dir = property(lambda self: self._async.sockets_dir, doc=AsyncBandSox.sockets_dir.__doc__)
+    metadata_dir = property(lambda self: self._async.metadata_dir, doc=AsyncBandSox.metadata_dir.__doc__)
+
+    close = sync(AsyncBandSox.close)
+    list_vms = sync(AsyncBandSox.list_vms)
+    get_vm_info = sync(AsyncBandSox.get_vm_info)
+    update_vm_metadata = sync(AsyncBandSox.update_vm_metadata)
+    rename_vm = sync(AsyncBandSox.rename_vm)
+    update_vm_status = sync(AsyncBandSox.update_vm_status)
+    cleanup = sync(AsyncBandSox.cleanup)
+    install_kernel = sync(AsyncBandSox.install_kernel)
+    install_firecracker = sync(AsyncBandSox.install_firecracker)
+    install_image = sync(AsyncBandSox.install_image)
+    doctor = sync(AsyncBandSox.doctor)
+    pull_image = sync(AsyncBandSox.pull_image)
+    list_images = sync(AsyncBandSox.list_images)
+    tag_image = sync(AsyncBandSox.tag_image)
+    remove_image = sync(AsyncBandSox.remove_image)
+
+    @property
+    def active_vms(self) -> dict[str, MicroVM]:
+        """The machines this object has made or looked up, by id."""
+        return {vm_id: _blocking(vm) for vm_id, vm in self._async.active_vms.items()}
+
+    create_vm = sync(AsyncBandSox.create_vm).then(lambda _, vm: _blocking(vm))
+    create_vm_from_dockerfile = sync(AsyncBandSox.create_vm_from_dockerfile).then(lambda _, vm: _blocking(vm))
+    get_vm = sync(AsyncBandSox.get_vm).then(lambda _, vm: None if vm is None else _blocking(vm))
+    delete_vm = sync(AsyncBandSox.delete_vm)
+
+
+def _blocking(vm: AsyncMicroVM) -> MicroVM:
+    from bandsox.vm import MicroVM
+
+    return MicroVM(vm)

@@ -1,0 +1,203 @@
+"""The machines of a storage directory: the part of `AsyncBandSox` that makes, finds and deletes them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bandsox.core.opening import Opening
+from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
+from bandsox.models import ProgressCallback, RateLimits, VMSpec, VMStatus
+from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
+from bandsox.vm.info import vm_info
+
+if TYPE_CHECKING:
+    from bandsox.vm import AsyncMicroVM
+
+
+class Machines(Opening):
+    """The methods about machines."""
+
+    async def create_vm(
+        self,
+        docker_image: str = DEFAULT_IMAGE,
+        name: str | None = None,
+        vcpu: int = 1,
+        mem_mib: int = 128,
+        kernel_path: str | None = None,
+        enable_networking: bool | None = None,
+        enable_vsock: bool = True,
+        force_rebuild: bool = False,
+        disk_size_mib: int = 4096,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        mcp: Mapping[str, Any] | None = None,
+        *,
+        vmm: str | None = None,
+        boot_args: str = "",
+        debug_console: bool = False,
+        cpu_template: str | os.PathLike[str] | None = None,
+        disk_bandwidth_mbps: float | None = None,
+        disk_iops: int | None = None,
+        confinement: str | None = None,
+        ttl: float | None = None,
+        ephemeral: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> AsyncMicroVM:
+        """Make a machine of an image and start it; it is returned once its agent answers.
+
+        Parameters
+        ----------
+        docker_image: an image reference; see docs/images.md for its forms.
+        name: a label, unique in this storage directory; made up when absent.
+        vcpu, mem_mib, disk_size_mib: its size; a disk of 0 keeps what the machine writes in its memory.
+        kernel_path: a guest kernel other than the default one.
+        enable_networking: None: a network where this version has one. True: an error where it has none.
+        enable_vsock: accepted for compatibility; the link to the agent is chosen by the VMM.
+        force_rebuild: look at the registry even when the image is here.
+        env_vars: variables for every command, over the image's own.
+        metadata: anything JSON can represent, kept with the machine.
+        vmm: which hypervisor; by default ``BANDSOX_VMM``, else Firecracker where it can run a guest, else QEMU.
+        boot_args: further kernel arguments.
+        debug_console: have the kernel print all that it does on the console, which takes longer.
+        cpu_template: what of the host's CPU the guest sees: one of Firecracker's static templates, or a file with a custom one.
+        disk_bandwidth_mbps, disk_iops: limits on each of its disks, in 10^6 bytes and operations a second; by default
+            ``BANDSOX_DISK_BANDWIDTH_MBPS`` and ``BANDSOX_DISK_IOPS``, else none.
+        confinement: what the hypervisor is locked into; see `BandSox`. It holds for every later start of the machine.
+        ttl: seconds after which the machine no longer exists; the next process that looks for machines deletes it.
+        ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
+        progress: called with each step of long work.
+
+        Raises
+        ------
+        InvalidRequest: a parameter is out of bounds.
+        FileNotFoundError: the kernel or the image does not exist.
+        RequirementNotMet: this host cannot isolate or confine it as demanded.
+        BootFailed: the machine did not come up; nothing of it is left.
+        """
+        if enable_networking:
+            raise Unsupported("this version gives machines no network", remedy="pass enable_networking=False")
+        if mcp is not None:
+            raise Unsupported("this version does not configure MCP servers", remedy="leave mcp out")
+        spec = VMSpec(
+            image=docker_image,
+            name=name if name is not None else self.engine.new_name(),
+            vcpu=vcpu,
+            mem_mib=mem_mib,
+            disk_size_mib=disk_size_mib,
+            env_vars=dict(env_vars or {}),
+            metadata=dict(metadata or {}),
+            enable_networking=False,
+            kernel_path=os.fspath(kernel_path) if kernel_path is not None else None,
+            boot_args=boot_args,
+            debug_console=debug_console,
+            cpu_template=os.fspath(cpu_template) if cpu_template is not None else None,
+            disk_limits=_disk_limits(disk_bandwidth_mbps, disk_iops),
+            vmm=vmm if vmm is not None else default_vmm(),
+            confinement=self.confinement if confinement is None else check_confinement(confinement),
+            ttl=ttl,
+        )
+        return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
+
+    async def create_vm_from_dockerfile(
+        self,
+        /,
+        dockerfile_path: str | os.PathLike[str],
+        tag: str | None = None,
+        name: str | None = None,
+        vcpu: int = 1,
+        mem_mib: int = 128,
+        disk_size_mib: int = 4096,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        mcp: Mapping[str, Any] | None = None,
+        *,
+        context: str | os.PathLike[str] | None = None,
+        build_args: Mapping[str, str] | None = None,
+        progress: ProgressCallback | None = None,
+        **kwargs: Any,
+    ) -> AsyncMicroVM:
+        """Build the image of a Dockerfile, and make a machine of it.
+
+        Parameters
+        ----------
+        tag: a name for the image.
+        context: the directory that COPY and ADD take files from; by default the Dockerfile's own.
+        build_args: values for the Dockerfile's ARGs.
+        kwargs: as for `create_vm`, like the others.
+
+        Raises
+        ------
+        InvalidDockerfile: it cannot be read, or asks for what cannot be done.
+        BuildFailed: one of its commands failed.
+        """
+        from bandsox.dockerfile import image_from_dockerfile
+
+        image = await image_from_dockerfile(self.engine, dockerfile_path, tag, context=context, build_args=build_args, progress=progress)
+        options = {"name": name, "vcpu": vcpu, "mem_mib": mem_mib, "disk_size_mib": disk_size_mib, "progress": progress, **kwargs}
+        return await self.create_vm(tag or image.id, env_vars=env_vars, metadata=metadata, mcp=mcp, **options)
+
+    async def get_vm(self, vm_id: str) -> AsyncMicroVM | None:
+        """The machine with this id or name; None when there is none."""
+        try:
+            return self._handle(await self.engine.get(vm_id))
+        except VMNotFound:
+            return None
+
+    async def list_vms(self, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """All machines, newest first; with `metadata_equals` those whose metadata has all these values."""
+        records = await self.engine.list(limit=limit, metadata_equals=metadata_equals)
+        return [vm_info(record) for record in records]
+
+    async def get_vm_info(self, vm_id: str) -> dict[str, Any] | None:
+        """What is known of a machine; None when there is none."""
+        try:
+            return vm_info(await self.engine.get(vm_id))
+        except VMNotFound:
+            return None
+
+    async def update_vm_metadata(self, vm_id: str, metadata: Mapping[str, Any]) -> None:
+        """Replace a machine's metadata."""
+        await self.engine.set_metadata((await self.engine.get(vm_id)).id, metadata)
+
+    async def rename_vm(self, vm_id: str, name: str) -> None:
+        """Give a machine another name."""
+        await self.engine.rename((await self.engine.get(vm_id)).id, name)
+
+    async def update_vm_status(self, vm_id: str, status: str) -> None:
+        """Bring a machine into a status: ``running``, ``paused`` or ``stopped``. It is not a label that can be set.
+
+        Raises
+        ------
+        InvalidRequest: there is no such status.
+        Conflict: it cannot be reached from the present one.
+        """
+        record = await self.engine.get(vm_id)
+        if status == VMStatus.RUNNING:
+            change = self.engine.resume if record.status in {VMStatus.PAUSED, VMStatus.RUNNING} else self.engine.start
+        elif status == VMStatus.PAUSED:
+            change = self.engine.pause
+        elif status == VMStatus.STOPPED:
+            change = self.engine.stop
+        else:
+            raise InvalidRequest(f"a VM cannot be brought into the status {status!r}", remedy="choose running, paused or stopped")
+        await change(record.id)
+
+    async def delete_vm(self, vm_id: str) -> None:
+        """Kill a machine and remove everything it owns; no error when there is none."""
+        info = await self.get_vm_info(vm_id)
+        if info is not None:
+            self.active_vms.pop(info["id"], None)
+            await self.engine.delete(info["id"])
+
+
+def _disk_limits(bandwidth_mbps: float | None, operations: int | None) -> RateLimits:
+    """What was asked for, else what the environment says."""
+    default_bandwidth, default_operations = default_disk_limits()
+    bandwidth_mbps = default_bandwidth if bandwidth_mbps is None else bandwidth_mbps
+    operations = default_operations if operations is None else operations
+    if not (bandwidth_mbps is None or (math.isfinite(bandwidth_mbps) and bandwidth_mbps > 0)):
+        raise InvalidRequest(f"a disk's bandwidth must be a positive number of MB/s, not {bandwidth_mbps!r}")
+    return RateLimits(None if bandwidth_mbps is None else max(1, round(bandwidth_mbps * 1e6)), operations)

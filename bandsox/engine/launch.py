@@ -1,0 +1,92 @@
+"""What a machine is started with: its record, the specification for its VMM, and what its agent is told first."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from bandsox.engine import identity
+from bandsox.models import VMRecord, VMStatus
+from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
+
+if TYPE_CHECKING:
+    from bandsox.engine.accelerators import Choice
+    from bandsox.guest import GuestClient
+    from bandsox.models import Image, VMSpec
+    from bandsox.settings import Layout
+    from bandsox.vmm.confinement import Offer
+    from bandsox.vmm.kernel import BootFiles
+
+
+NO_TOKEN = bytes(32)
+"""What an agent takes that was not set up yet."""
+
+
+def new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, version: str, offer: Offer) -> VMRecord:
+    """The record of a machine that is about to be made."""
+    created_at = time.time()
+    return VMRecord(
+        id=identity.new_id(),
+        spec=spec,
+        status=VMStatus.CREATING,
+        created_at=created_at,
+        image_id=image.id,
+        image_config=image.config,
+        rootfs=image.rootfs,
+        kernel=files.kernel,
+        initramfs=files.initramfs,
+        vmm=choice.vmm.name,
+        vmm_version=version,
+        accelerator=choice.accelerator.name,
+        accelerator_reason=choice.accelerator.reason,
+        isolation=choice.accelerator.isolation,
+        transport=choice.transport,
+        confinement=offer.confinement,
+        confinement_reason=offer.reason,
+        token=secrets.token_hex(32),
+        expires_at=created_at + spec.ttl if spec.ttl is not None else None,
+    )
+
+
+def launch_spec(layout: Layout, record: VMRecord) -> LaunchSpec:
+    """What a VMM needs to start the machine of a record."""
+    directory = layout.vm(record.id)
+    root = Disk(record.rootfs, read_only=True)
+    overlay = directory / "disk.img"
+    in_memory = record.spec.disk_size_mib == 0
+    words = ("bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}")
+    return LaunchSpec(
+        vm_id=record.id,
+        directory=directory,
+        sockets=layout.sockets(record.id),
+        vcpu=record.spec.vcpu,
+        mem_mib=record.spec.mem_mib,
+        kernel=record.kernel,
+        initramfs=record.initramfs,
+        disks=(root,) if in_memory else (root, Disk(overlay, read_only=False)),
+        boot_args=" ".join((*words, record.spec.boot_args)).strip(),
+        accelerator=Accelerator(record.accelerator, record.isolation, record.accelerator_reason),
+        confinement=record.confinement,
+        transport=record.transport,
+        cpu_template=record.spec.cpu_template,
+        disk_limits=record.spec.disk_limits,
+        debug_console=record.spec.debug_console,
+    )
+
+
+async def set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> None:
+    """Give a machine that has booted its name, its environment, the time and its secret."""
+    name = identity.hostname(record.spec.name)
+    environment = {**record.image_config.env, **record.spec.env_vars}
+    await client.setup(
+        token=bytes.fromhex(record.token),
+        hostname=name,
+        env=environment,
+        user=record.image_config.user,
+        workdir=record.image_config.workdir or "/",
+        hosts=f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t{name}\n".encode(),
+        timeout=deadline_s,
+        time=time.time(),
+        entropy=secrets.token_bytes(64),
+    )
