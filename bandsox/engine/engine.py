@@ -198,6 +198,7 @@ class Engine:
                 return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
             await self._power_off(record, process, deadline_s)
             shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
+            await asyncio.to_thread(self.confiner.forget, vm_id)
             return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
 
     async def pause(self, vm_id: str) -> VMRecord:
@@ -311,6 +312,7 @@ class Engine:
 
         overdue = await self.remove_overdue()
         removed = await clean(self.layout, self.vms)
+        await asyncio.to_thread(self.confiner.sweep)
         return dataclasses.replace(removed, machines=(*overdue, *removed.machines))
 
     async def remove_overdue(self) -> tuple[str, ...]:
@@ -408,6 +410,7 @@ class Engine:
             raise VMNotFound(f"no VM has the id {vm_id!r}", remedy="see `bandsox vm list`") from error
 
     def _forget(self, vm_id: str) -> None:
+        self.confiner.forget(vm_id)
         shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
         shutil.rmtree(self.layout.vm(vm_id), ignore_errors=True)
         self.vms.delete(vm_id)

@@ -4,7 +4,7 @@ bubblewrap (bwrap(1)) makes the room: mount, pid, ipc, uts, cgroup and network n
 one, the system-call filter of `bandsox.vmm.seccomp`, and a root directory with the VMM's own programs and the few files, all at the
 paths they have on the host, that a `Room` names. There is no /proc, no /sys, no /tmp, and nothing can be created but in the
 writable directories of the room. An ordinary user's VMM gets a user namespace besides; root's gets a user of its own instead, which
-is nobody else's.
+is nobody else's, and where the host's control groups allow it a group that bounds what it takes (`bandsox.vmm.cgroup`).
 
 bwrap stays beside the VMM as its parent, and ends when the VMM has ended. The machine is known by the VMM itself, which needs nothing of
 bwrap any more: if somebody kills that, the machine goes on, and nothing of it is lost or left.
@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import threading
@@ -27,10 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandsox.errors import HostError, RequirementNotMet, VMMError
-from bandsox.models import Confinement, ConfinementDemand
+from bandsox.models import UNLIMITED, Confinement, ConfinementDemand, RateLimits
 from bandsox.process import ProcessId
 from bandsox.settings import write_atomically
 from bandsox.vmm import console, programs, seccomp
+from bandsox.vmm.cgroup import Groups, Limits
 
 _OLDEST = (0, 8)
 """The first bubblewrap with --disable-userns."""
@@ -61,6 +63,9 @@ class Room:
     devices: device nodes, besides /dev/null and /dev/urandom.
     memory_mib: its address space.
     threads: how many it may have.
+    resident_mib: how much of its address space it has a use for at once; root's is held to it.
+    cpus: how many CPUs' time it has a use for; so is this.
+    disk_limits: limits on what it reads and writes; so are these.
     largest_file: the size in bytes beyond which it can write to no file; None: no limit.
     memory_files: whether it may hold memory in files (memfd_create(2)), which no limit counts.
     """
@@ -74,6 +79,9 @@ class Room:
     devices: Sequence[Path]
     memory_mib: int
     threads: int
+    resident_mib: int
+    cpus: int
+    disk_limits: RateLimits = UNLIMITED
     own: Sequence[Path] = ()
     largest_file: int | None = None
     memory_files: bool = False
@@ -88,6 +96,15 @@ class Offer:
     remedy: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Descriptors that bwrap inherits: the program of the filter, the pipe on which it tells of its child, the one its child waits on."""
+
+    filter: int
+    info: int
+    block: int
+
+
 class Confiner:
     """Starts VMMs in their rooms.
 
@@ -100,6 +117,7 @@ class Confiner:
     def __init__(self, store: Path, facts: Path) -> None:
         self._store = store
         self._facts = facts
+        self._groups = Groups(facts.name)
         self._started: set[ProcessId] = set()
         self._guard = threading.Lock()
 
@@ -114,7 +132,7 @@ class Confiner:
         proof = f"{wrapper} {status.st_ino} {status.st_mtime_ns}".encode()
         known = self._facts / "confinement"
         strongest = Confinement.JAIL if os.geteuid() == 0 else Confinement.NAMESPACES
-        success = Offer(strongest, _REASONS[strongest])
+        success = Offer(strongest, self._reason(strongest))
         if not afresh and known.is_file() and known.read_bytes() == proof:
             return success
         failure = self._try(wrapper, strongest)
@@ -174,18 +192,31 @@ class Confiner:
             vmm = _spawn(limited, room.directory, (input_, output, errors), inherited)
             self._add_child(vmm)
             return vmm
+        grouped = confinement is Confinement.JAIL and self._groups.obstacle() is None
+        if grouped:
+            self._groups.make(room.owner, Limits(room.cpus, room.resident_mib, room.threads, room.directory, room.disk_limits))
         with contextlib.ExitStack() as stack:
             filter_end = stack.enter_context(_descriptor_of(seccomp.program(memory_files=room.memory_files)))
-            reading, writing = os.pipe()
-            stack.callback(os.close, reading)
+            told, telling = os.pipe()
+            stack.callback(os.close, told)
+            held, letting_go = os.pipe()
+            stack.callback(os.close, letting_go)  # it lets the VMM begin
             with contextlib.ExitStack() as handed:
-                handed.callback(os.close, writing)
-                command = self.command(arguments, room, confinement, filter_end, writing)
-                wrapper = _spawn(command, room.directory, (input_, output, errors), [*inherited, filter_end, writing])
+                handed.callback(os.close, telling)
+                handed.callback(os.close, held)
+                command = self.command(arguments, room, confinement, Ends(filter_end, telling, held))
+                wrapper = _spawn(command, room.directory, (input_, output, errors), [*inherited, filter_end, telling, held])
             self._add_child(wrapper)
-            return _child(reading)
+            vmm = _child(told)
+            if grouped:
+                try:
+                    self._groups.add(room.owner, vmm.pid)
+                except HostError:
+                    vmm.signal(signal.SIGKILL)
+                    raise
+            return vmm
 
-    def command(self, arguments: Sequence[str], room: Room, confinement: Confinement, filter_end: int, info_end: int) -> list[str]:
+    def command(self, arguments: Sequence[str], room: Room, confinement: Confinement, ends: Ends) -> list[str]:
         """The command line that runs `arguments` in `room`; the room's files are given to the user that it runs as."""
         setpriv, prlimit = _tool("setpriv"), _tool("prlimit")
         tree = programs.tree(self._store, [room.program, setpriv, prlimit], room.data)
@@ -200,13 +231,28 @@ class Confiner:
             *(_JAIL if jailed else _NAMESPACES),
             *("--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
             *("--setenv", "MALLOC_ARENA_MAX", "2"),  # a thread's own arena reserves 64 MiB of the address space that is bounded here
-            *("--hostname", "bandsox", "--seccomp", str(filter_end), "--info-fd", str(info_end)),
+            *("--hostname", "bandsox", "--seccomp", str(ends.filter), "--info-fd", str(ends.info), "--block-fd", str(ends.block)),
             *_mounts(tree, room, _devices(room, uid) if jailed else {device: device for device in room.devices}),
             *("--chdir", str(room.directory), "--"),
             *((str(setpriv), "--reuid", str(uid), "--regid", str(uid), *_WITHOUT_PRIVILEGES) if jailed else ()),
             *(str(prlimit), *limits),
             *arguments,
         ]
+
+    def forget(self, owner: str) -> None:
+        """Remove what bounded a machine's VMM, which has ended."""
+        self._groups.remove(owner)
+
+    def sweep(self) -> None:
+        """Remove what bounded VMMs that have ended."""
+        self._groups.sweep()
+
+    def _reason(self, confinement: Confinement) -> str:
+        if confinement is not Confinement.JAIL:
+            return "namespaces by bubblewrap, without root"
+        obstacle = self._groups.obstacle()
+        bounds = "bounded by a control group" if obstacle is None else f"without a control group: {obstacle}"
+        return f"namespaces by bubblewrap, and a user of its own, {bounds}"
 
     def _add_child(self, child: ProcessId) -> None:
         """Remember a child, and reap those that have ended."""
@@ -222,9 +268,10 @@ class Confiner:
             return Offer(Confinement.NONE, f"{version.strip() or wrapper} is too old: {oldest} is needed", _INSTALL)
         try:
             program = _tool("prlimit")
-            room = Room("0" * 16, self._store, program, (), (), (), (), memory_mib=1024, threads=16)
-            with _descriptor_of(seccomp.program()) as filter_end, Path(os.devnull).open("wb") as nowhere:
-                command = self.command([str(program), "--version"], room, confinement, filter_end, nowhere.fileno())
+            room = Room("0" * 16, self._store, program, (), (), (), (), memory_mib=1024, threads=16, resident_mib=64, cpus=1)
+            with _descriptor_of(seccomp.program()) as filter_end, Path(os.devnull).open("r+b") as nowhere:
+                ends = Ends(filter_end, nowhere.fileno(), nowhere.fileno())
+                command = self.command([str(program), "--version"], room, confinement, ends)
                 self._store.mkdir(mode=0o700, exist_ok=True)
                 done = subprocess.run(
                     command, capture_output=True, text=True, check=False, cwd=self._store, pass_fds=[filter_end, nowhere.fileno()]
@@ -238,11 +285,6 @@ class Confiner:
         remedy = None if confinement is Confinement.JAIL else _ALLOW
         return Offer(Confinement.NONE, reason, remedy)
 
-
-_REASONS: Mapping[Confinement, str] = {
-    Confinement.NAMESPACES: "namespaces by bubblewrap, without root",
-    Confinement.JAIL: "namespaces by bubblewrap, and a user of its own",
-}
 
 _NAMESPACES = ("--unshare-user", "--disable-userns")
 

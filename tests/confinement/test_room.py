@@ -41,7 +41,7 @@ _LAUNCH = f"""
     confinement = Confinement.JAIL if os.geteuid() == 0 else Confinement.NAMESPACES
     assert confiner.offer().confinement is confinement
     files = [place / "kernel"], [directory / "disk"], []
-    room = Room("0123456789abcdef", directory, probe, (), *files, {MEMORY_MIB}, {THREADS}, largest_file=1 << 40)
+    room = Room("0123456789abcdef", directory, probe, (), *files, {MEMORY_MIB}, {THREADS}, 1024, 1, largest_file=1 << 40)
     with (place / "output").open("wb") as output:
         log = output.fileno()
         vmm = confiner.launch([str(probe), os.environ["TARGETS"]], room, confinement, output=log, errors=log)

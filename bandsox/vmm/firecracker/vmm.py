@@ -186,6 +186,9 @@ def _room(spec: LaunchSpec, program: Path) -> Room:
         devices=[_KVM],
         memory_mib=spec.mem_mib + _OWN_MIB,
         threads=spec.vcpu + _THREADS,
+        resident_mib=spec.mem_mib + _OWN_MIB,
+        cpus=spec.vcpu + 1,  # its own threads' work besides the guest's
+        disk_limits=spec.disk_limits,
         memory_files=True,  # the queues of its vsock device are mapped twice in a row
     )
 

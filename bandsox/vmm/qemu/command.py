@@ -32,6 +32,9 @@ takes twice as long."""
 _OWN_MIB = 2048
 """Address space of QEMU itself: libraries, heap, and 8 MiB for the stack of each thread."""
 
+_OWN_RESIDENT_MIB = 512
+"""Memory of QEMU itself, and the cache of its disks' files that it cannot do without."""
+
 _BOOT_ARGS = ("console=ttyS0", "pci=off", "panic=-1", "reboot=t", "audit=0", "random.trust_cpu=on")
 
 _FASTER_BOOT_ARGS = ("cryptomgr.notests", "rcupdate.rcu_expedited=1")
@@ -106,6 +109,11 @@ def _console(spec: LaunchSpec) -> str:
 def address_space_mib(spec: LaunchSpec) -> int:
     """The most that the process has a use for."""
     return _guest_mib(spec, START_PORTS) + _TRANSLATION_CACHE_MIB + _OWN_MIB
+
+
+def resident_mib(spec: LaunchSpec) -> int:
+    """The most memory that the process uses at once: the guest's, with every port that can be added, translated code, and its own."""
+    return _guest_mib(spec, MAX_PORTS) + _TRANSLATION_CACHE_MIB + _OWN_RESIDENT_MIB
 
 
 def _guest_mib(spec: LaunchSpec, ports: int) -> int:

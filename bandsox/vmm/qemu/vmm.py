@@ -21,7 +21,7 @@ from bandsox.vmm import console, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
 from bandsox.vmm.confinement import Confiner, Room
 from bandsox.vmm.qemu import qmp
-from bandsox.vmm.qemu.command import START_PORTS, address_space_mib, command, console_log, monitor_socket, port_socket
+from bandsox.vmm.qemu.command import START_PORTS, address_space_mib, command, console_log, monitor_socket, port_socket, resident_mib
 from bandsox.vmm.qemu.ports import add_port, listen
 
 _KVM = Path("/dev/kvm")
@@ -155,6 +155,9 @@ def _room(spec: LaunchSpec, binary: Path) -> Room:
         devices=[_KVM] if spec.accelerator.name == "kvm" else [],
         memory_mib=address_space_mib(spec),
         threads=spec.vcpu + _THREADS,
+        resident_mib=resident_mib(spec),
+        cpus=spec.vcpu + 1,  # its own threads' work besides the guest's
+        disk_limits=spec.disk_limits,
         largest_file=console.FILE_SIZE_LIMIT,
     )
 
