@@ -343,3 +343,47 @@ class GuestInfo:
     transport: str
     capabilities: tuple[str, ...]
     time: float
+
+
+# ── what a copy of a machine was given ──────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStep:
+    """One thing that was done to make a copy a machine of its own; `failure` says why it was not."""
+
+    name: str
+    took_ms: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HookResult:
+    """How the guest's ``/etc/bandsox/on-restore`` has ended; `output` is the beginning of what it wrote, at most 16 KiB."""
+
+    exit_code: int
+    timed_out: bool
+    output: bytes
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReceipt:
+    """What was done to make a copy a machine of its own.
+
+    `frozen`: that none of the guest's programs has run in the copy before. `clock_step_s`: how far its clock was moved, and
+    `clock_error_s` by how much it may still be wrong. `connections_closed`: operations of the source's clients that ended in the copy.
+    """
+
+    frozen: bool
+    machine_id: str
+    clock_step_s: float
+    clock_error_s: float
+    connections_closed: int
+    steps: tuple[RestoreStep, ...]
+    hook: HookResult | None = None
+
+    @property
+    def failures(self) -> tuple[RestoreStep, ...]:
+        """The steps that could not be done, such as on a full disk."""
+        return tuple(step for step in self.steps if step.failure is not None)

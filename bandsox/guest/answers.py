@@ -47,6 +47,51 @@ class InfoAnswer(Answer):
     time: Seconds
 
 
+class FrozenEvent(Answer, tag_field="kind", tag="frozen"):
+    """No program runs any more; without `complete` some are still in the kernel."""
+
+    complete: bool
+    took_us: Count
+
+
+class ThawAnswer(Answer):
+    """Of `Thaw`."""
+
+    frozen: bool
+
+
+class ClockEvent(Answer, tag_field="kind", tag="clock"):
+    """What time is it?"""
+
+
+class RenewStepAnswer(Answer):
+    """One thing a renewal has done."""
+
+    name: ShortText
+    took_us: Count
+    failure: ShortText | None = None
+
+
+class HookAnswer(Answer):
+    """How the guest's own program for a restore has ended."""
+
+    exit_code: Annotated[int, Meta(ge=0, le=255)]
+    timed_out: bool
+    output: Annotated[bytes, Meta(max_length=16 << 10)] | None
+    truncated: bool
+
+
+class RenewAnswer(Answer):
+    """Of `Renew`."""
+
+    frozen: bool
+    clock_step_us: Annotated[int, Meta(ge=-(2**62), le=2**62)]
+    clock_error_us: Count
+    closed: Id
+    steps: Annotated[list[RenewStepAnswer], Meta(max_length=64)]
+    hook: HookAnswer | None = None
+
+
 class CpuAnswer(Answer):
     """Processor time since boot."""
 

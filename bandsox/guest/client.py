@@ -8,10 +8,11 @@ from bandsox.guest.frames import TOKEN_SIZE
 from bandsox.guest.link import Link
 from bandsox.guest.machine import MachineOperations
 from bandsox.guest.processes import ProcessOperations
+from bandsox.guest.renewal import RenewalOperations
 from bandsox.guest.transfers import TransferOperations
 
 
-class GuestClient(MachineOperations, ProcessOperations, FileOperations, TransferOperations):
+class GuestClient(MachineOperations, RenewalOperations, ProcessOperations, FileOperations, TransferOperations):
     """Talks to the agent of one machine. It holds nothing between operations, so there is nothing to close.
 
     Operations may run at once, each on a connection of its own. One client serves one event loop.

@@ -71,6 +71,38 @@ class Setup(Request, tag="setup"):
     entropy: bytes | None = None
 
 
+class Freeze(Request, tag="freeze"):
+    """Stop all programs until CONTROL cancel."""
+
+    consumes_data = True
+    lane = Lane.CONTROL
+    grace_ms: int = 0
+
+
+class Thaw(Request, tag="thaw"):
+    """Let the programs go on."""
+
+    lane = Lane.CONTROL
+
+
+class Renew(Request, tag="renew"):
+    """Gives a copy of a machine an identity of its own."""
+
+    effects = True
+    consumes_data = True
+    lane = Lane.CONTROL
+    token: bytes
+    machine_id: bytes
+    entropy: bytes
+    hostname: str | None = None
+    env: dict[bytes, bytes] | None = None
+    user: bytes | None = None
+    workdir: bytes | None = None
+    hosts: bytes | None = None
+    resolv: bytes | None = None
+    hook_timeout_ms: int | None = None
+
+
 class ReadMetrics(Request, tag="metrics"):
     """The guest's load."""
 
@@ -335,5 +367,11 @@ class ResizeControl(msgspec.Struct, tag_field="kind", tag="resize"):
     rows: int
 
 
+class ClockControl(msgspec.Struct, tag_field="kind", tag="clock"):
+    """CONTROL: the time, in seconds since the epoch, in answer to the guest's question during a renewal."""
+
+    time: float
+
+
 class CancelControl(msgspec.Struct, tag_field="kind", tag="cancel"):
-    """CONTROL: end a watch."""
+    """CONTROL: end a watch or a freezing."""

@@ -114,6 +114,17 @@ SENT: dict[str, msgspec.Struct] = {
     "CONTROL signal": messages.SignalControl(2),
     "CONTROL resize": messages.ResizeControl(200, 50),
     "CONTROL cancel": messages.CancelControl(),
+    "freeze": messages.Freeze(grace_ms=10_000),
+    "renew": messages.Renew(
+        token=bytes(range(0x80, 0xA0)),
+        machine_id=bytes(range(16)),
+        entropy=bytes(32),
+        hostname="clone-1",
+        env={b"A": b"\xff"},
+        hosts=b"127.0.0.1 localhost\n",
+        hook_timeout_ms=5000,
+    ),
+    "CONTROL clock": messages.ClockControl(1_700_000_000.25),
 }
 RECEIVED: dict[str, type[msgspec.Struct]] = {
     "RESULT of exec": answers.ExitAnswer,
@@ -126,6 +137,10 @@ RECEIVED: dict[str, type[msgspec.Struct]] = {
     "EVENT started": answers.StartedEvent,
     "EVENT of a listing": answers.EntriesEvent,
     "EVENT of a move": answers.ChangeEvent,
+    "EVENT frozen": answers.FrozenEvent,
+    "EVENT clock": answers.ClockEvent,
+    "RESULT of thaw": answers.ThawAnswer,
+    "RESULT of renew": answers.RenewAnswer,
 }
 
 

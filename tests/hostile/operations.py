@@ -70,6 +70,11 @@ async def tar_stream(vm: AsyncMicroVM, place: Path) -> int:
         return size
 
 
+async def freeze(vm: AsyncMicroVM, place: Path) -> None:
+    async with vm.guest.frozen(timeout=10):
+        pass
+
+
 async def upload_folder(vm: AsyncMicroVM, place: Path) -> None:
     (place / "tree").mkdir()
     for number in range(20):
@@ -135,5 +140,8 @@ OPERATIONS: dict[str, Operation] = {
     "metrics": lambda vm, place: vm.metrics(processes=True),
     "guest_info": lambda vm, place: vm.guest_info(),
     "ping": lambda vm, place: vm.guest.ping(timeout=10),
+    "freeze": freeze,
+    "thaw": lambda vm, place: vm.guest.thaw(timeout=10),
+    "renew": lambda vm, place: vm.guest.renew(token=bytes(32), hostname="x", hook_timeout=1, timeout=10),
     "sync": lambda vm, place: vm.guest.sync(timeout=10),
 }

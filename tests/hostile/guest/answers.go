@@ -40,6 +40,10 @@ func start(c *call) (more []byte) {
 	case "watch":
 		c.message(wire.Event, wire.ChangeEvent{Kind: "ready"})
 		return repeated(wire.Event, wire.ChangeEvent{Kind: "change", Type: "created", Path: []byte("/x")})
+	case "freeze":
+		c.message(wire.Event, wire.FrozenEvent{Kind: "frozen", Complete: true})
+	case "renew":
+		return repeated(wire.Event, wire.ClockEvent{Kind: "clock"})
 	case "input", "write", "untar":
 		return bytes.Repeat(wire.WindowFrame(1<<32-1), 1000)
 	}
@@ -98,6 +102,12 @@ func lying(c *call) {
 		c.message(wire.Result, wire.SessionsResult{Sessions: []wire.SessionEntry{{Session: strings.Repeat("s", 100), Pid: -1}}})
 	case "info":
 		c.message(wire.Result, wire.InfoResult{Agent: strings.Repeat("\x1b", 2000), UptimeMS: -1, Time: math.Inf(1)})
+	case "freeze":
+		c.message(wire.Event, wire.FrozenEvent{Kind: "frozen", TookUS: -1})
+	case "renew":
+		c.message(wire.Event, wire.ClockEvent{Kind: "clock"})
+		hook := &wire.HookResult{ExitCode: -1, Output: make([]byte, 100_000)}
+		c.message(wire.Result, wire.RenewResult{Frozen: true, Closed: -1, Steps: make([]wire.RenewStep, 10_000), Hook: hook})
 	case "metrics":
 		c.message(wire.Result, wire.MetricsResult{Load: [3]float64{math.NaN()}, Processes: -1})
 	default:

@@ -11,10 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"bandsox.dev/agent/internal/boot"
+	"bandsox.dev/agent/internal/freezer"
 	"bandsox.dev/agent/internal/machine"
 	"bandsox.dev/agent/internal/process"
 	"bandsox.dev/agent/internal/serve"
@@ -29,7 +31,7 @@ var version = "0.0.0-dev"
 const defaultGrace = 2 * time.Second
 
 // capabilities are what a host may rely on beyond the protocol's version.
-var capabilities = []string{"exec", "tty", "sessions", "files", "watch", "tar", "metrics"}
+var capabilities = []string{"exec", "tty", "sessions", "files", "watch", "tar", "metrics", "renew"}
 
 func main() {
 	if os.Getpid() != 1 {
@@ -62,6 +64,9 @@ func newServer(system *boot.System) *serve.Server {
 		}
 	}
 	server.Processes = process.NewTable(groups)
+	if groups != nil {
+		addFreezer(server, system.Cgroup)
+	}
 	if system.Layer != nil {
 		server.Layer = system.Layer.Upper
 		server.Capabilities = append(server.Capabilities, "layer")
@@ -75,6 +80,22 @@ func newServer(system *boot.System) *serve.Server {
 		once.Do(func() { system.ShutDown(grace, r.Reboot, server.Processes.AwaitAlone) })
 	}
 	return server
+}
+
+// addFreezer lets the machine be copied while nothing runs in it but the agent, and the program that is to see to a copy. That has cgroups
+// beside those of all others.
+func addFreezer(server *serve.Server, cgroup string) {
+	aside := cgroup + "-aside"
+	groups, err := process.NewGroups(aside)
+	if err != nil {
+		boot.Warn("cgroups", err)
+		return
+	}
+	server.HookGroups = groups
+	server.Freezer = &freezer.Freezer{
+		Groups: freezer.TopGroups(filepath.Dir(cgroup), aside), Hold: server.Processes.Hold, Release: server.Processes.Release,
+	}
+	server.Capabilities = append(server.Capabilities, "freeze")
 }
 
 // errNoVsock is the host's sign to start the machine again with the console for a link (bandsox/engine/accelerators.py).

@@ -64,56 +64,97 @@ func (m *Machine) Defaults() process.Defaults {
 // follows may already depend on fresh random numbers.
 func (m *Machine) Setup(request *wire.SetupRequest) error {
 	if len(request.Entropy) > 0 {
-		if err := addEntropy(request.Entropy); err != nil {
+		if err := AddEntropy(request.Entropy); err != nil {
 			return err
 		}
 	}
 	if request.Time != nil {
-		if err := stepClock(*request.Time); err != nil {
+		if err := setClock(int64(*request.Time * 1e9)); err != nil {
 			return err
 		}
 	}
 	if request.Hostname != nil {
-		if err := unix.Sethostname([]byte(*request.Hostname)); err != nil {
-			return wire.AsFailure(os.NewSyscallError("sethostname", err))
-		}
-		if err := m.replaceFile("/etc/hostname", []byte(*request.Hostname+"\n")); err != nil {
+		if err := m.SetHostname(*request.Hostname); err != nil {
 			return err
 		}
 	}
-	for path, content := range map[string][]byte{"/etc/hosts": request.Hosts, "/etc/resolv.conf": request.Resolv} {
+	if err := m.SetNames(request.Hosts, request.Resolv); err != nil {
+		return err
+	}
+	m.SetDefaults(request.Env, request.User, request.Workdir)
+	return nil
+}
+
+// SetHostname names the machine, to the kernel and in /etc/hostname.
+func (m *Machine) SetHostname(name string) error {
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return wire.AsFailure(os.NewSyscallError("sethostname", err))
+	}
+	return m.replaceFile("/etc/hostname", []byte(name+"\n"))
+}
+
+// SetNames writes the files by which names become addresses; nil leaves one as it is.
+func (m *Machine) SetNames(hosts, resolv []byte) error {
+	for path, content := range map[string][]byte{"/etc/hosts": hosts, "/etc/resolv.conf": resolv} {
 		if content != nil {
 			if err := m.replaceFile(path, content); err != nil {
 				return err
 			}
 		}
 	}
+	return nil
+}
+
+// SetDefaults sets those of every process that is started from now on; nil leaves one as it is.
+func (m *Machine) SetDefaults(env map[string]string, user, workdir *string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if request.Env != nil {
-		m.defaults.Env = maps.Clone(request.Env)
+	if env != nil {
+		m.defaults.Env = maps.Clone(env)
 	}
-	if request.User != nil {
-		m.defaults.User = *request.User
+	if user != nil {
+		m.defaults.User = *user
 	}
-	if request.Workdir != nil {
-		m.defaults.Workdir = *request.Workdir
+	if workdir != nil {
+		m.defaults.Workdir = *workdir
+	}
+}
+
+// machineIDFiles hold the machine's id: of systemd (machine-id(5)) and of D-Bus, where it often is a link to the first.
+var machineIDFiles = []string{"/etc/machine-id", "/var/lib/dbus/machine-id"}
+
+// SetMachineID gives the machine another id: in /run, where one may always be, and in the files that the image has for it.
+func (m *Machine) SetMachineID(id []byte) error {
+	content := []byte(hex.EncodeToString(id) + "\n")
+	if err := ReplaceFile("/run/machine-id", content); err != nil {
+		return wire.FailPath("/run/machine-id", err)
+	}
+	for _, path := range machineIDFiles {
+		if st, err := os.Lstat(path); err != nil || !st.Mode().IsRegular() {
+			continue
+		}
+		if err := m.replaceFile(path, content); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func stepClock(seconds float64) error {
-	ts := unix.NsecToTimespec(int64(seconds * 1e9))
+// StepClock moves the clock by so much.
+func StepClock(by time.Duration) error { return setClock(time.Now().Add(by).UnixNano()) }
+
+func setClock(nanoseconds int64) error {
+	ts := unix.NsecToTimespec(nanoseconds)
 	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
 		return wire.AsFailure(os.NewSyscallError("clock_settime", err))
 	}
 	return nil
 }
 
-// addEntropy mixes the bytes into the kernel's pool, credits them, and makes the kernel's
+// AddEntropy mixes the bytes into the kernel's pool, credits them, and makes the kernel's
 // generator take them up at once: two machines restored from one snapshot share its state
 // until then (Linux, drivers/char/random.c).
-func addEntropy(entropy []byte) error {
+func AddEntropy(entropy []byte) error {
 	const most = 512 // the ioctl takes an int of bits; more than this adds nothing
 	entropy = entropy[:min(len(entropy), most)]
 	var request struct { // struct rand_pool_info

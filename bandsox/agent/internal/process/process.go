@@ -33,6 +33,7 @@ type Process struct {
 	Started time.Time
 
 	table    *Table
+	groups   *Groups  // where its cgroup is from
 	rings    *[2]ring // of a session
 	outputs  [2]output
 	terminal *os.File // with TTY
@@ -176,7 +177,7 @@ func (p *Process) Close() {
 	}
 	p.mu.Unlock()
 	if group != nil {
-		p.table.groups.put(group)
+		p.groups.put(group)
 	}
 }
 

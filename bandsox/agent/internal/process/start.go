@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"maps"
 	"math"
 	"os"
@@ -170,14 +171,19 @@ func execFailure(code, name string, errno unix.Errno) error {
 }
 
 // Start starts a process, with Detached as a session. Follow and Close of an attached one are
-// the caller's.
-func (t *Table) Start(request *wire.ExecRequest, defaults Defaults) (*Process, error) {
+// the caller's. It waits while nothing may be started, and starts nothing once ctx has ended.
+func (t *Table) Start(ctx context.Context, request *wire.ExecRequest, defaults Defaults) (*Process, error) {
+	t.starting.RLock()
+	defer t.starting.RUnlock()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	c, err := resolve(request, defaults)
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{
-		table: t, Argv: c.argv, TTY: request.TTY != nil, Started: time.Now(),
+		table: t, groups: t.groups, Argv: c.argv, TTY: request.TTY != nil, Started: time.Now(),
 		outputs: [2]output{noOutput, noOutput}, exitFD: -1, wakeFD: -1,
 	}
 	if !request.Detached {
@@ -310,9 +316,9 @@ func (t *Table) fork(p *Process, c *command, stdin int) error {
 	if a := c.account; a.UID != 0 || a.GID != 0 || len(a.Groups) > 0 {
 		attr.Sys.Credential = &syscall.Credential{Uid: a.UID, Gid: a.GID, Groups: a.Groups}
 	}
-	if t.groups != nil {
+	if p.groups != nil {
 		var err error
-		if p.group, err = t.groups.get(); err != nil {
+		if p.group, err = p.groups.get(); err != nil {
 			return wire.AsFailure(err)
 		}
 	}
@@ -324,7 +330,7 @@ func (t *Table) fork(p *Process, c *command, stdin int) error {
 	pid, err := t.forkInGroup(p, c, attr)
 	if err != nil {
 		if p.group != nil {
-			t.groups.put(p.group)
+			p.groups.put(p.group)
 		}
 		code := wire.CodeExecFailed
 		if err == syscall.ENOENT && fileKind(absolute(c.file, c.dir)) == 0 {

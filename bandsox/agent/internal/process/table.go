@@ -30,6 +30,9 @@ var sessionName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 type Table struct {
 	groups *Groups // nil: no cgroups, processes are killed by their process group
 
+	// starting is held by everything that starts a program, and exclusively while none may be.
+	starting sync.RWMutex
+
 	// mu is held from fork to registration and while a child is reaped: an exit status
 	// always finds its process, and a registered pid is never another process's.
 	mu      sync.Mutex
@@ -51,6 +54,12 @@ func NewTable(groups *Groups) *Table {
 	go t.reap()
 	return t
 }
+
+// Hold returns when no program is being started; whatever would start one waits for Release.
+func (t *Table) Hold() { t.starting.Lock() }
+
+// Release ends Hold.
+func (t *Table) Release() { t.starting.Unlock() }
 
 // reap waits for children as long as the agent lives. It first only looks which child has
 // ended (WNOWAIT), so that the child is reaped while the table is locked.

@@ -29,7 +29,10 @@ type conn struct {
 	in     *wire.Reader
 
 	greeted bool  // a HELLO with the right token was seen, and the host has not gone since
-	call    *call // the operation that was started last, or nil
+	call    *call // the operation that was started last, or nil; only the reader changes it
+
+	expelled atomic.Bool          // by another connection's renewal; the next HELLO is a new beginning
+	current  atomic.Pointer[call] // the same as call, for other connections
 
 	epoch   atomic.Uint64
 	writing sync.Mutex // held for the length of a frame
@@ -93,8 +96,27 @@ func (c *conn) abandon(cause error) {
 	c.epoch.Add(1)
 	if c.call != nil {
 		c.call.cancel(cause)
-		c.call = nil
+		c.setCall(nil)
 	}
+}
+
+func (c *conn) setCall(k *call) {
+	c.call = k
+	c.current.Store(k)
+}
+
+// expel ends the connection's operation, and tells whether there was one. Its client has to greet again. It is called by another
+// connection's goroutine.
+func (c *conn) expel() bool {
+	c.expelled.Store(true)
+	c.epoch.Add(1)
+	k := c.current.Load()
+	running := k.running()
+	if k != nil {
+		k.cancel(errLost)
+	}
+	c.ch.Interrupt()
+	return running
 }
 
 func (c *conn) readFrames() error {
@@ -102,6 +124,9 @@ func (c *conn) readFrames() error {
 		h, err := c.in.Next()
 		if err != nil {
 			return err
+		}
+		if c.expelled.Swap(false) {
+			c.greeted = false
 		}
 		if !c.greeted && h.Type != wire.Hello {
 			return wire.Violation("a frame before HELLO")
@@ -171,7 +196,10 @@ func (c *conn) onRequest() error {
 			return nil, wire.Fail(wire.CodeUnsupported, "no operation %q", name)
 		}}
 	}
-	c.call = newCall(c, op, payload)
+	c.setCall(newCall(c, op, payload))
+	if c.expelled.Load() { // since its frame was read
+		c.call.cancel(errLost)
+	}
 	if op.instant {
 		c.call.run()
 		return nil

@@ -40,6 +40,9 @@ func init() {
 		"setup":    {run: setup, prompt: true},
 		"metrics":  {run: measure, prompt: true},
 		"sync":     {run: syncAll},
+		"freeze":   {run: freeze, prompt: true},
+		"thaw":     {run: thaw, prompt: true},
+		"renew":    {run: renew},
 		"shutdown": {run: shutdown, prompt: true},
 
 		"exec":     {run: exec, input: windowInput, prompt: true},
@@ -124,7 +127,12 @@ func syncAll(*call) (any, error) {
 func shutdown(k *call) (any, error) {
 	r, err := request[wire.ShutdownRequest](k)
 	if err == nil {
-		k.after = func() { k.conn.server.Shutdown(*r) }
+		k.after = func() {
+			if freezer := k.conn.server.Freezer; freezer != nil {
+				freezer.Thaw() // so that the programs hear of it
+			}
+			k.conn.server.Shutdown(*r)
+		}
 	}
 	return wire.Done{}, err
 }

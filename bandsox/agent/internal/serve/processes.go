@@ -17,7 +17,7 @@ func exec(k *call) (any, error) {
 		return nil, err
 	}
 	server := k.conn.server
-	p, err := server.Processes.Start(r, server.Machine.Defaults())
+	p, err := server.Processes.Start(k, r, server.Machine.Defaults())
 	if err != nil {
 		return nil, err
 	}

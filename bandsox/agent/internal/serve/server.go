@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 
+	"bandsox.dev/agent/internal/freezer"
 	"bandsox.dev/agent/internal/machine"
 	"bandsox.dev/agent/internal/process"
 	"bandsox.dev/agent/internal/transport"
@@ -27,16 +29,45 @@ type Server struct {
 	Processes    *process.Table
 	Layer        *os.File // overlayfs's upper directory; nil: no writable layer
 
+	Freezer    *freezer.Freezer // nil: without cgroups nothing can be frozen
+	HookGroups *process.Groups  // where the guest's own program for a restore runs; nil: without cgroups
+
 	// Shutdown ends the machine. It is called after the host was told.
 	Shutdown func(request wire.ShutdownRequest)
 
 	token atomic.Pointer[[32]byte]
+
+	mu          sync.Mutex
+	connections map[*conn]struct{}
 }
 
 // Serve runs one connection to its end, in the caller's goroutine.
 func (s *Server) Serve(ch transport.Channel) {
 	c := &conn{server: s, ch: ch, in: wire.NewReader(ch)}
+	s.mu.Lock()
+	if s.connections == nil {
+		s.connections = map[*conn]struct{}{}
+	}
+	s.connections[c] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.connections, c)
+	}()
 	c.serve()
+}
+
+// expelOthers ends every connection but one, and tells how many of them had an operation.
+func (s *Server) expelOthers(but *conn) (closed int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.connections {
+		if c != but && c.expel() {
+			closed++
+		}
+	}
+	return closed
 }
 
 // Listener is where connections come from.

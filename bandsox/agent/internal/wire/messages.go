@@ -12,10 +12,11 @@ type End struct {
 
 // ControlMessage is the payload of a CONTROL.
 type ControlMessage struct {
-	Kind   string `msgpack:"kind"`
-	Signal int    `msgpack:"signal"`
-	Cols   int    `msgpack:"cols"`
-	Rows   int    `msgpack:"rows"`
+	Kind   string  `msgpack:"kind"`
+	Signal int     `msgpack:"signal"`
+	Cols   int     `msgpack:"cols"`
+	Rows   int     `msgpack:"rows"`
+	Time   float64 `msgpack:"time"`
 }
 
 // Winsize is a terminal's size in characters.
@@ -201,6 +202,67 @@ type SetupRequest struct {
 	Resolv   []byte            `msgpack:"resolv"`
 	Time     *float64          `msgpack:"time"`
 	Entropy  []byte            `msgpack:"entropy"`
+}
+
+// FreezeRequest stops all programs for as long as its connection lasts.
+type FreezeRequest struct {
+	GraceMS int64 `msgpack:"grace_ms"`
+}
+
+// FrozenEvent says that no program runs any more; Complete false: some are still in the kernel.
+type FrozenEvent struct {
+	Kind     string `msgpack:"kind"`
+	Complete bool   `msgpack:"complete"`
+	TookUS   int64  `msgpack:"took_us"`
+}
+
+// ThawResult answers thaw.
+type ThawResult struct {
+	Frozen bool `msgpack:"frozen"`
+}
+
+// RenewRequest makes a copy of a machine a machine of its own. What is nil stays.
+type RenewRequest struct {
+	Token         []byte            `msgpack:"token"`
+	Hostname      *string           `msgpack:"hostname"`
+	Env           map[string]string `msgpack:"env"`
+	User          *string           `msgpack:"user"`
+	Workdir       *string           `msgpack:"workdir"`
+	Hosts         []byte            `msgpack:"hosts"`
+	Resolv        []byte            `msgpack:"resolv"`
+	MachineID     []byte            `msgpack:"machine_id"`
+	Entropy       []byte            `msgpack:"entropy"`
+	HookTimeoutMS *int64            `msgpack:"hook_timeout_ms"`
+}
+
+// ClockEvent asks the host what time it is.
+type ClockEvent struct {
+	Kind string `msgpack:"kind"`
+}
+
+// RenewStep is one thing that a renewal has done, or failed to.
+type RenewStep struct {
+	Name    string  `msgpack:"name"`
+	TookUS  int64   `msgpack:"took_us"`
+	Failure *string `msgpack:"failure,omitempty"`
+}
+
+// HookResult is how the guest's own program for a restore has ended.
+type HookResult struct {
+	ExitCode  int    `msgpack:"exit_code"`
+	TimedOut  bool   `msgpack:"timed_out"`
+	Output    []byte `msgpack:"output"`
+	Truncated bool   `msgpack:"truncated"`
+}
+
+// RenewResult answers renew.
+type RenewResult struct {
+	Frozen       bool        `msgpack:"frozen"`
+	ClockStepUS  int64       `msgpack:"clock_step_us"`
+	ClockErrorUS int64       `msgpack:"clock_error_us"`
+	Closed       int         `msgpack:"closed"`
+	Steps        []RenewStep `msgpack:"steps"`
+	Hook         *HookResult `msgpack:"hook,omitempty"`
 }
 
 // MetricsRequest asks for metrics.
