@@ -1,23 +1,31 @@
 """What every test may use: a storage directory with kernel and image prepared once, and machines in it.
 
 The storage directory is kept between runs (its artefacts are named by content), so only the first run builds an image. Everything a test
-makes in it is gone when the test ends; a test of its own checks that.
+makes in it is gone when the test ends; a test of its own checks that. Where tests run in several processes, each has a storage directory of
+its own, which shares the artefacts with that.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from bandsox import BandSox, MicroVM
-from bandsox.settings import DEFAULT_IMAGE
+from bandsox.settings import DEFAULT_IMAGE, Layout
 from tests import firecracker
 
-STORAGE = Path(os.environ.get("BANDSOX_TEST_STORAGE", "~/.cache/bandsox-tests/storage")).expanduser()
+PREPARED = Path(os.environ.get("BANDSOX_TEST_STORAGE", "~/.cache/bandsox-tests/storage")).expanduser()
+"""Where kernel and image are prepared."""
+
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+STORAGE = PREPARED if _WORKER is None else PREPARED.with_name(f"{PREPARED.name}-{_WORKER}")
 
 
 def pytest_report_header() -> str:
@@ -32,6 +40,8 @@ def storage() -> Iterator[Path]:
     Several test runs may share it. The one that has it to itself first removes what earlier, interrupted runs have left.
     """
     STORAGE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if STORAGE != PREPARED:
+        _share(PREPARED, STORAGE)
     os.environ["BANDSOX_STORAGE"] = str(STORAGE)
     with (STORAGE / "test-runs.lock").open("w") as lock, BandSox(STORAGE) as bandsox:
         if _alone(lock.fileno()):
@@ -42,6 +52,25 @@ def storage() -> Iterator[Path]:
         bandsox.pull_image(DEFAULT_IMAGE, "missing")
         bandsox.tag_image(DEFAULT_IMAGE, "python:3-alpine")
         yield STORAGE
+
+
+def _share(prepared: Path, own: Path) -> None:
+    """Give a storage directory that is new the artefacts of another, and what its registry knows of them."""
+    with BandSox(prepared) as bandsox:
+        bandsox.pull_image(DEFAULT_IMAGE, "missing")
+        bandsox.install_kernel()
+        bandsox.doctor()
+    source, target = Layout.open(prepared), Layout.open(own)
+    if target.database.exists():
+        return
+    for name in ("images", "kernels", "disks"):
+        shutil.copytree(source.root / name, target.root / name, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
+    copy = target.database.with_suffix(".new")
+    with closing(sqlite3.connect(source.database)) as known, closing(sqlite3.connect(copy)) as mine:
+        known.backup(mine)
+        with mine:
+            mine.execute("DELETE FROM vms")  # they are the other's
+    copy.rename(target.database)
 
 
 def _alone(lock: int) -> bool:

@@ -213,6 +213,6 @@ def _digest(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    from tests.conftest import STORAGE
+    from tests.conftest import PREPARED
 
-    print(f"firecracker: {prepare(STORAGE)}")
+    print(f"firecracker: {prepare(PREPARED)}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,25 +26,34 @@ def ordinary_user() -> pwd.struct_passwd:
     """The user, made if need be, with subordinate ids as distributions give them."""
     if os.geteuid() != 0:
         pytest.skip("making a user needs root; these tests are about what a user without it can do")
-    try:
-        return pwd.getpwnam(USER)
-    except KeyError:
-        useradd = shutil.which("useradd") or "/usr/sbin/useradd"
-        subprocess.run([useradd, "--create-home", "--add-subids-for-system", USER], check=True)
-        return pwd.getpwnam(USER)
+    with _turn():
+        try:
+            return pwd.getpwnam(USER)
+        except KeyError:
+            useradd = shutil.which("useradd") or "/usr/sbin/useradd"
+            subprocess.run([useradd, "--create-home", "--add-subids-for-system", USER], check=True)
+            return pwd.getpwnam(USER)
 
 
 def as_user(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as the user, at home."""
+    """Run a command as the user, at home, where no other process of this test run has one running meanwhile."""
     account = pwd.getpwnam(USER)
-    return subprocess.run(
-        ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", *command],
-        env={"HOME": account.pw_dir, "USER": USER, "PATH": os.environ["PATH"], **environment},
-        cwd=account.pw_dir,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with _turn():
+        return subprocess.run(
+            ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", *command],
+            env={"HOME": account.pw_dir, "USER": USER, "PATH": os.environ["PATH"], **environment},
+            cwd=account.pw_dir,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    with (Path(tempfile.gettempdir()) / f"{USER}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def script(body: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Traces:
             processes=frozenset(_processes(layout)),
             files=frozenset(str(path) for root in (layout.vms, layout.work) for path in root.rglob("*") if not _is_own_work(layout, path)),
             sockets=frozenset(str(path) for path in layout.runtime.rglob("*") if path.is_dir() or path.parent != layout.runtime),
-            mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
+            mounts=frozenset(filter(_may_be_ours, Path("/proc/self/mounts").read_text().splitlines())),
             descriptors=sum(not str(place).startswith(str(layout.database)) for place in _descriptors()),
         )
 
@@ -45,6 +46,13 @@ def _descriptors() -> list[Path]:
         except FileNotFoundError:  # the listing's own
             continue
     return found
+
+
+def _may_be_ours(mount: str) -> bool:
+    """Whether a line of mounts is not one of another process of this test run, or of a builder of images that is tested against."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    others = worker is not None and "/popen-gw" in mount and f"/popen-{worker}/" not in mount
+    return not others and "/containers/storage/" not in mount
 
 
 def _processes(layout: Layout) -> list[str]:
