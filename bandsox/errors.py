@@ -30,6 +30,10 @@
     │   │   └── GuestFileNotFound     (a FileNotFoundError)
     │   ├── ExecFailed            a command could not be started
     │   │   └── CommandNotFound       the image has no such command
+    │   ├── GuestConnectionError  (a ConnectionError) a connection to a port of the guest failed
+    │   │   ├── ConnectionRefused     (a ConnectionRefusedError) nothing listens there (retryable)
+    │   │   └── ConnectionReset       (a ConnectionResetError) the guest has broken it off
+    │   ├── InvalidResponse       what listens on a port of the guest answered something that is not HTTP
     │   ├── LimitExceeded         there is more data than the caller allowed
     │   └── ProtocolError         the guest sent something the protocol does not allow
     ├── Timeout               (a TimeoutError) a deadline passed, and nothing was changed
@@ -339,6 +343,31 @@ class CommandNotFound(ExecFailed):
 
     code = "command_not_found"
     exit_status = 127
+
+
+class GuestConnectionError(GuestError, ConnectionError):
+    """A connection to a port of the guest did not come about, or failed."""
+
+    code = "connection_failed"
+
+
+class ConnectionRefused(GuestConnectionError, ConnectionRefusedError):
+    """Nothing listens on this port of the guest."""
+
+    code = "connection_refused"
+    retryable = True
+
+
+class ConnectionReset(GuestConnectionError, ConnectionResetError):
+    """The program in the guest has broken the connection off."""
+
+    code = "connection_reset"
+
+
+class InvalidResponse(GuestError):
+    """What listens on a port of the guest answered something that is not HTTP, or broke off in the middle of it."""
+
+    code = "invalid_response"
 
 
 class LimitExceeded(GuestError):

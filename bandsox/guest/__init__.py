@@ -11,15 +11,18 @@ from bandsox.guest.link import AGENT_PORT, Channel, Lane, Link, VsockLink
 from bandsox.guest.paths import GuestText
 from bandsox.guest.ports import PortLink
 from bandsox.guest.processes import CommandOptions
+from bandsox.guest.streams import CONNECT_TIMEOUT, GuestStream
 from bandsox.guest.text import TextCallback, TextDecoder
 
 __all__ = [
     "AGENT_PORT",
+    "CONNECT_TIMEOUT",
     "Channel",
     "CommandOptions",
     "Doorbell",
     "Execution",
     "GuestClient",
+    "GuestStream",
     "GuestText",
     "Lane",
     "Link",

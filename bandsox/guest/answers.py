@@ -257,7 +257,7 @@ class TreeAnswer(Answer):
 
 
 class ReadyEvent(Answer, tag_field="kind", tag="ready"):
-    """A watch sees everything from now on."""
+    """A watch sees everything from now on; streams can be opened."""
 
 
 class ChangeEvent(Answer, tag_field="kind", tag="change"):

@@ -9,10 +9,11 @@ from bandsox.guest.link import Link
 from bandsox.guest.machine import MachineOperations
 from bandsox.guest.processes import ProcessOperations
 from bandsox.guest.renewal import RenewalOperations
+from bandsox.guest.streams import StreamOperations
 from bandsox.guest.transfers import TransferOperations
 
 
-class GuestClient(MachineOperations, RenewalOperations, ProcessOperations, FileOperations, TransferOperations):
+class GuestClient(MachineOperations, RenewalOperations, ProcessOperations, FileOperations, TransferOperations, StreamOperations):
     """Talks to the agent of one machine. It holds nothing between operations, so there is nothing to close.
 
     Operations may run at once, each on a connection of its own. One client serves one event loop.

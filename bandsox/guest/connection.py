@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
@@ -25,7 +26,7 @@ from bandsox.guest.answers import AnswerT, ErrorAnswer, decode
 from bandsox.guest.blocking import STALL_TIMEOUT, BlockingStream, PeerGone, Stalled
 from bandsox.guest.faults import error_from_guest
 from bandsox.guest.frames import Decoder, Frame, FrameType, WelcomeScanner
-from bandsox.guest.link import Channel, Link
+from bandsox.guest.link import Channel, HandedOver, Link
 from bandsox.guest.messages import Ping, Request
 from bandsox.guest.waiting import DeadlinePassed, wait_for_io
 
@@ -57,7 +58,7 @@ class Connection:
         self._channel = channel
         self._sock = channel.sock
         self._loop = asyncio.get_running_loop()
-        self._decoder = Decoder()
+        self._decoder = Decoder(streamed=frozenset()) if request.records else Decoder()
         self._frame_limit: float | None = None  # until when the frame that is waited for must be there
         self._inbox: deque[Frame] = deque()
         self._outgoing: deque[memoryview] = deque()
@@ -298,10 +299,26 @@ class Connection:
             self._ended = kind == FrameType.RESULT
             self._in_flight = False
 
+    def interrupt(self) -> None:
+        """Have a task that waits for the guest find the connection closed."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Release the channel."""
         boundary = self._decoder.at_boundary and not self._inbox and not self._outgoing
         self._channel.release(clean=self._ended and boundary and not self._in_flight)
+
+    def hand_over(self) -> HandedOver:
+        """Give the connection, which must stand at a frame boundary on both sides, to another process; it is closed here.
+
+        Raises
+        ------
+        ProtocolError: the guest has sent more than it may.
+        """
+        if self._inbox or self._outgoing or not self._decoder.at_boundary:
+            raise ProtocolError(f"the guest sent something after it had begun {self.request.op}")
+        return self._channel.hand_over()
 
     # ── what a failure means ──
 

@@ -10,11 +10,14 @@ import os
 from bandsox.errors import (
     BandSoxError,
     CommandNotFound,
+    ConnectionRefused,
     ExecFailed,
+    GuestConnectionError,
     GuestError,
     GuestFileError,
     GuestFileNotFound,
     SessionNotFound,
+    Timeout,
     Unsupported,
 )
 from bandsox.guest.answers import ErrorAnswer
@@ -58,6 +61,17 @@ def error_from_guest(answer: ErrorAnswer, request: Request) -> BandSoxError:
     if request.family == "file":
         return _file_error(answer, code, message)
     return GuestError(message, detail={"guest_code": code, "errno": answer.errno})
+
+
+def connection_refused(answer: ErrorAnswer, port: int) -> BandSoxError:
+    """The exception for a stream to `port` that the guest has refused with `answer`."""
+    code = printable(answer.code)
+    if code == "connection_refused":
+        return ConnectionRefused(f"nothing listens on port {port} in the guest", detail={"port": port})
+    if code == "timed_out":
+        return Timeout(f"a connection to port {port} in the guest did not come about in time", detail={"port": port})
+    message = f"port {port} in the guest cannot be reached"
+    return GuestConnectionError(message, cause=printable(answer.message) or code, detail={"port": port, "guest_code": code})
 
 
 def _file_error(answer: ErrorAnswer, code: str, message: str) -> GuestFileError:

@@ -63,7 +63,7 @@ _WELCOME_START = _HEADER.pack(FrameType.WELCOME, _WELCOME.size) + _MAGIC
 
 FROM_GUEST = frozenset(kind for kind in FrameType if kind >= FrameType.WELCOME)
 STREAMED = frozenset({FrameType.DATA, FrameType.OUTPUT, FrameType.STDERR})
-"""The types whose payload the decoder hands on in pieces."""
+"""The types whose payload the decoder hands on in pieces, where nothing else is asked of it."""
 
 Frame = tuple[int, "memoryview | bytes"]
 """A frame's type with its payload, or with a piece of it where the type is one of `STREAMED`."""
@@ -139,11 +139,13 @@ class WelcomeScanner:
 class Decoder:
     """Turns bytes, in whatever pieces they arrive, into frames.
 
-    `kinds` are the types the other side may send. After a `ProtocolError` the decoder is of no further use.
+    `kinds` are the types the other side may send, `streamed` those of them that are handed on in pieces.
+    After a `ProtocolError` the decoder is of no further use.
     """
 
-    def __init__(self, kinds: frozenset[FrameType] = FROM_GUEST) -> None:
+    def __init__(self, kinds: frozenset[FrameType] = FROM_GUEST, streamed: frozenset[FrameType] = STREAMED) -> None:
         self._kinds = kinds
+        self._streamed = streamed
         self._start = b""  # of a header that is not complete
         self._kind = 0
         self._left = 0  # bytes of the present payload that are still to come
@@ -171,7 +173,7 @@ class Decoder:
                 piece = view[position : position + self._left]
                 position += len(piece)
                 self._left -= len(piece)
-                if self._kind in STREAMED:
+                if self._kind in self._streamed:
                     yield self._kind, piece
                     continue
                 self._body += piece

@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import anyio.to_thread
 
@@ -41,6 +41,13 @@ class Lane(enum.IntEnum):
     CONTROL = 2
 
 
+class HandedOver(NamedTuple):
+    """A connection that another process is to inherit: its socket, and what it has to hold open as long, as descriptors."""
+
+    sock: int
+    lock: int | None
+
+
 class Channel:
     """A connected, non-blocking socket to the guest, and what its transport asks of its user.
 
@@ -58,6 +65,10 @@ class Channel:
     def release(self, *, clean: bool) -> None:
         """Close the socket. `clean`: the operation ended with both sides at a frame boundary."""
         self.sock.close()
+
+    def hand_over(self) -> HandedOver:
+        """What another process needs to go on with the connection; nothing of it is left to this object."""
+        return HandedOver(self.sock.detach(), None)
 
 
 class Link(Protocol):

@@ -16,12 +16,13 @@ class Request(msgspec.Struct, tag_field="op", omit_defaults=True, kw_only=True):
     """Base of the requests.
 
     `effects`: whether it changes the guest, so that a lost answer leaves doubt. `consumes_data`: whether its RESULT
-    shows that the guest has read all DATA. `lane`: which connections it may take. `family`: what its errors are
-    about.
+    shows that the guest has read all DATA. `records`: whether each DATA frame is a record of a stream. `lane`: which
+    connections it may take. `family`: what its errors are about.
     """
 
     effects: ClassVar[bool] = False
     consumes_data: ClassVar[bool] = False
+    records: ClassVar[bool] = False
     lane: ClassVar[Lane] = Lane.SHORT
     family: ClassVar[Literal["machine", "process", "file"]] = "machine"
 
@@ -210,6 +211,14 @@ class Forget(Request, tag="forget"):
     session: str
 
 
+class Streams(Request, tag="streams"):
+    """Connections to ports of the guest."""
+
+    consumes_data = True
+    records = True
+    lane = Lane.LONG
+
+
 class FileRequest(Request):
     """Base of the requests about the file `path`."""
 
@@ -374,4 +383,4 @@ class ClockControl(msgspec.Struct, tag_field="kind", tag="clock"):
 
 
 class CancelControl(msgspec.Struct, tag_field="kind", tag="cancel"):
-    """CONTROL: end a watch or a freezing."""
+    """CONTROL: end a watch, a freezing or streams."""

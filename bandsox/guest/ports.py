@@ -30,7 +30,7 @@ import anyio
 
 from bandsox.errors import MachineStopped, Timeout
 from bandsox.guest.frames import RESYNC
-from bandsox.guest.link import Channel, Lane, connect_unix
+from bandsox.guest.link import Channel, HandedOver, Lane, connect_unix
 from bandsox.guest.waiting import DeadlinePassed
 
 RESERVED = 2
@@ -65,6 +65,12 @@ class _Lock:
     def mark_clean(self) -> None:
         os.pwrite(self._file.fileno(), _CLEAN, 0)
 
+    def detach(self) -> int:
+        """The descriptor of the locked file; the lock is held as long as anybody has it open."""
+        descriptor = os.dup(self._file.fileno())
+        self._file.close()
+        return descriptor
+
     def unlock(self) -> None:
         fcntl.flock(self._file, fcntl.LOCK_UN)  # by name, because a forked child may have the file open too
         self._file.close()
@@ -73,17 +79,22 @@ class _Lock:
 class _PortChannel(Channel):
     """A port's socket, together with the port's lock."""
 
-    def __init__(self, sock: socket.socket, lock: _Lock, give_back: Callable[[_Lock], None]) -> None:
+    def __init__(self, sock: socket.socket, lock: _Lock, link: PortLink) -> None:
         super().__init__(sock, preamble=RESYNC if lock.take() else b"", handed_on=True)
         self._lock = lock
-        self._give_back = give_back
+        self._link = link
 
     def release(self, *, clean: bool) -> None:
         """See `Channel.release`; the port goes to the next in the queue."""
         super().release(clean=clean)
         if clean:
             self._lock.mark_clean()
-        self._give_back(self._lock)
+        self._link.give_back(self._lock)
+
+    def hand_over(self) -> HandedOver:
+        """See `Channel.hand_over`; the port is taken as long as the other process lives."""
+        self._link.lose(self._lock)
+        return HandedOver(self.sock.detach(), self._lock.detach())
 
 
 class PortLink:
@@ -115,10 +126,10 @@ class PortLink:
             self._held, self._awaited, self._waiters = set(), set(), deque()
         lock = self._try(lane) or await self._grow(lane, deadline) or await self._wait(lane, deadline)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._give_back, lock)
+            undo.callback(self.give_back, lock)
             sock = await connect_unix(self.directory / f"port{lock.port}.sock", deadline)
             undo.pop_all()
-        return _PortChannel(sock, lock, self._give_back)
+        return _PortChannel(sock, lock, self)
 
     def _usable(self, lane: Lane) -> range:
         """The ports for `lane`, preferred ones first: the reserved ones for those who may have them."""
@@ -179,7 +190,7 @@ class PortLink:
             ) from None
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
-                self._give_back(waiter.granted.result())
+                self.give_back(waiter.granted.result())
             raise
         finally:
             if waiter in self._waiters:
@@ -208,9 +219,15 @@ class PortLink:
     def _locked(self, lock: _Lock) -> None:
         self._awaited.discard(lock.port)
         self._held.add(lock.port)
-        self._give_back(lock)
+        self.give_back(lock)
 
-    def _give_back(self, lock: _Lock) -> None:
+    def lose(self, lock: _Lock) -> None:
+        """Leave a port to another process. Who waits for it waits for that one."""
+        self._held.discard(lock.port)
+        for waiter in self._waiters:
+            self._await_others(waiter.lane)
+
+    def give_back(self, lock: _Lock) -> None:
         """Pass a port on to the first waiter who may have it, or unlock it."""
         waiter = self._next_for(lock.port)
         if waiter is not None and lock.handovers < HANDOVERS:

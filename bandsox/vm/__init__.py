@@ -3,6 +3,7 @@
     handle     the machine: what it is, its life
     commands   what runs to its end      sessions   what goes on, and `followers` of it
     files      the guest's files         python     running Python code
+    ports      what listens in it
     blocking   `MicroVM`                 info       a machine as data
 
 Names are imported when they are first used: listing machines needs no handle on any.

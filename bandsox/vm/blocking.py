@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bandsox.portal import iterate, sync
 from bandsox.vm.handle import AsyncMicroVM
+from bandsox.vm.ports import BlockingStream
 
 if TYPE_CHECKING:
     from bandsox.models import FileChange
@@ -80,6 +81,9 @@ class MicroVM:
     remove = sync(AsyncMicroVM.remove)
     rename = sync(AsyncMicroVM.rename)
     chmod = sync(AsyncMicroVM.chmod)
+
+    connect = sync(AsyncMicroVM.connect).then(lambda _, stream: BlockingStream(stream))
+    send_http_request = sync(AsyncMicroVM.send_http_request)
 
     metrics = sync(AsyncMicroVM.metrics)
     guest_info = sync(AsyncMicroVM.guest_info)

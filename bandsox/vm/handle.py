@@ -17,6 +17,7 @@ from bandsox.process import ProcessId
 from bandsox.vm.commands import GuestCommands
 from bandsox.vm.files import GuestFiles
 from bandsox.vm.info import vm_info
+from bandsox.vm.ports import GuestPorts
 from bandsox.vm.sessions import GuestSessions
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bandsox.models import GuestInfo, Metrics, VMRecord
 
 
-class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles):
+class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
     """A handle on one machine. Made by `AsyncBandSox.create_vm` and `get_vm`."""
 
     def __init__(self, engine: Engine, record: VMRecord) -> None:

@@ -31,7 +31,7 @@ var version = "0.0.0-dev"
 const defaultGrace = 2 * time.Second
 
 // capabilities are what a host may rely on beyond the protocol's version.
-var capabilities = []string{"exec", "tty", "sessions", "files", "watch", "tar", "metrics", "renew"}
+var capabilities = []string{"exec", "tty", "sessions", "files", "watch", "tar", "metrics", "renew", "streams"}
 
 func main() {
 	if os.Getpid() != 1 {

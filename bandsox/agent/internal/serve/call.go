@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"bandsox.dev/agent/internal/mux"
 	"bandsox.dev/agent/internal/wire"
 )
 
@@ -16,7 +17,9 @@ type call struct {
 	epoch   uint64
 	op      operation
 	request []byte
-	inbox   *inbox // nil when the operation takes no DATA
+	inbox   *inbox        // nil when the operation takes no DATA, or records
+	streams *mux.Session  // nil when its DATA are not records
+	begun   chan struct{} // closed when the host was told that streams can be opened
 
 	ending atomic.Bool
 	after  func() // what is left to do when the host has its answer
@@ -32,7 +35,11 @@ const maxEarly = 64
 func newCall(c *conn, op operation, request []byte) *call {
 	k := &call{conn: c, epoch: c.epoch.Load(), op: op, request: request}
 	k.Context, k.cancel = context.WithCancelCause(context.Background())
-	if op.input != noInput {
+	switch op.input {
+	case recordInput:
+		k.begun = make(chan struct{})
+		k.streams = mux.NewGuest(k.frame, k.serveStream)
+	case bulkInput, windowInput:
 		k.inbox = newInbox(op.input == windowInput)
 	}
 	return k

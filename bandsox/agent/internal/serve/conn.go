@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"bandsox.dev/agent/internal/mux"
 	"bandsox.dev/agent/internal/transport"
 	"bandsox.dev/agent/internal/wire"
 )
@@ -213,6 +214,9 @@ func (c *conn) onData() error {
 	if !c.call.running() {
 		return nil // was under way when the operation ended; Next skips it
 	}
+	if c.call.streams != nil {
+		return c.onRecord()
+	}
 	box := c.call.inbox
 	if box == nil {
 		return wire.Violation("DATA for an operation that takes none")
@@ -228,6 +232,17 @@ func (c *conn) onData() error {
 		}
 	}
 	return nil
+}
+
+func (c *conn) onRecord() error {
+	if c.in.Left() > mux.MaxRecord {
+		return wire.Violation("a record of %d bytes", c.in.Left())
+	}
+	record, err := c.in.Payload()
+	if err != nil {
+		return err
+	}
+	return c.call.streams.Put(record)
 }
 
 // readChunk reads a piece of the current payload: bulk data in pooled memory, whatever the

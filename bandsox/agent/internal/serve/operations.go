@@ -18,6 +18,7 @@ const (
 	noInput     inputKind = iota
 	bulkInput             // bounded by the transport's back-pressure
 	windowInput           // bounded by WINDOW
+	recordInput           // records of streams, bounded by their credits
 )
 
 // operation is an entry of docs/protocol.md's tables.
@@ -52,6 +53,8 @@ func init() {
 		"resize":   {run: resize, prompt: true, instant: true},
 		"sessions": {run: sessions, prompt: true, instant: true},
 		"forget":   {run: forget, prompt: true, instant: true},
+
+		"streams": {run: streams, input: recordInput, prompt: true},
 
 		"stat":    {run: fileOp(stat), prompt: true},
 		"list":    {run: fileOp(list), prompt: true},

@@ -29,6 +29,9 @@ const (
 	CodeCancelled        = "cancelled"
 	CodeUnsupported      = "unsupported"
 	CodeUnauthorized     = "unauthorized"
+	CodeRefused          = "connection_refused"
+	CodeUnreachable      = "unreachable"
+	CodeTimedOut         = "timed_out"
 	CodeIO               = "io"
 	CodeInternal         = "internal"
 )
@@ -101,6 +104,12 @@ func codeOf(errno unix.Errno) string {
 		return CodeInvalid
 	case unix.EBUSY, unix.ETXTBSY:
 		return CodeBusy
+	case unix.ECONNREFUSED:
+		return CodeRefused
+	case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT:
+		return CodeUnreachable
+	case unix.ETIMEDOUT:
+		return CodeTimedOut
 	case unix.ENOSYS, unix.EOPNOTSUPP:
 		return CodeUnsupported
 	}

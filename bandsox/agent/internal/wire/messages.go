@@ -164,6 +164,11 @@ type WriteResult struct {
 	Size int64 `msgpack:"size"`
 }
 
+// ReadyEvent tells that the operation has begun.
+type ReadyEvent struct {
+	Kind string `msgpack:"kind"`
+}
+
 // ChangeEvent is one change under a watched path, or (Kind "ready") the word that
 // the watch stands.
 type ChangeEvent struct {
