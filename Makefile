@@ -47,7 +47,7 @@ bench: init ## measure against the floor of the same run; prints the tables of d
 lock: ## renew requirements.lock
 	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock
 
-agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch)) ## build the guest agent
+agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch) $(AGENT)/bandsox-network-$(arch)) ## build the guest agent
 
 build: $(VENV)/.installed agent ## build the source distribution and the wheel
 	python -m build --no-isolation
@@ -68,5 +68,5 @@ $(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
 	@scripts/virtualenv $(PYTHON) $(VENV)
 	@touch $@
 
-$(AGENT)/bandsox-agent-% $(AGENT)/bandsox-serial-relay-%: $(shell find bandsox/agent -name '*.go' -not -name '*_test.go') bandsox/agent/go.mod bandsox/agent/go.sum $(VENV)/.installed
+$(AGENT)/bandsox-agent-% $(AGENT)/bandsox-serial-relay-% $(AGENT)/bandsox-network-%: $(shell find bandsox/agent -name '*.go' -not -name '*_test.go') bandsox/agent/go.mod bandsox/agent/go.sum $(VENV)/.installed
 	@scripts/build-agent $* $(@D)

@@ -150,10 +150,32 @@ ConfinementDemand = Literal["auto", "none", "namespaces", "jail"]
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """A machine's place in its network.
+
+    ``host_…`` is the end of the namespace, the guest's gateway. ``ipv6``: the host reaches the world over IPv6 too, so the guest has a way
+    there. ``dns``: its name servers. ``mtu`` is in bytes.
+    """
+
+    uplink: Literal["veth", "pasta"]
+    host_ip: str
+    guest_ip: str
+    host_mac: str
+    guest_mac: str
+    tap_name: str
+    host_ipv6: str
+    guest_ipv6: str
+    dns: tuple[str, ...] = ()
+    mtu: int = 1500
+    ipv6: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class VMSpec:
     """What a machine was asked to be.
 
     ``cpu_template`` is a static template's name or a custom one's JSON text; ``disk_limits`` hold for each of its disks.
+    ``enable_networking`` None: a network where host and guest can have one; ``dns``: other name servers than the host's.
     """
 
     image: str
@@ -163,7 +185,8 @@ class VMSpec:
     disk_size_mib: int = 4096
     env_vars: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    enable_networking: bool = False
+    enable_networking: bool | None = None
+    dns: tuple[str, ...] = ()
     kernel_path: str | None = None
     boot_args: str = ""
     debug_console: bool = False
@@ -204,6 +227,8 @@ class VMRecord:
     token: str = ""
     expires_at: float | None = None
     restored_from: str | None = None
+    network: NetworkConfig | None = None
+    network_reason: str = ""
 
 
 # ── results ─────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pytest
 import bandsox
 
 USER = "bandsox-test"
+TUN = Path("/dev/net/tun")
 CHECKOUT = Path(bandsox.__file__).parent.parent
 
 
@@ -26,6 +27,8 @@ def ordinary_user() -> pwd.struct_passwd:
     """The user, made if need be, with subordinate ids as distributions give them."""
     if os.geteuid() != 0:
         pytest.skip("making a user needs root; these tests are about what a user without it can do")
+    if TUN.exists():
+        TUN.chmod(0o666)  # as distributions have it
     with _turn():
         try:
             return pwd.getpwnam(USER)
@@ -35,12 +38,15 @@ def ordinary_user() -> pwd.struct_passwd:
             return pwd.getpwnam(USER)
 
 
-def as_user(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as the user, at home, where no other process of this test run has one running meanwhile."""
+def as_user(command: list[str], *, within: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as the user, at home, where no other process of this test run has one running meanwhile.
+
+    `within` is a program that root runs it by, such as nsenter(1).
+    """
     account = pwd.getpwnam(USER)
     with _turn():
         return subprocess.run(
-            ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", *command],
+            [*within, "setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", *command],
             env={"HOME": account.pw_dir, "USER": USER, "PATH": os.environ["PATH"], **environment},
             cwd=account.pw_dir,
             capture_output=True,
@@ -56,10 +62,11 @@ def _turn() -> Iterator[None]:
         yield
 
 
-def script(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code as the user, with the packages of this environment."""
+def script(body: str, *, within: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code as the user, with the packages of this environment; `within` as for `as_user`."""
     packages = os.pathsep.join([str(CHECKOUT), *(path for path in sys.path if path.endswith("site-packages"))])
-    return as_user([interpreter(), "-c", textwrap.dedent(body)], PYTHONPATH=packages, PYTHONDONTWRITEBYTECODE="1", **environment)
+    command = [interpreter(), "-c", textwrap.dedent(body)]
+    return as_user(command, within=within, PYTHONPATH=packages, PYTHONDONTWRITEBYTECODE="1", **environment)
 
 
 def interpreter() -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bandsox.core.opening import Opening
+from bandsox.engine.identity import check_dns
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
 from bandsox.models import ProgressCallback, RateLimits, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
@@ -38,6 +39,7 @@ class Machines(Opening):
         vmm: str | None = None,
         boot_args: str = "",
         debug_console: bool = False,
+        dns: Sequence[str] = (),
         cpu_template: str | os.PathLike[str] | None = None,
         disk_bandwidth_mbps: float | None = None,
         disk_iops: int | None = None,
@@ -54,7 +56,8 @@ class Machines(Opening):
         name: a label, unique in this storage directory; made up when absent.
         vcpu, mem_mib, disk_size_mib: its size; a disk of 0 keeps what the machine writes in its memory.
         kernel_path: a guest kernel other than the default one.
-        enable_networking: None: a network where this version has one. True: an error where it has none.
+        enable_networking: None: a network if this host and the guest's kernel can have one, else ``network_reason`` says why not.
+            True: an error where that is so. False: none.
         enable_vsock: accepted for compatibility; the link to the agent is chosen by the VMM.
         force_rebuild: look at the registry even when the image is here.
         env_vars: variables for every command, over the image's own.
@@ -62,6 +65,7 @@ class Machines(Opening):
         vmm: which hypervisor; by default ``BANDSOX_VMM``, else Firecracker where it can run a guest, else QEMU.
         boot_args: further kernel arguments.
         debug_console: have the kernel print all that it does on the console, which takes longer.
+        dns: addresses of name servers, at most three; by default those of this host.
         cpu_template: what of the host's CPU the guest sees: one of Firecracker's static templates, or a file with a custom one.
         disk_bandwidth_mbps, disk_iops: limits on each of its disks, in 10^6 bytes and operations a second; by default
             ``BANDSOX_DISK_BANDWIDTH_MBPS`` and ``BANDSOX_DISK_IOPS``, else none.
@@ -77,8 +81,6 @@ class Machines(Opening):
         RequirementNotMet: this host cannot isolate or confine it as demanded.
         BootFailed: the machine did not come up; nothing of it is left.
         """
-        if enable_networking:
-            raise Unsupported("this version gives machines no network", remedy="pass enable_networking=False")
         if mcp is not None:
             raise Unsupported("this version does not configure MCP servers", remedy="leave mcp out")
         spec = VMSpec(
@@ -89,7 +91,8 @@ class Machines(Opening):
             disk_size_mib=disk_size_mib,
             env_vars=dict(env_vars or {}),
             metadata=dict(metadata or {}),
-            enable_networking=False,
+            enable_networking=enable_networking,
+            dns=check_dns(dns),
             kernel_path=os.fspath(kernel_path) if kernel_path is not None else None,
             boot_args=boot_args,
             debug_console=debug_console,

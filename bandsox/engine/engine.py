@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import platform
 import secrets
 import shutil
 import time
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from bandsox.engine.cleanup import Removed
     from bandsox.guest import GuestClient
     from bandsox.images import Images
+    from bandsox.network.keeper import Namespace
+    from bandsox.network.networks import Networks
     from bandsox.vmm.base import VMM
     from bandsox.vmm.confinement import Confiner
     from bandsox.vmm.kernel import Kernels
@@ -105,6 +108,15 @@ class Engine:
         from bandsox.vmm.confinement import Confiner
 
         return Confiner(self.layout.programs, self.layout.runtime)
+
+    @functools.cached_property
+    def networks(self) -> Networks:
+        """The machines' networks."""
+        from bandsox.network.networks import Networks
+        from bandsox.vmm.built import built_program
+
+        program = built_program("bandsox-network", "the keeper of networks", platform.machine())
+        return Networks(self.layout.locks / "networks", program)
 
     @functools.cached_property
     def accelerators(self) -> Accelerators:
@@ -197,6 +209,7 @@ class Engine:
             if process is None:
                 return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
             await self._power_off(record, process, deadline_s)
+            await ownership.end_all(self.layout.vms, vm_id)  # what keeps its network
             shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
             await asyncio.to_thread(self.confiner.forget, vm_id)
             return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
@@ -329,27 +342,42 @@ class Engine:
 
     async def _start(self, record: VMRecord, progress: ProgressCallback | None) -> VMRecord:
         """Boot a machine and record it as running, or leave no process of it."""
-        from bandsox.engine import boot, launch
+        import anyio
 
-        vmm = self.vmms[record.vmm]
-        spec = launch.launch_spec(self.layout, record)
-        sockets = self.layout.sockets(record.id)
+        from bandsox.engine import networking
+
+        vmm, directory, sockets = self.vmms[record.vmm], self.layout.vm(record.id), self.layout.sockets(record.id)
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
         report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
         try:
-            async with boot.started(vmm, spec) as booting:
-                process = {"pid": booting.process.pid, "pid_start": booting.process.start}
-                confinement = {"confinement": record.confinement, "confinement_reason": record.confinement_reason}
-                await self._update(record.id, **process, **confinement, token=record.token)
-                set_up = functools.partial(launch.set_up, record=record, deadline_s=BOOT_DEADLINE_S)
-                await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
-                running = await self._update(record.id, status=VMStatus.RUNNING)
+            async with networking.attached(self.networks, vmm, directory, record) as (connected, namespace):
+                running = await self._boot(connected, namespace)
         except BaseException:
+            with anyio.CancelScope(shield=True):
+                await ownership.end_all(self.layout.vms, record.id)
             shutil.rmtree(sockets, ignore_errors=True)
             raise
         report(progress, "boot", "the machine is up", finished=True)
         return running
+
+    async def _boot(self, record: VMRecord, namespace: Namespace | None) -> VMRecord:
+        """Boot a machine whose network is there."""
+        from bandsox.engine import boot, launch, networking
+
+        vmm = self.vmms[record.vmm]
+        spec = launch.launch_spec(self.layout, record, networking.device(record.network, namespace))
+        async with boot.started(vmm, spec) as booting:
+            if namespace is not None:
+                namespace.bind(booting.process)
+            process = {"pid": booting.process.pid, "pid_start": booting.process.start}
+            confinement = {"confinement": record.confinement, "confinement_reason": record.confinement_reason}
+            network = {"network": record.network, "network_reason": record.network_reason}
+            await self._update(record.id, **process, **confinement, **network, token=record.token)
+            set_up = functools.partial(launch.set_up, record=record, deadline_s=BOOT_DEADLINE_S)
+            ready = await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
+            changes = {"network": ready.network, "network_reason": ready.network_reason}
+            return await self._update(record.id, status=VMStatus.RUNNING, **changes)
 
     def _make_disk(self, record: VMRecord) -> None:
         from bandsox.engine import disks

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ MAX_MEM_MIB = 1024 * 1024
 MAX_VCPU = 64
 _NAME_LIMIT = 128
 _MAX_RATE = 1 << 40
+_MOST_NAME_SERVERS = 3
 _METADATA_LIMIT = 1 << 20
 _ENVIRONMENT_LIMIT = 256 * 1024
 
@@ -99,6 +101,21 @@ def check_spec(spec: VMSpec) -> None:
 def _check_range(field: str, value: int, lowest: int, highest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
         raise InvalidRequest(f"{field} must be a whole number from {lowest} to {highest}, not {value!r}")
+
+
+def check_dns(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Addresses of at most three name servers (resolv.conf(5)), in their usual form.
+
+    Raises
+    ------
+    InvalidRequest: they are something else.
+    """
+    if isinstance(addresses, str) or len(addresses) > _MOST_NAME_SERVERS:
+        raise InvalidRequest(f"dns must be a list of at most {_MOST_NAME_SERVERS} addresses, not {addresses!r}")
+    try:
+        return tuple(str(ip_address(address)) for address in addresses)
+    except ValueError as error:
+        raise InvalidRequest("dns must be the addresses of name servers", cause=str(error)) from error
 
 
 def hostname(name: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from typing import TYPE_CHECKING
 
-from bandsox.engine import identity
+from bandsox.engine import identity, networking
+from bandsox.errors import Unsupported
 from bandsox.models import VMRecord, VMStatus
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from bandsox.guest import GuestClient
     from bandsox.models import Image, VMSpec
     from bandsox.settings import Layout
+    from bandsox.vmm.base import NetworkDevice
     from bandsox.vmm.confinement import Offer
     from bandsox.vmm.kernel import BootFiles
 
@@ -49,13 +52,14 @@ def new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, ver
     )
 
 
-def launch_spec(layout: Layout, record: VMRecord) -> LaunchSpec:
+def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None = None) -> LaunchSpec:
     """What a VMM needs to start the machine of a record."""
     directory = layout.vm(record.id)
     root = Disk(record.rootfs, read_only=True)
     overlay = directory / "disk.img"
     in_memory = record.spec.disk_size_mib == 0
-    words = ("bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}")
+    words = ["bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}"]
+    words += ["bandsox.network"] if network is not None else []
     return LaunchSpec(
         vm_id=record.id,
         directory=directory,
@@ -72,11 +76,30 @@ def launch_spec(layout: Layout, record: VMRecord) -> LaunchSpec:
         cpu_template=record.spec.cpu_template,
         disk_limits=record.spec.disk_limits,
         debug_console=record.spec.debug_console,
+        network=network,
     )
 
 
-async def set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> None:
-    """Give a machine that has booted its name, its environment, the time and its secret."""
+async def set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> VMRecord:
+    """Give a machine that has booted its name, its environment, its network, the time and its secret, and return its record.
+
+    A machine that need not have a network, and whose kernel has no driver for one, gets none.
+
+    Raises
+    ------
+    Unsupported: it must have one.
+    """
+    try:
+        await _set_up(client, record, deadline_s)
+    except Unsupported as error:
+        if record.network is None or record.spec.enable_networking:
+            raise
+        record = dataclasses.replace(record, network=None, network_reason=error.message)
+        await _set_up(client, record, deadline_s)
+    return record
+
+
+async def _set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> None:
     name = identity.hostname(record.spec.name)
     environment = {**record.image_config.env, **record.spec.env_vars}
     await client.setup(
@@ -85,7 +108,9 @@ async def set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> No
         env=environment,
         user=record.image_config.user,
         workdir=record.image_config.workdir or "/",
-        hosts=f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t{name}\n".encode(),
+        hosts=networking.hosts(record.network, name),
+        resolv=networking.resolv_conf(record.network) if record.network is not None else None,
+        network=networking.guest_side(record.network) if record.network is not None else None,
         timeout=deadline_s,
         time=time.time(),
         entropy=secrets.token_bytes(64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bandsox.errors import InvalidRequest
 from bandsox.guest import frames
@@ -50,6 +51,7 @@ class MachineOperations(Operations):
         resolv: GuestText | None = None,
         time: float | None = None,
         entropy: bytes | None = None,
+        network: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         """Set what is given and leave the rest: once after boot, again after each restore.
@@ -61,6 +63,7 @@ class MachineOperations(Operations):
         hosts, resolv: the whole of ``/etc/hosts`` and ``/etc/resolv.conf``.
         time: seconds since the epoch; steps the guest's clock.
         entropy: bytes mixed into the kernel's random pool, and credited.
+        network: the machine's place in its network: ``mac`` (6 bytes), ``mtu``, ``addresses`` (with prefix lengths) and ``gateways``.
         """
         if token is not None and len(token) != frames.TOKEN_SIZE:
             raise InvalidRequest(f"a guest's token has {frames.TOKEN_SIZE} bytes, not {len(token)}")
@@ -74,6 +77,7 @@ class MachineOperations(Operations):
             resolv=None if resolv is None else encode_text(resolv, "the resolver's file"),
             time=time,
             entropy=entropy,
+            network=None if network is None else dict(network),
         )
         await self._connector.call(request, Answer, timeout=timeout)
         if token is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -70,6 +70,7 @@ class Setup(Request, tag="setup"):
     resolv: bytes | None = None
     time: float | None = None
     entropy: bytes | None = None
+    network: dict[str, Any] | None = None
 
 
 class Freeze(Request, tag="freeze"):

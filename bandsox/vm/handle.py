@@ -137,8 +137,9 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
                 yield decoder.decode(piece).replace("\r\n", "\n")
 
     async def get_guest_ip(self) -> str | None:
-        """Its address; None, since this version gives machines no network."""
-        return None
+        """Its address; None when it has no network."""
+        self._record = await self._engine.get(self.vm_id)
+        return None if self._record.network is None else self._record.network.guest_ip
 
     async def _live(self) -> GuestClient:
         """The client of the agent of a machine that runs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from bandsox.models import VMRecord, VMStatus
@@ -18,7 +19,8 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "mem_mib": spec.mem_mib,
         "disk_size_mib": spec.disk_size_mib,
         "rootfs_path": str(record.rootfs),
-        "network_config": None,
+        "network_config": None if record.network is None else asdict(record.network),
+        "network_reason": record.network_reason,
         "vsock_config": None,
         "created_at": record.created_at,
         "status": record.status.value,

@@ -38,6 +38,19 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkDevice:
+    """A TAP device in a network namespace: its name there and, where its owner is not to open it by that, a descriptor of it.
+
+    ``mac`` is the guest's hardware address; ``namespace`` a descriptor too.
+    """
+
+    mac: str
+    name: str
+    tap: int | None
+    namespace: int
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """Everything a VMM needs to start one machine.
 
@@ -60,6 +73,7 @@ class LaunchSpec:
     cpu_template: str | None = None
     disk_limits: RateLimits = UNLIMITED
     debug_console: bool = False
+    network: NetworkDevice | None = None
 
     @property
     def console_args(self) -> tuple[str, ...]:
@@ -90,6 +104,8 @@ class VMM(Protocol):
     """How the host may reach the agents of its machines, best first: one that the guest's kernel lacks is followed by the next."""
     cpu_templates: bool
     """Whether it can hide parts of the host's CPU from a guest as a template says."""
+    networks: bool
+    """Whether it gives its machines network devices."""
 
     async def version(self) -> str:
         """The hypervisor's version.

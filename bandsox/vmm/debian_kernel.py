@@ -27,7 +27,10 @@ PACKAGES = {
 }
 """Packages that depend on the newest kernel for virtual machines: Debian's, then Ubuntu's."""
 
-WANTED_MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "vmw_vsock_virtio_transport", "virtio_rng", "squashfs", "ext4", "overlay")
+WANTED_MODULES = (
+    *("virtio_mmio", "virtio_blk", "virtio_console", "vmw_vsock_virtio_transport", "virtio_rng", "virtio_net"),
+    *("squashfs", "ext4", "overlay"),
+)
 """What a guest needs before its root file system is mounted, each with what it depends on, in this order."""
 
 _MODULE = re.compile(

@@ -6,6 +6,7 @@ none is asked for. Everything there is made under another name and renamed, so i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -15,11 +16,18 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandsox.errors import KernelNotFound
+from bandsox.errors import HostError, KernelNotFound
 from bandsox.locks import Locks
 from bandsox.models import ProgressCallback, report
 from bandsox.settings import Layout, replace_link, write_atomically
 from bandsox.vmm import bzimage, debian_kernel, initramfs
+
+_WANTED = "modules.wanted"
+"""The file that names the modules which were looked for in a package."""
+
+
+def _wanted() -> bytes:
+    return f"{' '.join(debian_kernel.WANTED_MODULES)}\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class Kernels:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._renewed = False
 
     @property
     def default(self) -> Path:
@@ -60,6 +69,7 @@ class Kernels:
         names = debian_kernel.in_load_order(package.modules)
         modules = [(name, package.modules[name]) for name in names]
         directory = self._keep(bzimage.vmlinux(package.bzimage), modules, package.version)
+        write_atomically(directory / _WANTED, _wanted())
         self._set_default(directory)
         report(progress, "kernel", f"guest kernel {package.version}", finished=True)
         return directory
@@ -88,11 +98,28 @@ class Kernels:
             return None
 
     def _default(self, progress: ProgressCallback | None) -> Path:
-        if not self.default.is_dir():
+        if not self.default.is_dir() or self._lacks_modules():
             with Locks(self._layout.locks / "kernels").hold_blocking("default"):
                 if not self.default.is_dir():
                     self.install_package(progress)
+                elif self._lacks_modules():
+                    self._renew(progress)
         return self.default.resolve()
+
+    def _lacks_modules(self) -> bool:
+        """Whether the default kernel's package was unpacked by an earlier version, which took fewer modules along."""
+        if self._renewed or not (self.default / "modules.order").read_text().strip():
+            return False
+        try:
+            return (self.default / _WANTED).read_bytes() != _wanted()
+        except FileNotFoundError:
+            return True
+
+    def _renew(self, progress: ProgressCallback | None) -> None:
+        """Fetch the package again. Where it cannot be had the old kernel goes on serving."""
+        self._renewed = True
+        with contextlib.suppress(HostError):
+            self.install_package(progress)
 
     def _import(self, path: Path) -> Path:
         """The directory for a kernel of the user's; its content is looked at again only when the file has changed."""

@@ -89,8 +89,6 @@ def test_a_name_is_given_once(bandsox: BandSox) -> None:
 
 def test_what_this_version_lacks_is_an_error_not_a_silence(bandsox: BandSox) -> None:
     with pytest.raises(Unsupported):
-        bandsox.create_vm(enable_networking=True)
-    with pytest.raises(Unsupported):
         bandsox.create_vm(mcp={"github": {"token": "t"}})
 
 

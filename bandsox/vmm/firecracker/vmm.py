@@ -39,6 +39,7 @@ class Firecracker:
     name = "firecracker"
     transports: tuple[Transport, ...] = ("vsock", "console")
     cpu_templates = True
+    networks = False
 
     def __init__(self, installed: Path, confiner: Confiner) -> None:
         self._installed = installed

@@ -1,7 +1,7 @@
 """QEMU's command line for one machine.
 
 Machine type: QEMU, docs/system/i386/microvm.rst. Only what is used is there: two disks, one virtio-serial
-controller, an entropy source, a serial console.
+controller, an entropy source, a serial console, a network device where there is a network.
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ def command(spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[i
         options = f"id=disk{number},if=none,format=raw,read-only={read_only},{cache}{_throttling(spec.disk_limits)}"
         arguments += ["-drive", f"{options},file={_escape(disk.path)}"]
         arguments += ["-device", f"virtio-blk-device,drive=disk{number},serial={serial}"]
+    if spec.network is not None:
+        arguments += ["-netdev", f"tap,id=net0,fd={spec.network.tap}"]
+        arguments += ["-device", f"virtio-net-device,netdev=net0,mac={spec.network.mac}"]
     return arguments
 
 

@@ -37,6 +37,7 @@ class Qemu:
     name = "qemu"
     transports: tuple[Transport, ...] = ("virtio-serial",)
     cpu_templates = False
+    networks = True
 
     def __init__(self, facts: Path, confiner: Confiner) -> None:
         self._facts = facts
@@ -109,6 +110,7 @@ class Qemu:
             inherited = [monitor.fileno(), *(port.fileno() for port in ports)]
             binary = Path(_binary()).resolve()
             arguments = command(spec, str(binary), inherited[0], inherited[1:], self._tsc_khz())
+            inherited += [spec.network.tap] if spec.network is not None and spec.network.tap is not None else []
             log = stack.enter_context(_errors_log(spec.directory).open("ab")).fileno()
             try:
                 process = self._confiner.launch(

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ type Settings struct {
 	Root      string // block device of the read-only root; empty: an empty tmpfs
 	Overlay   string // block device of the writable layer, or "tmpfs"
 	Transport string // "virtio-serial", "vsock", "console", or empty for what there is
+	Network   bool   // there is a network device
 }
 
 // System is what the boot leaves behind.
@@ -132,10 +134,16 @@ var transportModules = map[string]string{
 	"vmw_vsock_virtio_transport":        "vsock",
 }
 
+// networkModules are those that only a network device needs.
+var networkModules = []string{"failover", "net_failover", "virtio_net"}
+
 // spares tells whether the machine has no use for a module: it belongs to a transport that the
-// host has not chosen.
+// host has not chosen, or to a device that is not there.
 func (s Settings) spares(path string) bool {
 	name := strings.TrimSuffix(filepath.Base(path), ".ko")
+	if slices.Contains(networkModules, name) {
+		return !s.Network
+	}
 	transport, bound := transportModules[name]
 	return bound && s.Transport != "" && s.Transport != transport
 }
@@ -181,6 +189,8 @@ func parseArguments(line string) (s Settings) {
 			s.Overlay = value
 		case "bandsox.transport":
 			s.Transport = value
+		case "bandsox.network":
+			s.Network = true
 		}
 	}
 	return s

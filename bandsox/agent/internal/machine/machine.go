@@ -14,6 +14,7 @@ import (
 	"time"
 	"unsafe"
 
+	"bandsox.dev/agent/internal/network"
 	"bandsox.dev/agent/internal/process"
 	"bandsox.dev/agent/internal/wire"
 
@@ -75,6 +76,11 @@ func (m *Machine) Setup(request *wire.SetupRequest) error {
 	}
 	if request.Hostname != nil {
 		if err := m.SetHostname(*request.Hostname); err != nil {
+			return err
+		}
+	}
+	if request.Network != nil {
+		if err := network.Configure(request.Network); err != nil {
 			return err
 		}
 	}

@@ -207,6 +207,15 @@ type SetupRequest struct {
 	Resolv   []byte            `msgpack:"resolv"`
 	Time     *float64          `msgpack:"time"`
 	Entropy  []byte            `msgpack:"entropy"`
+	Network  *NetworkConfig    `msgpack:"network"`
+}
+
+// NetworkConfig is the machine's place in its network.
+type NetworkConfig struct {
+	MAC       []byte   `msgpack:"mac"`       // 6 bytes
+	MTU       int      `msgpack:"mtu"`       // bytes
+	Addresses []string `msgpack:"addresses"` // with prefix lengths
+	Gateways  []string `msgpack:"gateways"`  // at most one for each version of IP
 }
 
 // FreezeRequest stops all programs for as long as its connection lasts.

@@ -1,0 +1,288 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"bandsox.dev/agent/internal/netlink"
+
+	"golang.org/x/sys/unix"
+)
+
+// uplink is what the way out is called in the namespace.
+const uplink = "uplink"
+
+// loopback has this index in every namespace.
+const loopback = 1
+
+// network is what was made.
+type network struct {
+	reply     Reply
+	handed    []int // for the library: the namespace, and the TAP device
+	namespace int
+	tasks     chan func() // for the thread in the namespace
+	filter    *exec.Cmd
+}
+
+// inside runs a function on the thread that is in the namespace.
+func (n *network) inside(task func() error) error {
+	done := make(chan error)
+	n.tasks <- func() { done <- task() }
+	return <-done
+}
+
+// build makes namespace, TAP device, rules and uplink, in an order in which nothing is ever open that the rules close.
+func build(config *Config) (*network, error) {
+	host, err := look()
+	if err != nil {
+		return nil, err
+	}
+	n := &network{reply: Reply{MTU: host.mtu, IPv6: host.ipv6}, tasks: make(chan func())}
+	if len(config.Pasta) > 0 {
+		n.reply.MTU = config.TAP.MTU
+	}
+	if err := n.enter(); err != nil {
+		return nil, fmt.Errorf("a network namespace: %w", err)
+	}
+	if err := n.inside(func() error { return n.furnish(config, host) }); err != nil {
+		return nil, err
+	}
+	if len(config.Pasta) > 0 {
+		err = n.startPasta(config)
+	} else {
+		err = n.addVeth(config, host)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(config.Filter) > 0 {
+		if err := n.inside(func() error { return n.startFilter(config) }); err != nil {
+			return nil, fmt.Errorf("the filter: %w", err)
+		}
+	}
+	return n, nil
+}
+
+// hostNetwork is what has to be known of the host's.
+type hostNetwork struct {
+	mtu       int
+	ipv6      bool
+	addresses []netip.Addr
+}
+
+func look() (*hostNetwork, error) {
+	conn, err := netlink.Dial()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	found := &hostNetwork{mtu: 1500}
+	addresses, err := conn.Addresses()
+	if err != nil {
+		return nil, err
+	}
+	for _, address := range addresses {
+		found.addresses = append(found.addresses, address.Prefix.Addr())
+	}
+	links, err := conn.Links()
+	if err != nil {
+		return nil, err
+	}
+	for _, version6 := range []bool{false, true} {
+		routes, err := conn.DefaultRoutes(version6)
+		if err != nil || len(routes) == 0 {
+			continue
+		}
+		found.ipv6 = found.ipv6 || version6
+		for _, link := range links {
+			if link.Index == routes[0] {
+				found.mtu = min(found.mtu, link.MTU)
+			}
+		}
+	}
+	return found, nil
+}
+
+// enter starts the thread that is in the namespace. It is never given back to other goroutines.
+func (n *network) enter() error {
+	entered := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			n.namespace, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+		entered <- err
+		for task := range n.tasks {
+			task()
+		}
+	}()
+	return <-entered
+}
+
+// furnish makes what is inside the namespace but for the uplink.
+func (n *network) furnish(config *Config, host *hostNetwork) error {
+	tap, err := openTAP(config.TAP)
+	if err != nil {
+		return err
+	}
+	space, err := unix.FcntlInt(uintptr(n.namespace), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	n.handed = append(n.handed, space)
+	if config.TAP.Owner == nil {
+		n.handed = append(n.handed, tap)
+	} else {
+		unix.Close(tap) // it stays, and its owner opens it by its name
+	}
+	if err := setSwitches(config.TAP.Name); err != nil {
+		return err
+	}
+	conn, err := netlink.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.Set(loopback, netlink.Settings{Up: true}); err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	if err := configureTAP(conn, config, n.reply.MTU); err != nil {
+		return fmt.Errorf("the TAP device: %w", err)
+	}
+	if err := applyRules(config.Nft, config.Rules+elements(host.addresses)); err != nil {
+		return fmt.Errorf("the namespace's rules: %w", err)
+	}
+	return nil
+}
+
+// openTAP makes the TAP device and returns a descriptor of it.
+func openTAP(config TAP) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("/dev/net/tun: %w", err)
+	}
+	request, err := unix.NewIfreq(config.Name)
+	if err != nil {
+		return -1, err
+	}
+	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		return -1, fmt.Errorf("the TAP device: %w", err)
+	}
+	if config.Owner != nil {
+		if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, *config.Owner); err != nil {
+			return -1, fmt.Errorf("the TAP device's owner: %w", err)
+		}
+		if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
+			return -1, fmt.Errorf("the TAP device: %w", err)
+		}
+	}
+	return fd, nil
+}
+
+// setSwitches makes the namespace a router that asks nobody whether its addresses are free.
+func setSwitches(tap string) error {
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+		return err
+	}
+	for _, device := range []string{"all", "default", tap} {
+		for name, value := range map[string]string{"accept_dad": "0", "dad_transmits": "0", "accept_ra": "0", "forwarding": "1"} {
+			err := os.WriteFile("/proc/sys/net/ipv6/conf/"+device+"/"+name, []byte(value), 0)
+			if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func configureTAP(conn *netlink.Conn, config *Config, mtu int) error {
+	tap, err := conn.Find(config.TAP.Name)
+	if err != nil {
+		return err
+	}
+	mac, err := net.ParseMAC(config.TAP.MAC)
+	if err != nil {
+		return err
+	}
+	if err := conn.Set(tap.Index, netlink.Settings{MAC: mac, MTU: mtu}); err != nil {
+		return err
+	}
+	if err := conn.Set(tap.Index, netlink.Settings{Up: true}); err != nil {
+		return err
+	}
+	if err := addAddresses(conn, tap.Index, config.TAP.Addresses); err != nil {
+		return err
+	}
+	guest, err := net.ParseMAC(config.Guest.MAC)
+	if err != nil {
+		return err
+	}
+	for _, text := range config.Guest.Addresses {
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return err
+		}
+		if err := conn.AddNeighbour(tap.Index, address, guest); err != nil && !noVersion6(address, err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func addAddresses(conn *netlink.Conn, link int, prefixes []string) error {
+	for _, text := range prefixes {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return err
+		}
+		if err := conn.AddAddress(link, prefix); err != nil && !noVersion6(prefix.Addr(), err) {
+			return fmt.Errorf("the address %s: %w", prefix, err)
+		}
+	}
+	return nil
+}
+
+// noVersion6 tells whether IPv6 was refused by a kernel that has none.
+func noVersion6(address netip.Addr, err error) bool {
+	_, missing := os.Stat("/proc/sys/net/ipv6")
+	return address.Is6() && missing != nil && err != nil
+}
+
+// elements puts the host's own addresses into the sets that the rules have for them.
+func elements(addresses []netip.Addr) string {
+	var of4, of6 []string
+	for _, address := range addresses {
+		switch {
+		case address.IsLoopback():
+		case address.Is4():
+			of4 = append(of4, address.String())
+		default:
+			of6 = append(of6, address.WithZone("").String())
+		}
+	}
+	text := ""
+	for set, members := range map[string][]string{"host4": of4, "host6": of6} {
+		if len(members) > 0 {
+			text += "add element inet bandsox " + set + " { " + strings.Join(members, ", ") + " }\n"
+		}
+	}
+	return text
+}
+
+// applyRules gives rules to nft(8), which applies all of them or none.
+func applyRules(nft, rules string) error {
+	command := exec.Command(nft, "-f", "-")
+	command.Stdin = strings.NewReader(rules)
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft: %w: %s", err, strings.TrimSpace(string(output)))
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+"""A machine's network for the time of its start, and afterwards the keeper's affair."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from bandsox.errors import BandSoxError, HostError, Unsupported
+from bandsox.models import NetworkConfig, VMRecord
+from bandsox.network.plan import with_length
+from bandsox.vmm.base import NetworkDevice
+
+if TYPE_CHECKING:
+    from bandsox.network.keeper import Namespace
+    from bandsox.network.networks import Networks
+    from bandsox.vmm.base import VMM
+
+
+@contextlib.asynccontextmanager
+async def attached(networks: Networks, vmm: VMM, directory: Path, record: VMRecord) -> AsyncIterator[tuple[VMRecord, Namespace | None]]:
+    """The record with its network, which is there, and the namespace, to which the VMM is to be bound within the block.
+
+    Where a machine that need not have a network cannot get one, the record says why.
+
+    Raises
+    ------
+    HostError: it must have one, and this host cannot give it.
+    """
+    if record.spec.enable_networking is False:
+        yield dataclasses.replace(record, network=None, network_reason="it was asked for without"), None
+        return
+    try:
+        if not vmm.networks:
+            raise Unsupported(f"{vmm.name} gives VMs no network in this version", remedy="choose QEMU: vmm='qemu'")
+        config, namespace = await _make(networks, directory, record)
+    except HostError as error:
+        if record.spec.enable_networking:
+            raise
+        reason = ": ".join(filter(None, (error.message, error.cause)))
+        yield dataclasses.replace(record, network=None, network_reason=reason), None
+        return
+    with contextlib.closing(namespace):
+        yield dataclasses.replace(record, network=config, network_reason=_REASONS[config.uplink]), namespace
+
+
+_REASONS = {"veth": "a pair of devices with NAT, by root", "pasta": "pasta, without root"}
+
+
+async def _make(networks: Networks, directory: Path, record: VMRecord) -> tuple[NetworkConfig, Namespace]:
+    """Who stops waiting leaves no network: it is awaited all the same, and let go of."""
+    making = asyncio.ensure_future(asyncio.to_thread(networks.make, directory, dns=record.spec.dns, before=record.network))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True), contextlib.suppress(BandSoxError):
+            (await making)[1].close()
+        raise
+
+
+def device(config: NetworkConfig | None, namespace: Namespace | None) -> NetworkDevice | None:
+    """What the VMM gets of it."""
+    if config is None or namespace is None:
+        return None
+    return NetworkDevice(config.guest_mac, config.tap_name, namespace.tap, namespace.descriptor)
+
+
+def guest_side(config: NetworkConfig) -> dict[str, Any]:
+    """What the agent is told of it (``docs/protocol.md``, ``setup``)."""
+    gateways = [config.host_ip, config.host_ipv6] if config.ipv6 else [config.host_ip]
+    return {
+        "mac": bytes.fromhex(config.guest_mac.replace(":", "")),
+        "mtu": config.mtu,
+        "addresses": [with_length(config.guest_ip), with_length(config.guest_ipv6)],
+        "gateways": gateways,
+    }
+
+
+def resolv_conf(config: NetworkConfig) -> bytes:
+    """The guest's ``/etc/resolv.conf``."""
+    usable = [address for address in config.dns if config.ipv6 or ip_address(address).version == 4]
+    return "".join(f"nameserver {address}\n" for address in usable).encode()
+
+
+def hosts(config: NetworkConfig | None, name: str) -> bytes:
+    """The guest's ``/etc/hosts``, in which its own name has the address that others reach it at."""
+    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    lines += [f"{config.guest_ip}\t{name}"] if config is not None else [f"127.0.1.1\t{name}"]
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -1,0 +1,167 @@
+"""Starting a machine's keeper, which makes its namespace, and telling it of the VMM."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandsox.errors import HostError, MissingTool
+from bandsox.models import NetworkConfig
+from bandsox.network import plan, rules
+from bandsox.process import ProcessId
+
+LOG = "network.log"
+"""What the keeper has to say after its start, in the machine's directory."""
+
+_DEADLINE_S = 20.0
+_ANSWER_LIMIT = 64 << 10
+_MTU_PASTA = 65520
+"""pasta ends every TCP connection itself, so no path behind it bounds a segment, and the largest is the fastest (passt(1), ``--mtu``)."""
+
+_SYSTEM_PATH = "/usr/sbin:/sbin"
+_TUN = "load the driver (modprobe tun) and let users open it (chmod 666 /dev/net/tun), as distributions do"
+
+
+class Reply(msgspec.Struct):
+    """What the keeper says of its work (``agent/internal/keeper``, ``Reply``)."""
+
+    mtu: int
+    ipv6: bool
+    error: str | None = None
+    collision: bool = False
+
+
+class AddressesTaken(Exception):
+    """Another machine of this host has these addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A machine's namespace that has just been made: descriptors of it and of its TAP device, and the socket to its keeper."""
+
+    descriptor: int
+    tap: int | None
+    keeper: socket.socket
+    reply: Reply
+
+    def bind(self, vmm: ProcessId) -> None:
+        """Have the keeper stay until `vmm` has ended; without this word it ends when this process lets go of the namespace."""
+        with vmm.handle() as pidfd, contextlib.suppress(BrokenPipeError):
+            if pidfd is not None:
+                socket.send_fds(self.keeper, [b"machine"], [pidfd])
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.keeper.close()
+        for descriptor in (self.descriptor, self.tap):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def make(program: Path, directory: Path, config: NetworkConfig, lease: int, owner: int | None = None) -> Namespace:
+    """Make a machine's namespace. Blocks for some 50 ms.
+
+    Parameters
+    ----------
+    program: the keeper's.
+    directory: the machine's, in which it works.
+    lease: the descriptor that holds the claim to the addresses of `config`.
+    owner: the user who will open the TAP device by its name; None: it comes as a descriptor.
+
+    Raises
+    ------
+    MissingTool: a program is not installed.
+    HostError: this host cannot give a network.
+    AddressesTaken: choose others.
+    """
+    request = msgspec.json.encode(_request(config, directory.name, owner))
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.ExitStack() as undo:
+        undo.callback(here.close)
+        with there, (directory / LOG).open("wb") as log:
+            started = subprocess.run(
+                [str(program), str(lease)],
+                stdin=there.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd=directory,
+                env={},
+                pass_fds=[lease],
+                check=False,
+            )
+        if started.returncode != 0:
+            raise _refusal((directory / LOG).read_text(errors="replace").strip())
+        here.settimeout(_DEADLINE_S)
+        answer, descriptors = _ask(here, request)
+        if answer.collision:
+            raise AddressesTaken
+        if answer.error is not None or not descriptors:
+            raise _refusal(answer.error or "the keeper of the network ended")
+        undo.pop_all()
+    return Namespace(descriptors[0], descriptors[1] if len(descriptors) > 1 else None, here, answer)
+
+
+def _ask(keeper: socket.socket, request: bytes) -> tuple[Reply, list[int]]:
+    try:
+        keeper.sendall(request)
+        answer, descriptors, _, _ = socket.recv_fds(keeper, _ANSWER_LIMIT, 2)
+    except TimeoutError as error:
+        raise HostError(f"a network was not there within {_DEADLINE_S:.0f} s", cause="this host is too busy for it") from error
+    except OSError as error:
+        raise _refusal(f"the keeper of the network ended: {error}") from error
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    if not answer:
+        raise _refusal("the keeper of the network ended")
+    return msgspec.json.decode(answer, type=Reply), descriptors
+
+
+def _request(config: NetworkConfig, vm_id: str, owner: int | None) -> dict[str, Any]:
+    """The keeper's ``Config``."""
+    rootless = config.uplink == "pasta"
+    host, inner = plan.link_addresses()
+    return {
+        "tap": {
+            "name": config.tap_name,
+            "mac": config.host_mac,
+            "mtu": _MTU_PASTA if rootless else 0,
+            "addresses": [plan.with_length(config.host_ip), plan.with_length(config.host_ipv6)],
+            "owner": owner,
+        },
+        "guest": {"mac": config.guest_mac, "addresses": [config.guest_ip, config.guest_ipv6]},
+        "rules": rules.namespace_rules(config),
+        "nft": _tool("nft", "nftables"),
+        "pasta": _pasta() if rootless else [],
+        "veth": {"name": f"bsx{vm_id[:11]}", "group": rules.GROUP, "host": host, "inner": inner},
+        "host_rules": "" if rootless else rules.host_rules(),
+    }
+
+
+def _pasta() -> Sequence[str]:
+    """pasta without any way in and without a way to the host's own loopback, but for the namespace it serves."""
+    ports = ("-t", "none", "-u", "none", "-T", "none", "-U", "none")
+    return (
+        *(_tool("pasta", "passt"), "--quiet", "--config-net", "--ns-ifname", rules.UPLINK, "--mtu", str(_MTU_PASTA)),
+        *("--no-map-gw", *ports),
+    )
+
+
+def _tool(name: str, package: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path=_SYSTEM_PATH)
+    if found is None:
+        raise MissingTool(f"{name} is not installed", cause="a VM's network needs it", remedy=f"apt-get install {package}")
+    return found
+
+
+def _refusal(cause: str) -> HostError:
+    remedy = _TUN if "/dev/net/tun" in cause else "mend the cause, or pass enable_networking=False"
+    return HostError("this host cannot give the VM a network", cause=cause or None, remedy=remedy)
