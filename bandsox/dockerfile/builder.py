@@ -168,14 +168,14 @@ class Build:
     # ── machines ────────────────────────────────────────────────────────────────────────────────
 
     @contextlib.asynccontextmanager
-    async def _machine(self, state: StageState) -> AsyncIterator[BuildMachine]:
+    async def _machine(self, state: StageState, networked: bool) -> AsyncIterator[BuildMachine]:
         """A machine with the files of `state`: of the base with few layers unpacked in it, or of an image made of all of them."""
         async with contextlib.AsyncExitStack() as stack:
             image, unpacked = state.base, state.layers
             if image is None or sum(layer.size for layer in unpacked) > _UNPACKED_AT_MOST:
                 image, unpacked = await stack.enter_async_context(self._nameless_image(state)), ()
             machine = await stack.enter_async_context(
-                started(self._engine, self._cache, image, self._options.size, self._reporter.callback)
+                started(self._engine, self._cache, image, self._options.size, self._reporter.callback, networked=networked)
             )
             for layer in unpacked:
                 await machine.apply(layer)

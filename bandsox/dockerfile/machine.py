@@ -56,6 +56,11 @@ class BuildMachine:
         self._mounts = b""
 
     @property
+    def networked(self) -> bool:
+        """Whether it was asked for with a network."""
+        return self.record.spec.enable_networking is not False
+
+    @property
     def guest(self) -> GuestClient:
         """The client of its agent."""
         return self._engine.client(self.record)
@@ -125,9 +130,13 @@ class BuildMachine:
 
 @contextlib.asynccontextmanager
 async def started(
-    engine: Engine, cache: BuildCache, image: Image, size: MachineSize, progress: ProgressCallback | None
+    engine: Engine, cache: BuildCache, image: Image, size: MachineSize, progress: ProgressCallback | None, *, networked: bool
 ) -> AsyncIterator[BuildMachine]:
     """A machine of `image`, which is gone when the block is left, however that happens.
+
+    Parameters
+    ----------
+    networked: it has a network, if this host can give one.
 
     Raises
     ------
@@ -139,6 +148,7 @@ async def started(
         vcpu=size.vcpu,
         mem_mib=size.mem_mib,
         disk_size_mib=size.disk_mib,
+        enable_networking=None if networked else False,
     )
     record = await engine.create(spec, ephemeral=True, progress=progress)
     try:

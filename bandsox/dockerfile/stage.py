@@ -56,7 +56,7 @@ class StageState:
 
 
 FindTree = Callable[[str | None], Awaitable[FileSource]]
-StartMachine = Callable[[StageState], contextlib.AbstractAsyncContextManager[BuildMachine]]
+StartMachine = Callable[[StageState, bool], contextlib.AbstractAsyncContextManager[BuildMachine]]
 
 
 @dataclass(slots=True)
@@ -235,13 +235,15 @@ class StageBuilder:
         hidden = set(PROXY_ARGUMENTS) - set(variables)
         seen = {name: value for name, value in command.environment.items() if name not in hidden}
         key = make_key(
-            "run", _FORMAT, self.state.chain, command.argv, command.script, seen, command.workdir, command.user, mounts.key
+            "run", _FORMAT, self.state.chain, command.argv, command.script, seen, command.workdir, command.user, mounts.key,
+            instruction.network
         )  # fmt: skip
-        return await self._cached(key, partial(self._execute, command, mounts, instruction.place), in_machine=True)
+        networked = instruction.network != "none"
+        return await self._cached(key, partial(self._execute, command, mounts, instruction.place, networked), in_machine=True)
 
-    async def _execute(self, command: RunCommand, mounts: ReadyMounts, place: Place) -> BuiltLayer | None:
+    async def _execute(self, command: RunCommand, mounts: ReadyMounts, place: Place, networked: bool) -> BuiltLayer | None:
         excluded = mounts.excluded(self.state.view)
-        machine = await self._ready_machine()
+        machine = await self._ready_machine(networked=networked)
         try:
             async with mounts.prepared(machine, self._tools.cache):
                 await carry_out(command, machine, mounts.environment, place, self._tools.reporter)
@@ -250,9 +252,12 @@ class StageBuilder:
             machine.reusable = False
             raise
 
-    async def _ready_machine(self) -> BuildMachine:
+    async def _ready_machine(self, *, networked: bool) -> BuildMachine:
+        if self._machine is not None and self._machine.networked is not networked:
+            self._machine = None
+            await self._machines.aclose()
         if self._machine is None:
-            self._machine = await self._machines.enter_async_context(self._tools.start_machine(self.state))
+            self._machine = await self._machines.enter_async_context(self._tools.start_machine(self.state, networked))
         return self._machine
 
     # ── layers ──────────────────────────────────────────────────────────────────────────────────

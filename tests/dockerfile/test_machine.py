@@ -246,3 +246,11 @@ def test_two_builds_at_once_do_the_work_once(machine_bench: Workbench, salt: str
 
     first, second, output = asyncio.run(scenario())
     assert first.id == second.id and output == ["ran"]
+
+
+def test_a_run_has_a_network_unless_it_is_to_have_none(machine_bench: Workbench, salt: str) -> None:
+    without, within = (
+        "RUN --network=none test ! -e /sys/class/net/eth0 && touch /without\n",
+        "RUN test -e /sys/class/net/eth0 -a -e /without\n",
+    )
+    machine_bench.build(FROM + salt + without + within + SMALL)
