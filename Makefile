@@ -45,7 +45,7 @@ bench: init ## measure against the floor of the same run; prints the tables of d
 	python -m bench
 
 lock: ## renew requirements.lock
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --extra server --group dev pyproject.toml -o requirements.lock
 
 agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch) $(AGENT)/bandsox-network-$(arch)) ## build the guest agent
 
