@@ -12,7 +12,7 @@ IMAGE  ?= debootstrap:bookworm?include=python3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test soak lint types format agent bench build clean lock setup setup-test init
+.PHONY: help run test soak lint types format agent bench build clean lock openapi setup setup-test init
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ bench: init ## measure against the floor of the same run; prints the tables of d
 
 lock: ## renew requirements.lock
 	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --extra server --group dev pyproject.toml -o requirements.lock
+
+openapi: $(VENV)/.installed ## renew docs/openapi.json
+	python -m bandsox.server.openapi > docs/openapi.json
 
 agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch) $(AGENT)/bandsox-network-$(arch)) ## build the guest agent
 

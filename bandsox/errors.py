@@ -4,7 +4,12 @@
     ├── InvalidRequest        the caller's mistake; trying again without a change cannot help
     │   ├── InvalidReference      an image reference that cannot be read
     │   ├── InvalidDockerfile     a Dockerfile that cannot be read or built
-    │   └── Conflict              not possible in the machine's present state
+    │   ├── Conflict              not possible in the machine's present state
+    │   └── RequestTooLarge       a request to a server is larger than it takes
+    ├── AccessDenied          a server does not let the caller do this
+    │   ├── NotAuthenticated      it does not know who is calling
+    │   ├── Forbidden             it knows, and this caller may not
+    │   └── TooManyRequests       the caller has to wait (retryable)
     ├── NotFound              (a FileNotFoundError) something that was named does not exist
     │   ├── VMNotFound · ImageNotFound · SnapshotNotFound · KernelNotFound · SessionNotFound
     │   └── PythonNotFound        the image has no Python interpreter
@@ -13,6 +18,7 @@
     │   ├── Unsupported           this host, VMM or installation has no such feature
     │   ├── RequirementNotMet     `require=` asked for more than this host can give
     │   ├── StorageFull           no room left on the storage directory's file system
+    │   ├── ServerUnavailable     a server could not be reached (retryable)
     │   └── DownloadFailed        a file from the web could not be had
     │       └── DownloadInterrupted   …because its server was not reached or broke off (retryable)
     ├── ImageError            an image could not be fetched or is broken
@@ -128,6 +134,40 @@ class Conflict(InvalidRequest):
     exit_status = 1
 
 
+class RequestTooLarge(InvalidRequest):
+    """A request to a server is larger than it takes."""
+
+    code = "request_too_large"
+
+
+# ── access to a server ──────────────────────────────────────────────────────────────────────────
+
+
+class AccessDenied(BandSoxError):
+    """A server does not let the caller do what was asked."""
+
+    code = "access_denied"
+
+
+class NotAuthenticated(AccessDenied):
+    """The server does not know who is calling: no key, or one that is wrong, expired or revoked."""
+
+    code = "not_authenticated"
+
+
+class Forbidden(AccessDenied):
+    """The server knows who is calling, and that caller may not do this."""
+
+    code = "forbidden"
+
+
+class TooManyRequests(AccessDenied):
+    """The caller has asked too often, and has to wait; ``detail`` says how many seconds (``retry_after``)."""
+
+    code = "too_many_requests"
+    retryable = True
+
+
 # ── something that is not there ─────────────────────────────────────────────────────────────────
 
 
@@ -205,6 +245,13 @@ class StorageFull(HostError):
     """There is no room left on the storage directory's file system."""
 
     code = "storage_full"
+
+
+class ServerUnavailable(HostError):
+    """A BandSox server could not be reached, and the request was not sent."""
+
+    code = "server_unavailable"
+    retryable = True
 
 
 class DownloadFailed(HostError):

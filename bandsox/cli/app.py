@@ -35,6 +35,14 @@ SECTIONS = {
             ("pull", "build", "list", "ls", "inspect", "history", "tag", "save", "load", "rm", "prune", "import"),
         ),
     },
+    "Other hosts": {
+        "serve": Entry(f"{_COMMANDS}.serve:serve", "Serve VMs over HTTP and WebSocket."),
+        "auth": Entry(
+            f"{_COMMANDS}.auth:auth",
+            "Say who may use the server.",
+            ("init", "set-password", "create-key", "list-keys", "revoke-key"),
+        ),
+    },
     "This host": {
         "init": Entry(f"{_COMMANDS}.init:init", "Install the guest kernel, the default image, and Firecracker where this host can run it."),
         "doctor": Entry(f"{_COMMANDS}.doctor:doctor", "Say what this host can do, and how to mend what is missing."),

@@ -64,6 +64,15 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
         """The client of its agent, for what this class has no method for."""
         return self._engine.client(self._record)
 
+    async def running(self) -> GuestClient:
+        """The client of its agent, as `guest`, if it runs now.
+
+        Raises
+        ------
+        Conflict: it is paused or stopped. VMNotFound: it was deleted.
+        """
+        return await self._live()
+
     async def info(self) -> dict[str, Any]:
         """What is known of it now; see docs/api.md for the keys."""
         self._record = await self._engine.get(self.vm_id)

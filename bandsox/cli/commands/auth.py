@@ -1,0 +1,179 @@
+"""``bandsox auth``: who may use the server."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from bandsox.cli.command import CommandGroup, invocation
+from bandsox.cli.output import print_json, print_table
+from bandsox.cli.parameters import seconds
+from bandsox.errors import InvalidRequest, MissingTool, NotFound
+
+if TYPE_CHECKING:
+    from bandsox.server.auth.file import AuthFile
+    from bandsox.server.auth.keys import NewKey
+
+_EXAMPLES = (
+    ("bandsox auth init", "from now on the server wants a key or the password"),
+    ("bandsox auth create-key ci --scope exec --prefix ci- --max-vms 4", "a key for a program"),
+)
+
+
+@click.group(cls=CommandGroup, examples=_EXAMPLES)
+def auth() -> None:
+    """Say who may use the server: a password for people, keys for programs."""
+
+
+@auth.command()
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.pass_context
+def init(context: click.Context, password_stdin: bool) -> None:
+    """Turn authentication on, with a password and a first key."""
+    from bandsox.server.auth import keys
+
+    file = _file(context)
+    with _packages():
+        file.set_password(_password(password_stdin), new=True)
+    _print_key(context, keys.create(file, "first"))
+
+
+@auth.command("set-password")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.pass_context
+def set_password(context: click.Context, password_stdin: bool) -> None:
+    """Change the password; whoever is logged in has to log in again."""
+    file = _file(context)
+    if file.read() is None:
+        raise NotFound("authentication is off", remedy="run `bandsox auth init`")
+    with _packages():
+        file.set_password(_password(password_stdin))
+
+
+@auth.command("create-key", examples=(("bandsox auth create-key viewer --scope read --expires 86400", "a key to look, for a day"),))
+@click.argument("name")
+@click.option("--scope", "scopes", multiple=True, default=("admin",), show_default=True, type=click.Choice(["read", "exec", "admin"]))
+@click.option("--expires", type=seconds, metavar="SECONDS", help="After which it lets nobody in any more.")
+@click.option("--prefix", default="", metavar="TEXT", help="What the names of all VMs begin with that exist for it.")
+@click.option("--max-vms", type=click.IntRange(min=0), metavar="N", help="How many VMs it may have.")
+@click.option("--max-cpus", type=click.IntRange(min=0), metavar="N", help="How many CPUs these may have together.")
+@click.option("--max-mem", type=click.IntRange(min=0), metavar="MIB", help="How much memory.")
+@click.option("--max-disk", type=click.IntRange(min=0), metavar="MIB", help="How much disk.")
+@click.option("--creates-per-minute", type=click.IntRange(min=0), metavar="N", help="How often it may make a VM.")
+@click.pass_context
+def create_key(
+    context: click.Context,
+    name: str,
+    scopes: tuple[str, ...],
+    expires: float | None,
+    prefix: str,
+    max_vms: int | None,
+    max_cpus: int | None,
+    max_mem: int | None,
+    max_disk: int | None,
+    creates_per_minute: int | None,
+) -> None:
+    """Make a key, and print it: the only time it is shown."""
+    from bandsox.server.auth import keys
+    from bandsox.server.auth.callers import Quotas
+
+    quotas = Quotas(max_vms, max_cpus, max_mem, max_disk, creates_per_minute)
+    _print_key(context, keys.create(_file(context), name, scopes, expires_in=expires, prefix=prefix, quotas=quotas))
+
+
+@auth.command("list-keys")
+@click.pass_context
+def list_keys(context: click.Context) -> None:
+    """List the keys, without what they are."""
+    from bandsox.server.auth.gatekeeper import Usage
+
+    file, state = _file(context), invocation(context)
+    authority = file.read()
+    if authority is None:
+        raise NotFound("authentication is off", remedy="run `bandsox auth init`")
+    used = Usage(file.path.parent).read()
+    if state.json:
+        hidden = {"digest"}
+        facts = [
+            {
+                "id": key_id,
+                **{name: value for name, value in dataclasses.asdict(key).items() if name not in hidden},
+                "last_used_at": used.get(key_id),
+            }
+            for key_id, key in authority.keys.items()
+        ]
+        print_json(facts)
+        return
+    if state.quiet:
+        for key_id in authority.keys:
+            click.echo(key_id)
+        return
+    rows = [
+        (
+            key_id,
+            key.name,
+            ",".join(key.scopes),
+            key.prefix or "-",
+            _moment(key.created_at),
+            _moment(used.get(key_id)),
+            _moment(key.expires_at),
+        )
+        for key_id, key in authority.keys.items()
+    ]
+    print_table(("ID", "NAME", "SCOPES", "PREFIX", "CREATED", "LAST USED", "EXPIRES"), rows, state)
+
+
+@auth.command("revoke-key")
+@click.argument("key_id", metavar="ID")
+@click.pass_context
+def revoke_key(context: click.Context, key_id: str) -> None:
+    """Have a key let nobody in any more; running servers know at once."""
+    from bandsox.server.auth import keys
+
+    keys.revoke(_file(context), key_id)
+
+
+def _file(context: click.Context) -> AuthFile:
+    from bandsox.server.auth.file import AuthFile
+    from bandsox.settings import Layout
+
+    return AuthFile(Layout.open(invocation(context).storage).root)
+
+
+@contextlib.contextmanager
+def _packages() -> Iterator[None]:
+    """A block that needs the server's packages."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        remedy = "pip install 'bandsox[server]'"
+        raise MissingTool("the server's Python packages are not installed", cause=str(error), remedy=remedy) from error
+
+
+def _password(from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    if not sys.stdin.isatty():
+        raise InvalidRequest("a password is typed at a terminal", remedy="give --password-stdin")
+    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return password
+
+
+def _print_key(context: click.Context, key: NewKey) -> None:
+    state = invocation(context)
+    if state.json:
+        print_json(dataclasses.asdict(key))
+        return
+    if not state.quiet:
+        click.echo(f"the key {key.name} ({key.key_id}), which is shown only now:", err=True)
+    click.echo(key.key)
+
+
+def _moment(when: float | None) -> str:
+    return "-" if when is None else datetime.datetime.fromtimestamp(when).astimezone().isoformat(" ", "minutes")

@@ -1,0 +1,61 @@
+"""The routes put together behind the gate: an ASGI application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from bandsox.core import AsyncBandSox
+from bandsox.server import faults, shapes
+from bandsox.server.configuration import Configuration
+from bandsox.server.gate import Gate
+from bandsox.server.routes import auth, commands, files, images, machines, system
+from bandsox.server.service import Service
+from bandsox.version import __version__
+
+ROUTERS = (system.router, auth.router, machines.router, commands.router, files.router, images.router)
+
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": shapes.Failure, "description": "The caller's mistake, or something that is not there"},
+    "5XX": {"model": shapes.Failure, "description": "The server, the host or the guest failed"},
+}
+
+
+def routes() -> FastAPI:
+    """All routes, without a library behind them: what the OpenAPI document is made of."""
+    app = FastAPI(
+        title="BandSox",
+        version=__version__,
+        description="MicroVM sandboxes over HTTP. Every failure has the shape `Failure`.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in ROUTERS:
+        app.include_router(router, responses=_FAILURES)
+    faults.install(app)
+    return app
+
+
+def application(bandsox: AsyncBandSox, configuration: Configuration) -> FastAPI:
+    """The application that serves the library `bandsox`."""
+    app = routes()
+    service = Service(bandsox, configuration)
+    app.state.service = service
+    app.add_middleware(Gate, service=service)
+    return app
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document."""
+    app = routes()
+    described = get_openapi(title=app.title, version="1", description=app.description, routes=app.routes)
+    schemes = {
+        "key": {"type": "http", "scheme": "bearer", "description": "an API key, or a session's token"},
+        "session": {"type": "apiKey", "in": "cookie", "name": "bandsox_session"},
+    }
+    described.setdefault("components", {})["securitySchemes"] = schemes
+    return described

@@ -1,0 +1,158 @@
+"""From a request to its caller: whose key or session it carries, and where each may be carried."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import dataclasses
+import time
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import msgspec
+
+from bandsox.errors import NotAuthenticated, NotFound
+from bandsox.server.auth import keys, sessions
+from bandsox.server.auth.attempts import Attempts
+from bandsox.server.auth.callers import EVERYBODY, Caller
+from bandsox.server.auth.file import AuthFile, Authority
+from bandsox.settings import write_atomically
+
+SUBPROTOCOL = "bandsox.auth."
+"""Behind it stands a token in base64url, in the list of subprotocols of a WebSocket."""
+
+LOGINS_PER_MINUTE = 10
+_LAST_USE_GRAIN_S = 60.0
+_MAX_TOKEN = 512
+
+
+class Gatekeeper:
+    """Knows the callers of one storage directory."""
+
+    def __init__(self, storage: Path) -> None:
+        self.file = AuthFile(storage)
+        self.usage = Usage(storage)
+        self._logins = Attempts()
+        self._hashing = asyncio.Semaphore(2)  # a hash takes 64 MiB
+
+    @property
+    def enabled(self) -> bool:
+        """Whether callers have to say who they are."""
+        return self.file.read() is not None
+
+    def identify(self, headers: Mapping[str, str], query: str = "", *, websocket: bool = False) -> Caller | None:
+        """Who calls; None where nobody knows.
+
+        Parameters
+        ----------
+        query: of the address; a token in it (``token=``) counts for a WebSocket only, whose opener may not be able to set headers.
+        """
+        authority = self.file.read()
+        if authority is None:
+            return EVERYBODY
+        token = _bearer(headers)
+        if token is None and websocket:
+            token = _subprotocol_token(headers) or _query_token(query)
+        if token is not None:
+            return self._known(authority, token)
+        if (cookie := cookie_of(headers)) is None:
+            return None
+        caller = sessions.caller(authority, cookie) if cookie.startswith(sessions.PREFIX) else None
+        return None if caller is None else dataclasses.replace(caller, by_cookie=True)
+
+    def _known(self, authority: Authority, token: str) -> Caller | None:
+        if len(token) > _MAX_TOKEN:
+            return None
+        if token.startswith(sessions.PREFIX):
+            return sessions.caller(authority, token)
+        caller = keys.caller(authority, token)
+        if caller is not None:
+            self.usage.note(caller.id)
+        return caller
+
+    async def login(self, password: str, client: str) -> str:
+        """A session's token, for the password.
+
+        Raises
+        ------
+        NotFound: authentication is off. TooManyRequests. NotAuthenticated: it is another password.
+        """
+        authority = self.file.read()
+        if authority is None:
+            raise NotFound("authentication is off", remedy="run `bandsox auth init`")
+        self._logins.count(client, LOGINS_PER_MINUTE, "logins")
+        async with self._hashing:
+            right = await asyncio.to_thread(_matches, authority.password, password)
+        if not right:
+            raise NotAuthenticated("that is not the password")
+        return sessions.new(authority)
+
+
+class Usage:
+    """When each key was last used, to the minute: ``<storage>/auth-usage.json``."""
+
+    def __init__(self, storage: Path) -> None:
+        self._path = storage / "auth-usage.json"
+        self._noted: dict[str, float] = {}
+
+    def note(self, key_id: str) -> None:
+        """A key was used now. It is written in a thread, and only once a minute."""
+        now = time.time()
+        if now - self._noted.get(key_id, 0.0) < _LAST_USE_GRAIN_S:
+            return
+        self._noted[key_id] = now
+        with contextlib.suppress(RuntimeError):  # no event loop: the command line, which has no need of it
+            asyncio.get_running_loop().run_in_executor(None, self._write, key_id, now)
+
+    def read(self) -> dict[str, float]:
+        """The times by key, in seconds since the epoch."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, float])
+        except (OSError, msgspec.MsgspecError):
+            return {}
+
+    def _write(self, key_id: str, when: float) -> None:
+        with contextlib.suppress(OSError):  # a full disk keeps nobody out
+            write_atomically(self._path, msgspec.json.encode({**self.read(), key_id: when}))
+
+
+def cookie_of(headers: Mapping[str, str]) -> str | None:
+    """The session's token in the cookies of a request."""
+    try:
+        cookies = SimpleCookie(headers.get("cookie", ""))
+    except CookieError:
+        return None
+    found = cookies.get(sessions.COOKIE)
+    return None if found is None else found.value
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _subprotocol_token(headers: Mapping[str, str]) -> str | None:
+    for each in headers.get("sec-websocket-protocol", "").split(","):
+        name = each.strip()
+        if name.startswith(SUBPROTOCOL):
+            text = name.removeprefix(SUBPROTOCOL)
+            with contextlib.suppress(binascii.Error, ValueError):
+                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    return None
+
+
+def _query_token(query: str) -> str | None:
+    return next(iter(parse_qs(query).get("token", ())), None)
+
+
+def _matches(encoded: str, password: str) -> bool:
+    import argon2
+
+    try:
+        return argon2.PasswordHasher().verify(encoded, password)
+    except argon2.exceptions.VerificationError:
+        return False

@@ -1,0 +1,83 @@
+"""Where a server listens, and under which names it may be called."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from bandsox.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """How a server is to be run.
+
+    `allowed_hosts` are names, beside addresses and those of this host, under which it may be called; `allowed_origins` are the origins
+    (``https://example.org``), beside its own, whose pages may call it. `insecure` allows to listen for other hosts without
+    authentication. `grace_s` is how long requests that run may take after it was told to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    insecure: bool = False
+    allowed_hosts: frozenset[str] = frozenset()
+    allowed_origins: frozenset[str] = frozenset()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    grace_s: float = 10.0
+
+    @property
+    def tls(self) -> bool:
+        """Whether it speaks TLS."""
+        return self.tls_cert is not None
+
+    def check(self, *, authenticated: bool) -> None:
+        """Refuse what cannot work, or would give everything to everybody.
+
+        Parameters
+        ----------
+        authenticated: whether callers have to say who they are.
+
+        Raises
+        ------
+        InvalidRequest: as said.
+        """
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidRequest("a certificate and its key belong together", remedy="give both --tls-cert and --tls-key")
+        if not authenticated and not self.insecure and not is_loopback(self.host):
+            raise InvalidRequest(
+                f"whoever reaches {self.host} could do everything with this host's VMs",
+                cause="authentication is off",
+                remedy="run `bandsox auth init` first, listen on 127.0.0.1, or insist with --insecure",
+            )
+
+    def is_known_host(self, name: str) -> bool:
+        """Whether a request may name this server so. An address is safe: what an attacker makes lead here (DNS rebinding) is a name."""
+        name = name.lower().rstrip(".")
+        if name in _own_names() or name in self.allowed_hosts or self.host.lower() == name:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, an address or a name, can be reached from this machine only.
+
+    Raises
+    ------
+    InvalidRequest: there is no such host.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, 0, flags=socket.AI_PASSIVE, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidRequest(f"cannot listen on {host!r}", cause=str(error), remedy="give an address of this host") from error
+    return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in found)
+
+
+def _own_names() -> frozenset[str]:
+    return frozenset({"localhost", socket.gethostname().lower()})

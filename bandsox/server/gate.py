@@ -1,0 +1,156 @@
+"""The gate in front of every route: the names and origins that are allowed, who is calling, and what browsers are told.
+
+It is plain ASGI, so that a stream passes it without being touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bandsox.errors import BandSoxError, Forbidden
+from bandsox.server.auth.callers import Caller
+from bandsox.server.configuration import Configuration
+from bandsox.server.faults import failure, plain_failure
+from bandsox.server.service import Service
+
+_audit = logging.getLogger("bandsox.audit")
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""What every answer says to browsers, unless its route says otherwise."""
+
+
+class Gate:
+    """Lets a request pass to `app`, or answers it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        websocket = scope["type"] == "websocket"
+        try:
+            refusal = foreign(self._service.configuration, headers)
+            if refusal is None:
+                scope["caller"] = self._identify(scope, headers, websocket=websocket)
+        except BandSoxError as error:
+            refusal = failure(error)
+        if refusal is not None:
+            if websocket:
+                await send({"type": "websocket.close", "code": 1008})  # before it was accepted: an answer with status 403
+                return
+            await refusal(scope, receive, _with_headers(send, tls=self._service.configuration.tls))
+            return
+        if websocket:
+            await self._app(scope, receive, send)
+            return
+        await self._serve(scope, receive, send)
+
+    def _identify(self, scope: Scope, headers: Headers, *, websocket: bool) -> Caller | None:
+        """Who calls.
+
+        Raises
+        ------
+        Forbidden: a browser that was told to by another page (CSRF).
+        """
+        query = scope["query_string"].decode("latin-1")
+        caller = self._service.gatekeeper.identify(headers, query, websocket=websocket)
+        if caller is not None and caller.by_cookie and "origin" not in headers and (websocket or scope["method"] not in SAFE_METHODS):
+            # Browsers name the origin of such requests; its own was accepted before.
+            raise Forbidden("a session cannot be used so", cause="the request names no Origin", remedy="use a key outside of browsers")
+        return caller
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, _with_headers(noting, tls=self._service.configuration.tls))
+        finally:
+            if scope["method"] not in SAFE_METHODS or status in {401, 403, 429}:
+                audit(scope, scope["caller"], status, time.monotonic() - began)
+
+
+def audit(scope: Scope, caller: Caller | None, status: int, seconds: float) -> None:
+    """Write down who did what. Never what was sent, nor the query, which may hold anything."""
+    client = scope.get("client")
+    _audit.info(
+        "%s %s %d",
+        scope.get("method", "WEBSOCKET"),
+        scope["path"],
+        status,
+        extra={
+            "event": {
+                "caller": None if caller is None else caller.id,
+                "name": None if caller is None else caller.name,
+                "client": client[0] if client else None,
+                "method": scope.get("method", "WEBSOCKET"),
+                "path": scope["path"],
+                "status": status,
+                "ms": round(seconds * 1000),
+            }
+        },
+    )
+
+
+def foreign(configuration: Configuration, headers: Headers) -> Response | None:
+    """The answer to a request under a name that is not ours (DNS rebinding), or from a page that is not ours; None for others."""
+    host = headers.get("host", "")
+    name = urlsplit(f"//{host}").hostname if _is_authority(host) else None
+    if name is None or not configuration.is_known_host(name):
+        return plain_failure(421, "foreign_host", "this server does not go by that name; --allowed-host adds one")
+    origin = headers.get("origin")
+    if origin is None or origin in configuration.allowed_origins:
+        return None
+    if _is_authority(origin.partition("://")[2]) and origin.lower() in {f"http://{host.lower()}", f"https://{host.lower()}"}:
+        return None
+    return plain_failure(403, "foreign_origin", "pages of that origin may not call this server; --allowed-origin adds one")
+
+
+def _is_authority(text: str) -> bool:
+    """Whether `text` may be read as ``host[:port]``."""
+    if not text or any(character in "/\\@?# " for character in text):
+        return False
+    try:
+        urlsplit(f"//{text}").port  # noqa: B018 — it is read where it is asked for
+    except ValueError:
+        return False
+    return True
+
+
+def _with_headers(send: Send, *, tls: bool) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            if tls:
+                headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+        await send(message)
+
+    return sending

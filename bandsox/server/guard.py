@@ -1,0 +1,139 @@
+"""What each route demands of its caller, and how much it takes: checked before anything of the request's body is read.
+
+Every route says so with `demands`; one that does not cannot be added, so none is open by oversight.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Message, Receive
+
+from bandsox.errors import Forbidden, NotAuthenticated, RequestTooLarge, Timeout
+from bandsox.server.auth.callers import Caller, Scope
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+BODY_LIMIT = 1 << 20
+"""How many bytes the body of an ordinary request may have."""
+
+STALL_S = 60.0
+"""How long to wait for the next bytes of a request."""
+
+_PLACE = "__bandsox_demand__"
+
+
+class Open(enum.Enum):
+    """The demand of a route that everybody may call."""
+
+    TO_EVERYBODY = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a route demands. `body`: how many bytes it takes at most; None: a stream of any length."""
+
+    scope: Scope | Open
+    body: int | None
+
+
+def demands(scope: Scope | Open, *, body: int | None = BODY_LIMIT) -> Callable[[Endpoint], Endpoint]:
+    """Say what a route demands of its caller, and how large its requests may be."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _PLACE, Demand(scope, body))
+        return endpoint
+
+    return mark
+
+
+def demand_of(endpoint: Callable[..., Any]) -> Demand:
+    """What an endpoint was marked with.
+
+    Raises
+    ------
+    TypeError: it was not.
+    """
+    demand = getattr(endpoint, _PLACE, None)
+    if not isinstance(demand, Demand):
+        raise TypeError(f"{endpoint.__module__}.{endpoint.__name__} does not say what it demands")
+    return demand
+
+
+def check(caller: Caller | None, scope: Scope | Open) -> None:
+    """Let `caller` pass, or not.
+
+    Raises
+    ------
+    NotAuthenticated, Forbidden.
+    """
+    if isinstance(scope, Open):
+        return
+    if caller is None:
+        raise NotAuthenticated(
+            "this server wants to know who is calling",
+            remedy="send a key: `Authorization: Bearer bsx_…`; `bandsox auth create-key` makes one",
+        )
+    if not caller.may(scope):
+        raise Forbidden(f"{caller.name} may not do this", cause=f"it takes the scope {scope.value!r}", remedy="use another key")
+
+
+class GuardedRoute(APIRoute):
+    """A route that checks its caller first, and reads no more than it takes."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
+        self.demand = demand_of(endpoint)
+        extra = {**(settings.pop("openapi_extra", None) or {})}
+        if isinstance(self.demand.scope, Scope):
+            extra["security"] = [{"key": []}, {"session": []}]
+            extra["x-scope"] = self.demand.scope.value
+        super().__init__(path, endpoint, openapi_extra=extra, **settings)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, behind the checks."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            check(request.scope["caller"], self.demand.scope)
+            request = Request(request.scope, _bounded(request, self.demand.body))
+            return await handle(request)
+
+        return guarded
+
+
+def _bounded(request: Request, limit: int | None) -> Receive:
+    """What gives `request` its body: no more than `limit` bytes, and not a minute late."""
+    announced = request.headers.get("content-length", "")
+    if limit is not None and announced.isdecimal() and int(announced) > limit:
+        raise _too_large(limit)
+    taken = 0
+    whole = False
+
+    async def receive() -> Message:
+        nonlocal taken, whole
+        if whole:  # from here on it only tells that the client has gone
+            return await request.receive()
+        try:
+            with anyio.fail_after(STALL_S):
+                message = await request.receive()
+        except TimeoutError:
+            raise Timeout("the request did not go on", cause=f"nothing came for {STALL_S:g} s") from None
+        taken += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        if limit is not None and taken > limit:
+            raise _too_large(limit)
+        return message
+
+    return receive
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(
+        f"the request has more than {limit} bytes", remedy="send files with PUT /api/vms/{id}/file, which takes any size"
+    )

@@ -1,0 +1,78 @@
+"""The server's logs: what it has to say on stderr, who did what in ``<storage>/audit.log``. A line of JSON each; no secrets in any.
+
+They are written by a thread of their own, so that a disk that hangs does not stop the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import logging.handlers
+import os
+import queue
+import time
+from collections.abc import Iterator
+from io import TextIOWrapper
+from pathlib import Path
+
+_AUDIT_BYTES = 16 << 20
+_AUDIT_FILES = 5
+
+
+class _Lines(logging.Formatter):
+    """A record as a line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format it."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line = {"time": moment, "level": record.levelname.lower(), **getattr(record, "event", {"message": record.getMessage()})}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class _OwnerOnly(logging.handlers.RotatingFileHandler):
+    """A log of bounded size that nobody else can read."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return os.fdopen(descriptor, "a", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def logging_to(storage: Path) -> Iterator[None]:
+    """Write the logs for the time of the block."""
+    audit = _OwnerOnly(storage / "audit.log", maxBytes=_AUDIT_BYTES, backupCount=_AUDIT_FILES, delay=True)
+    with (
+        _written(logging.getLogger("bandsox.audit"), audit, logging.INFO),
+        _written(logging.getLogger(), logging.StreamHandler(), logging.WARNING),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _written(logger: logging.Logger, handler: logging.Handler, level: int) -> Iterator[None]:
+    handler.setFormatter(_Lines())
+    handler.setLevel(level)
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    entrance = _Untouched(lines)
+    listener = logging.handlers.QueueListener(lines, handler)
+    logger.setLevel(level)
+    logger.addHandler(entrance)
+    logger.propagate = False
+    listener.start()
+    try:
+        yield
+    finally:
+        logger.removeHandler(entrance)
+        listener.stop()
+        handler.close()
+
+
+class _Untouched(logging.handlers.QueueHandler):
+    """Hands records on as they are, within this process."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Leave it as it is."""
+        return record

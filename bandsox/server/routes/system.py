@@ -1,0 +1,52 @@
+"""Whether the server is well, and what this host is."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from fastapi import APIRouter, Response
+
+from bandsox.server.auth.callers import Scope
+from bandsox.server.guard import GuardedRoute, Open, demands
+from bandsox.server.replies import json_reply
+from bandsox.server.service import TheService
+from bandsox.version import __version__
+
+router = APIRouter(tags=["This host"], route_class=GuardedRoute)
+
+
+@router.get("/healthz")
+@demands(Open.TO_EVERYBODY)
+async def health() -> Response:
+    """That the server answers."""
+    return json_reply({"status": "ok"})
+
+
+@router.get("/readyz")
+@demands(Open.TO_EVERYBODY)
+async def readiness(service: TheService) -> Response:
+    """That the storage directory can be used."""
+    await asyncio.to_thread(service.engine.vms.list, limit=1)
+    return json_reply({"status": "ready"})
+
+
+@router.get("/api/version")
+@demands(Scope.READ)
+async def version() -> Response:
+    """Which version this is."""
+    return json_reply({"version": __version__})
+
+
+@router.get("/api/doctor")
+@demands(Scope.ADMIN)
+async def doctor(service: TheService) -> Response:
+    """What this host can do, what it lacks, and the command that mends it."""
+    return json_reply([dataclasses.asdict(finding) for finding in await service.bandsox.doctor()])
+
+
+@router.post("/api/cleanup")
+@demands(Scope.ADMIN)
+async def cleanup(service: TheService) -> Response:
+    """Remove what processes that died have left behind, and nothing else."""
+    return json_reply(dataclasses.asdict(await service.bandsox.cleanup()))

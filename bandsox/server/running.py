@@ -1,0 +1,121 @@
+"""The server as a process: it checks, listens, serves until it is told to stop, and lets requests end first."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import uvicorn
+
+from bandsox.core import AsyncBandSox
+from bandsox.errors import HostError, InvalidRequest
+from bandsox.server.application import application
+from bandsox.server.auth.gatekeeper import Gatekeeper
+from bandsox.server.configuration import Configuration
+from bandsox.server.logs import logging_to
+
+_THREADS = 32
+"""For short work of the library, such as a look into the registry. Transfers have threads of their own."""
+
+_BACKLOG = 1024
+
+
+def serve(storage: str | None, configuration: Configuration, ready: Callable[[str], None]) -> None:
+    """Serve a storage directory until SIGINT or SIGTERM.
+
+    Parameters
+    ----------
+    ready: called with the server's address once it accepts connections.
+
+    Raises
+    ------
+    InvalidRequest: the configuration cannot work. HostError: the address is in use, or the storage directory somebody else's.
+    """
+    asyncio.run(_serve(storage, configuration, ready))
+
+
+async def _serve(storage: str | None, configuration: Configuration, ready: Callable[[str], None]) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "bandsox"))
+    async with AsyncBandSox(storage) as bandsox:
+        configuration.check(authenticated=Gatekeeper(bandsox.storage_dir).enabled)
+        listener = _listen(configuration)
+        with logging_to(bandsox.storage_dir), listener:
+            server = _Server(_settings(bandsox, configuration), lambda: ready(_address(configuration, listener)))
+            for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end
+                signal.signal(number, _told_to_stop)
+            await server.serve(sockets=[listener])
+
+
+def _told_to_stop(number: int, frame: object) -> None:
+    """Being told to stop is how a server ends, and no failure."""
+
+
+def _settings(bandsox: AsyncBandSox, configuration: Configuration) -> uvicorn.Config:
+    config = uvicorn.Config(
+        application(bandsox, configuration),
+        http="httptools",
+        ws="websockets-sansio",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws_max_size=1 << 20,
+        ws_per_message_deflate=False,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        h11_max_incomplete_event_size=64 << 10,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=round(configuration.grace_s),
+        ssl_certfile=configuration.tls_cert,
+        ssl_keyfile=configuration.tls_key,
+        ssl_version=ssl.PROTOCOL_TLS_SERVER,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidRequest("the certificate cannot be used", cause=str(error)) from error
+    return config
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def _listen(configuration: Configuration) -> socket.socket:
+    """A socket that listens where it shall.
+
+    Raises
+    ------
+    HostError: it cannot.
+    """
+    try:
+        found = socket.getaddrinfo(configuration.host or None, configuration.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=False)
+    except OSError as error:
+        where = f"{configuration.host}:{configuration.port}"
+        raise HostError(f"cannot listen on {where}", cause=os.strerror(error.errno or 0), remedy="choose another --port") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _address(configuration: Configuration, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if configuration.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"

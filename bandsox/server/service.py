@@ -1,0 +1,132 @@
+"""What every route works with: the library, the gatekeeper, and machines as a caller may see them."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import anyio
+from fastapi import Depends, Request
+
+from bandsox.core import AsyncBandSox
+from bandsox.errors import Forbidden, VMNotFound
+from bandsox.models import VMRecord
+from bandsox.server.auth.attempts import Attempts
+from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas
+from bandsox.server.auth.gatekeeper import Gatekeeper
+from bandsox.server.configuration import Configuration
+from bandsox.vm import AsyncMicroVM
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a machine takes of the host."""
+
+    vcpu: int
+    mem_mib: int
+    disk_mib: int
+
+
+class Service:
+    """The library as the routes see it."""
+
+    def __init__(self, bandsox: AsyncBandSox, configuration: Configuration) -> None:
+        self.bandsox = bandsox
+        self.engine = bandsox.engine
+        self.configuration = configuration
+        self.gatekeeper = Gatekeeper(bandsox.storage_dir)
+        self._creates = Attempts()
+        self._coming: dict[int, tuple[str, Size]] = {}
+        self._counting = anyio.Lock()
+
+    async def record(self, caller: Caller, vm: str) -> VMRecord:
+        """The machine with this id, beginning of an id, or name, if `caller` may know of it.
+
+        Raises
+        ------
+        VMNotFound: it does not exist for this caller.
+        """
+        record = await self.engine.get(vm)
+        if not caller.sees(record.spec.name):
+            raise VMNotFound(f"no VM has the id or name {vm!r}", remedy="see `bandsox vm list`")
+        return record
+
+    async def machine(self, caller: Caller, vm: str) -> AsyncMicroVM:
+        """A handle on that machine. Raises as `record`."""
+        return AsyncMicroVM(self.engine, await self.record(caller, vm))
+
+    async def records(self, caller: Caller, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
+        """The machines that exist for `caller`, newest first."""
+        found = await self.engine.list(metadata_equals=metadata_equals)
+        return [record for record in found if caller.sees(record.spec.name)] if caller.prefix else found
+
+    def name_for(self, caller: Caller, name: str | None) -> str:
+        """The name of a machine that `caller` makes, or gives another name.
+
+        Raises
+        ------
+        Forbidden: it does not begin as it must.
+        """
+        if name is None:
+            return f"{caller.prefix}{secrets.token_hex(4)}" if caller.prefix else self.engine.new_name()
+        if not caller.sees(name):
+            raise Forbidden(f"{caller.name} cannot use the name {name!r}", cause=f"the names of its machines begin with {caller.prefix!r}")
+        return name
+
+    @contextlib.asynccontextmanager
+    async def within_quota(self, caller: Caller, size: Size) -> AsyncIterator[None]:
+        """A block in which a machine of this size is made, counted while it is under way.
+
+        Raises
+        ------
+        Forbidden: its machines would have more than they may. TooManyRequests: too many are made.
+        """
+        quotas = caller.quotas
+        if quotas == NO_QUOTAS:
+            yield
+            return
+        if quotas.creates_per_minute is not None:
+            self._creates.count(caller.id, quotas.creates_per_minute, "new VMs")
+        ticket = object()
+        async with self._counting:
+            records = await self.records(caller)
+            there = [Size(each.spec.vcpu, each.spec.mem_mib, each.spec.disk_size_mib) for each in records]
+            coming = [each for owner, each in self._coming.values() if owner == caller.id]
+            _check_quotas(quotas, [*there, *coming, size])
+            self._coming[id(ticket)] = caller.id, size
+        try:
+            yield
+        finally:
+            del self._coming[id(ticket)]
+
+
+def _check_quotas(quotas: Quotas, sizes: list[Size]) -> None:
+    """Refuse what is over a limit. A machine that is being made may be counted twice for a moment, never not at all."""
+    wanted = {
+        "VMs": (len(sizes), quotas.vms),
+        "CPUs": (sum(each.vcpu for each in sizes), quotas.vcpu),
+        "MiB of memory": (sum(each.mem_mib for each in sizes), quotas.mem_mib),
+        "MiB of disk": (sum(each.disk_mib for each in sizes), quotas.disk_mib),
+    }
+    for what, (total, limit) in wanted.items():
+        if limit is not None and total > limit:
+            raise Forbidden(f"that would be {total} {what}, and this key may have {limit}", remedy="delete a VM, or ask for a higher quota")
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def _caller(request: Request) -> Caller:
+    caller = request.scope["caller"]
+    assert isinstance(caller, Caller)
+    return caller
+
+
+TheService = Annotated[Service, Depends(_service)]
+TheCaller = Annotated[Caller, Depends(_caller)]

@@ -1,0 +1,54 @@
+"""A server as users run it: a process of its own, found by the address that it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+
+class Server:
+    """A running ``bandsox serve``."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process, self.url = process, url
+
+    def client(self, key: str | None = None, **options: object) -> httpx.Client:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120, trust_env=False, **options)  # type: ignore[arg-type]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def serving(storage: Path, *options: str) -> Iterator[Server]:
+    """A server of a storage directory, on a free port, for the time of the block."""
+    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "serve", "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
+        try:
+            assert process.stdout is not None
+            yield Server(process, json.loads(process.stdout.readline())["url"])
+        finally:
+            process.kill()
+
+
+def refused(storage: Path, *options: str) -> dict[str, object]:
+    """How ``bandsox serve`` fails."""
+    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "serve", "--port", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    error: dict[str, object] = json.loads(done.stderr)["error"]
+    return error

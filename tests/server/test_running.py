@@ -1,0 +1,40 @@
+"""The server as a process: where it may listen, how it ends, what it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bandsox import BandSox, MicroVM
+from tests.server.servers import refused, serving
+
+
+def test_it_does_not_listen_for_others_without_authentication(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", ""):
+        error = refused(tmp_path, "--host", host)
+        assert (error["code"], "bandsox auth init" in str(error["remedy"])) == ("invalid_request", True)
+    with serving(tmp_path, "--host", "0.0.0.0", "--insecure") as server:
+        assert httpx.get(server.url.replace("0.0.0.0", "127.0.0.1") + "/healthz", trust_env=False).status_code == 200
+
+
+def test_a_port_in_use_and_a_half_of_a_certificate_are_refused(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert refused(tmp_path, "--port", server.url.rpartition(":")[2])["code"] == "host_error"
+    (tmp_path / "cert.pem").write_text("nonsense")
+    assert refused(tmp_path, "--tls-cert", str(tmp_path / "cert.pem"))["code"] == "invalid_request"
+    both = ("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "cert.pem"))
+    assert refused(tmp_path, *both)["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize("ending", ["stop", "kill"])
+def test_machines_outlive_it_and_the_next_one_finds_them(storage: Path, bandsox: BandSox, vm: MicroVM, ending: str) -> None:
+    with serving(storage) as first:
+        httpx.put(f"{first.url}/api/vms/{vm.vm_id}/metadata", json={"metadata": {"by": ending}}, trust_env=False)
+        before = httpx.get(f"{first.url}/api/vms/{vm.vm_id}", trust_env=False).json()
+        assert getattr(first, ending)() in {0, None}
+    assert bandsox.get_vm_info(vm.vm_id) == before
+    with serving(storage) as second:
+        assert httpx.get(f"{second.url}/api/vms/{vm.vm_id}", trust_env=False).json() == before
+        assert httpx.post(f"{second.url}/api/vms/{vm.vm_id}/exec", json={"command": "echo on"}, trust_env=False).json()["stdout"] == "on\n"
