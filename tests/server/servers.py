@@ -22,7 +22,7 @@ class Server:
 
     def client(self, key: str | None = None, **options: object) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=120, trust_env=False, **options)  # type: ignore[arg-type]
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120, trust_env=False, verify=False, **options)  # type: ignore[arg-type]
 
     def kill(self) -> None:
         self.process.kill()

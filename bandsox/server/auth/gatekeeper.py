@@ -141,7 +141,7 @@ def _subprotocol_token(headers: Mapping[str, str]) -> str | None:
         if name.startswith(SUBPROTOCOL):
             text = name.removeprefix(SUBPROTOCOL)
             with contextlib.suppress(binascii.Error, ValueError):
-                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode() or None
     return None
 
 
