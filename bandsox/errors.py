@@ -17,6 +17,7 @@
     │   ├── MissingTool           a program that is needed is not installed
     │   ├── Unsupported           this host, VMM or installation has no such feature
     │   ├── RequirementNotMet     `require=` asked for more than this host can give
+    │   ├── CorruptSnapshot       a snapshot's files are not what was saved
     │   ├── StorageFull           no room left on the storage directory's file system
     │   ├── ServerUnavailable     a server could not be reached (retryable)
     │   └── DownloadFailed        a file from the web could not be had
@@ -239,6 +240,12 @@ class RequirementNotMet(HostError):
     """``require=`` asks for more than this host can give."""
 
     code = "requirement_not_met"
+
+
+class CorruptSnapshot(HostError):
+    """A file of a snapshot is missing, or does not have the content that was saved."""
+
+    code = "corrupt_snapshot"
 
 
 class StorageFull(HostError):

@@ -227,8 +227,74 @@ class VMRecord:
     token: str = ""
     expires_at: float | None = None
     restored_from: str | None = None
+    receipt: RestoreReceipt | None = None
     network: NetworkConfig | None = None
     network_reason: str = ""
+
+
+# ── snapshots ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a VMM has to be given for a machine to fit its saved state: bytes of memory, and ports to the agent where there are such."""
+
+    ram_bytes: int
+    ports: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostCPU:
+    """The host's CPU, as far as a guest that ran on it depends on it. ``flags`` are those of ``/proc/cpuinfo``."""
+
+    architecture: str
+    vendor: str
+    model: str
+    flags: tuple[str, ...]
+    tsc_khz: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file of a snapshot: its size in bytes, and the digest of its content (`bandsox.engine.sparse.digest`)."""
+
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A machine's memory, devices and disk at one instant: the manifest of a snapshot.
+
+    ``spec`` is the machine's own; ``rootfs``, ``kernel`` and ``initramfs`` are relative to the storage directory and hold the digests of
+    what they name. ``frozen``: none of its programs ran while it was saved. ``parent`` is the snapshot that the machine itself was
+    restored from. ``name`` and ``metadata`` are labels that can change; all else is as it was taken.
+    """
+
+    id: str
+    name: str
+    created_at: float
+    source_vm_id: str
+    spec: VMSpec
+    image_id: str
+    image_config: ImageConfig
+    rootfs: str
+    kernel: str
+    initramfs: str
+    vmm: str
+    vmm_version: str
+    accelerator: str
+    isolation: Isolation
+    transport: Transport
+    shape: Shape
+    cpu: HostCPU
+    files: Mapping[str, StoredFile]
+    token: str
+    frozen: bool
+    network: NetworkConfig | None = None
+    parent: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = 1
 
 
 # ── results ─────────────────────────────────────────────────────────────────────────────────────

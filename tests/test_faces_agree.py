@@ -26,10 +26,11 @@ def test_the_blocking_face_has_it_too(asynchronous: type, name: str) -> None:
 
 
 INTERFACE = {
-    BandSox: "create_vm create_vm_from_dockerfile list_vms get_vm_info get_vm update_vm_metadata rename_vm update_vm_status delete_vm",
+    BandSox: """create_vm create_vm_from_dockerfile list_vms get_vm_info get_vm update_vm_metadata rename_vm update_vm_status delete_vm
+        snapshot_vm restore_vm delete_snapshot rename_snapshot list_snapshots update_snapshot_metadata""",
     MicroVM: """exec_command exec_python exec_python_capture start_session start_pty_session send_session_input resize_session kill_session
         get_file_contents list_dir get_file_info download_file upload_file write_text append_text write_bytes append_file upload_folder
-        get_guest_ip start stop pause resume delete wait_for_agent connect_to_console""",
+        get_guest_ip start stop pause resume delete snapshot wait_for_agent connect_to_console""",
 }
 
 

@@ -20,8 +20,13 @@ SECTIONS = {
     "VMs": {
         "vm": Entry(
             f"{_COMMANDS}.vm:vm",
-            "List, start, stop, pause, resume, rename and delete VMs.",
-            ("list", "ls", "start", "stop", "pause", "resume", "delete", "rm", "rename", "metadata"),
+            "List, start, stop, pause, resume, save, fork, rename and delete VMs.",
+            ("list", "ls", "start", "stop", "pause", "resume", "save", "fork", "delete", "rm", "rename", "metadata"),
+        ),
+        "snapshot": Entry(
+            f"{_COMMANDS}.snapshot:snapshot",
+            "List, restore, inspect, rename and delete snapshots of VMs.",
+            ("list", "ls", "restore", "inspect", "rename", "metadata", "delete", "rm"),
         ),
         "inspect": Entry(f"{_COMMANDS}.inspect:inspect", "Show all that is known of a VM or an image."),
         "logs": Entry(f"{_COMMANDS}.logs:logs", "Show what a VM has printed on its console."),

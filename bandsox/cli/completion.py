@@ -1,4 +1,4 @@
-"""Completing names of VMs and images at the shell's prompt, quickly: read straight from the registry, which stays as it is.
+"""Completing names of VMs, snapshots and images at the shell's prompt, quickly: read straight from the registry, which stays as it is.
 
 A storage directory that does not exist has no names; nothing is created in order to find that out.
 """
@@ -17,6 +17,11 @@ _LIMIT = 200
 def complete_vm(context: click.Context, _: click.Parameter, typed: str) -> list[str]:
     """The names of VMs that begin with `typed`."""
     return _beginning(context, "SELECT name FROM vms ORDER BY created_at DESC", typed)
+
+
+def complete_snapshot(context: click.Context, _: click.Parameter, typed: str) -> list[str]:
+    """The names of snapshots that begin with `typed`."""
+    return _beginning(context, "SELECT name FROM snapshots ORDER BY created_at DESC", typed)
 
 
 def complete_image(context: click.Context, _: click.Parameter, typed: str) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from bandsox.core.host import Host
 from bandsox.core.images import Images
 from bandsox.core.machines import Machines
+from bandsox.core.snapshots import Snapshots
 
 
-class AsyncBandSox(Machines, Images, Host):
+class AsyncBandSox(Machines, Snapshots, Images, Host):
     """The machines and images of one storage directory.
 
     Parameters

@@ -64,6 +64,12 @@ class BandSox:
     tag_image = sync(AsyncBandSox.tag_image)
     remove_image = sync(AsyncBandSox.remove_image)
 
+    list_snapshots = sync(AsyncBandSox.list_snapshots)
+    get_snapshot_info = sync(AsyncBandSox.get_snapshot_info)
+    delete_snapshot = sync(AsyncBandSox.delete_snapshot)
+    rename_snapshot = sync(AsyncBandSox.rename_snapshot)
+    update_snapshot_metadata = sync(AsyncBandSox.update_snapshot_metadata)
+
     @property
     def active_vms(self) -> dict[str, MicroVM]:
         """The machines this object has made or looked up, by id."""
@@ -73,6 +79,8 @@ class BandSox:
     create_vm_from_dockerfile = sync(AsyncBandSox.create_vm_from_dockerfile).then(lambda _, vm: _blocking(vm))
     get_vm = sync(AsyncBandSox.get_vm).then(lambda _, vm: None if vm is None else _blocking(vm))
     delete_vm = sync(AsyncBandSox.delete_vm)
+    snapshot_vm = sync(AsyncBandSox.snapshot_vm)
+    restore_vm = sync(AsyncBandSox.restore_vm).then(lambda _, vm: _blocking(vm))
 
 
 def _blocking(vm: AsyncMicroVM) -> MicroVM:

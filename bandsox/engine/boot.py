@@ -13,7 +13,7 @@ import anyio
 from bandsox.engine import ownership
 from bandsox.engine.diagnosis import boot_failure
 from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown, Timeout
-from bandsox.guest import Doorbell, GuestClient, PortLink, VsockLink
+from bandsox.guest import Doorbell, GuestClient, PortLink, VsockLink, forget_frames
 from bandsox.process import ProcessId
 from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
 
@@ -40,7 +40,10 @@ async def started(vmm: VMM, spec: LaunchSpec) -> AsyncIterator[Booting]:
     """A machine that is killed again if the block raises."""
     endpoint = vmm.endpoint(spec.sockets, spec.transport)
     with contextlib.ExitStack() as stack:
-        doorbell = stack.enter_context(Doorbell(endpoint.path)) if endpoint.transport == "vsock" else None
+        rings = endpoint.transport == "vsock" and spec.origin is None
+        doorbell = stack.enter_context(Doorbell(endpoint.path)) if rings else None
+        if spec.origin is not None and endpoint.transport == "virtio-serial":
+            forget_frames(endpoint.path, spec.origin.shape.ports)
         process = await _start(vmm, spec)
         try:
             yield Booting(process, doorbell)

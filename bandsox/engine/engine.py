@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from bandsox.engine import identity, ownership
 from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
+from bandsox.engine.frozen import is_frozen
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
@@ -35,6 +36,8 @@ from bandsox.store import Database, VMs
 if TYPE_CHECKING:
     from bandsox.engine.accelerators import Accelerators
     from bandsox.engine.cleanup import Removed
+    from bandsox.engine.launch import Past
+    from bandsox.engine.snapshots import Snapshots
     from bandsox.guest import GuestClient
     from bandsox.images import Images
     from bandsox.network.keeper import Namespace
@@ -119,6 +122,13 @@ class Engine:
         return Networks(self.layout.locks / "networks", program)
 
     @functools.cached_property
+    def snapshots(self) -> Snapshots:
+        """Snapshots, and the verbs on them."""
+        from bandsox.engine.snapshots import Snapshots
+
+        return Snapshots(self)
+
+    @functools.cached_property
     def accelerators(self) -> Accelerators:
         """The choice among the hypervisors and their accelerators."""
         from bandsox.engine.accelerators import Accelerators
@@ -143,8 +153,6 @@ class Engine:
         ImageError, ImageNotFound: the image cannot be had.
         BootFailed: the machine did not come up. Nothing of it is left.
         """
-        import anyio
-
         from bandsox.engine import launch
         from bandsox.engine.accelerators import Trial
         from bandsox.vmm import cpu_template
@@ -159,19 +167,11 @@ class Engine:
         trial = Trial(files, offer.confinement, spec.boot_args, spec.cpu_template)
         choice = await self.accelerators.choose(trial, spec.vmm, self.require, progress)
         record = launch.new_record(spec, image, files, choice, await choice.vmm.version(), offer)
-        try:
-            with self._new_directory(record.id, ephemeral=ephemeral):
-                async with self.images.use(image):
-                    await asyncio.to_thread(self.vms.insert, record)
-                await asyncio.to_thread(self._make_disk, record)
-                return await self._start(record, progress)
-        except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await asyncio.to_thread(self._forget, record.id)
-            self._give_up(record.id)
-            if isinstance(error, OSError) and not isinstance(error, BandSoxError):
-                raise _as_storage_error(error, self.layout.root) from error
-            raise
+        async with self.making(record.id, ephemeral=ephemeral):
+            async with self.images.use(image):
+                await asyncio.to_thread(self.vms.insert, record)
+            await asyncio.to_thread(self._make_disk, record)
+            return await self.bring_up(record, progress)
 
     async def start(self, vm_id: str, progress: ProgressCallback | None = None) -> VMRecord:
         """Start a machine that was stopped, with its disk as it was left.
@@ -181,7 +181,7 @@ class Engine:
         Conflict: it is running or paused.
         BootFailed: it did not come up; its disk is untouched.
         """
-        async with self._lock(vm_id):
+        async with self.locked(vm_id):
             record = await self.get(vm_id)
             if record.status not in {VMStatus.STOPPED, VMStatus.DEAD}:
                 raise Conflict(f"VM {record.spec.name} is {record.status.value}", remedy="only a stopped VM can be started")
@@ -193,9 +193,9 @@ class Engine:
                 record, confinement=offer.confinement, confinement_reason=offer.reason, token=secrets.token_hex(32)
             )
             try:
-                return await self._start(record, progress)
+                return await self.bring_up(record, progress)
             except BaseException:
-                await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+                await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
                 raise
 
     async def stop(self, vm_id: str, deadline_s: float = STOP_DEADLINE_S) -> VMRecord:
@@ -203,16 +203,16 @@ class Engine:
 
         A machine that is not running stays as it is.
         """
-        async with self._lock(vm_id):
+        async with self.locked(vm_id):
             record = await self.get(vm_id)
             process = ownership.process_of(record)
             if process is None:
-                return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+                return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
             await self._power_off(record, process, deadline_s)
             await ownership.end_all(self.layout.vms, vm_id)  # what keeps its network
             shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
             await asyncio.to_thread(self.confiner.forget, vm_id)
-            return await self._update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+            return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
 
     async def pause(self, vm_id: str) -> VMRecord:
         """Stop a machine's CPUs; its memory stays where it is. Nothing happens when they are stopped already.
@@ -239,7 +239,7 @@ class Engine:
         except VMNotFound:
             return
         self.layout.vm(record.id).mkdir(mode=0o700, exist_ok=True)  # its lock is there, even if somebody removed the directory
-        async with self._lock(record.id):
+        async with self.locked(record.id):
             await ownership.end_all(self.layout.vms, record.id)
             if (process := ownership.process_of(record)) is not None:
                 await ownership.end(process)
@@ -267,6 +267,8 @@ class Engine:
         if is_abandoned(self.layout.vm(record.id)):
             await self.delete(record.id)
             raise VMNotFound(f"VM {record.spec.name} is gone", cause="it was to end with the process that made it")
+        if is_frozen(self.layout.vm(record.id)):
+            await self.snapshots.thaw(record)
         return ownership.as_it_is(record)
 
     async def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
@@ -326,7 +328,8 @@ class Engine:
         overdue = await self.remove_overdue()
         removed = await clean(self.layout, self.vms)
         await asyncio.to_thread(self.confiner.sweep)
-        return dataclasses.replace(removed, machines=(*overdue, *removed.machines))
+        abandoned = await asyncio.to_thread(self.snapshots.remove_abandoned)
+        return dataclasses.replace(removed, machines=(*overdue, *removed.machines), files=removed.files + abandoned)
 
     async def remove_overdue(self) -> tuple[str, ...]:
         """Delete the machines whose time to live is over, or whose maker they were to end with; return their ids."""
@@ -337,11 +340,33 @@ class Engine:
 
     # ── helpers ─────────────────────────────────────────────────────────────────────────────────
 
-    async def _update(self, vm_id: str, **changes: Any) -> VMRecord:
+    async def update(self, vm_id: str, **changes: Any) -> VMRecord:
+        """Change a machine's record; see `VMs.update`."""
         return await asyncio.to_thread(functools.partial(self.vms.update, vm_id, **changes))
 
-    async def _start(self, record: VMRecord, progress: ProgressCallback | None) -> VMRecord:
-        """Boot a machine and record it as running, or leave no process of it."""
+    @contextlib.asynccontextmanager
+    async def making(self, vm_id: str, *, ephemeral: bool = False) -> AsyncIterator[None]:
+        """While this lasts a new machine has its directory, and its lock; nothing of the machine is left if the block raises."""
+        import anyio
+
+        try:
+            with self._new_directory(vm_id, ephemeral=ephemeral):
+                yield
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await asyncio.to_thread(self._forget, vm_id)
+            self._give_up(vm_id)
+            if isinstance(error, OSError) and not isinstance(error, BandSoxError):
+                raise _as_storage_error(error, self.layout.root) from error
+            raise
+
+    async def bring_up(self, record: VMRecord, progress: ProgressCallback | None, past: Past | None = None) -> VMRecord:
+        """Start a machine and record it as running, or leave no process of it.
+
+        Parameters
+        ----------
+        past: what it goes on from; None: it boots.
+        """
         import anyio
 
         from bandsox.engine import networking
@@ -349,10 +374,10 @@ class Engine:
         vmm, directory, sockets = self.vmms[record.vmm], self.layout.vm(record.id), self.layout.sockets(record.id)
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
-        report(progress, "boot", f"booting on {record.vmm} ({record.accelerator})")
+        report(progress, "boot", f"{'booting' if past is None else 'going on'} on {record.vmm} ({record.accelerator})")
         try:
             async with networking.attached(self.networks, vmm, directory, record) as (connected, namespace):
-                running = await self._boot(connected, namespace)
+                running = await self._boot(connected, namespace, past)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await ownership.end_all(self.layout.vms, record.id)
@@ -361,23 +386,28 @@ class Engine:
         report(progress, "boot", "the machine is up", finished=True)
         return running
 
-    async def _boot(self, record: VMRecord, namespace: Namespace | None) -> VMRecord:
-        """Boot a machine whose network is there."""
+    async def _boot(self, record: VMRecord, namespace: Namespace | None, past: Past | None) -> VMRecord:
+        """Boot a machine whose network is there, or let it go on."""
         from bandsox.engine import boot, launch, networking
 
         vmm = self.vmms[record.vmm]
-        spec = launch.launch_spec(self.layout, record, networking.device(record.network, namespace))
+        spec = launch.launch_spec(self.layout, record, networking.device(record.network, namespace), past)
         async with boot.started(vmm, spec) as booting:
             if namespace is not None:
                 namespace.bind(booting.process)
             process = {"pid": booting.process.pid, "pid_start": booting.process.start}
             confinement = {"confinement": record.confinement, "confinement_reason": record.confinement_reason}
             network = {"network": record.network, "network_reason": record.network_reason}
-            await self._update(record.id, **process, **confinement, **network, token=record.token)
+            await self.update(record.id, **process, **confinement, **network, token=record.token)
+            if past is not None:
+                renew = functools.partial(launch.renew, record=record, deadline_s=BOOT_DEADLINE_S)
+                receipt = await boot.first_answer(vmm, spec, booting, renew, bytes.fromhex(past.token), BOOT_DEADLINE_S)
+                past.check(receipt)
+                return await self.update(record.id, status=VMStatus.RUNNING, receipt=receipt)
             set_up = functools.partial(launch.set_up, record=record, deadline_s=BOOT_DEADLINE_S)
             ready = await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
             changes = {"network": ready.network, "network_reason": ready.network_reason}
-            return await self._update(record.id, status=VMStatus.RUNNING, **changes)
+            return await self.update(record.id, status=VMStatus.RUNNING, receipt=None, **changes)
 
     def _make_disk(self, record: VMRecord) -> None:
         from bandsox.engine import disks
@@ -397,7 +427,7 @@ class Engine:
         await ownership.end(process)
 
     async def _suspend(self, vm_id: str, before: VMStatus, after: VMStatus) -> VMRecord:
-        async with self._lock(vm_id):
+        async with self.locked(vm_id):
             record = await self.get(vm_id)
             if record.status is after:
                 return record
@@ -406,7 +436,7 @@ class Engine:
             vmm = self.vmms[record.vmm]
             change = vmm.pause if after is VMStatus.PAUSED else vmm.resume
             await change(self.layout.sockets(record.id))
-            return await self._update(record.id, status=after)
+            return await self.update(record.id, status=after)
 
     @contextlib.contextmanager
     def _new_directory(self, vm_id: str, *, ephemeral: bool) -> Iterator[None]:
@@ -427,7 +457,13 @@ class Engine:
             owned.give_up()
 
     @contextlib.asynccontextmanager
-    async def _lock(self, vm_id: str) -> AsyncIterator[None]:
+    async def locked(self, vm_id: str) -> AsyncIterator[None]:
+        """Hold a machine's lock; whoever changes its life does.
+
+        Raises
+        ------
+        VMNotFound: there is none with this id. Timeout: another process does not come to an end with it.
+        """
         lock = Locks(self.layout.vm(vm_id) / "lock")
         try:
             async with lock.hold(deadline_s=DEADLINE_S, what=f"VM {vm_id}"):

@@ -8,14 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 from bandsox.engine import identity, networking
-from bandsox.errors import Unsupported
+from bandsox.errors import MachineError, Unsupported
 from bandsox.models import VMRecord, VMStatus
-from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
+from bandsox.vmm.base import Accelerator, Disk, LaunchSpec, Origin
 
 if TYPE_CHECKING:
     from bandsox.engine.accelerators import Choice
     from bandsox.guest import GuestClient
-    from bandsox.models import Image, VMSpec
+    from bandsox.models import Image, RestoreReceipt, VMSpec
     from bandsox.settings import Layout
     from bandsox.vmm.base import NetworkDevice
     from bandsox.vmm.confinement import Offer
@@ -52,8 +52,30 @@ def new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, ver
     )
 
 
-def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None = None) -> LaunchSpec:
-    """What a VMM needs to start the machine of a record."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Past:
+    """What a machine goes on from: the files of a snapshot, and the secret of the machine that it was taken of.
+
+    ``frozen``: none of that machine's programs ran while it was saved.
+    """
+
+    origin: Origin
+    token: str
+    frozen: bool
+
+    def check(self, receipt: RestoreReceipt) -> None:
+        """See to it that no program has run in the copy before it was one of its own, where that was provided for.
+
+        Raises
+        ------
+        MachineError: one has.
+        """
+        if self.frozen and not receipt.frozen:
+            raise MachineError("programs ran in a copy of a VM before it had an identity of its own")
+
+
+def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None = None, past: Past | None = None) -> LaunchSpec:
+    """What a VMM needs to start the machine of a record, from its boot or from a snapshot."""
     directory = layout.vm(record.id)
     root = Disk(record.rootfs, read_only=True)
     overlay = directory / "disk.img"
@@ -77,6 +99,7 @@ def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None 
         disk_limits=record.spec.disk_limits,
         debug_console=record.spec.debug_console,
         network=network,
+        origin=None if past is None else past.origin,
     )
 
 
@@ -114,4 +137,24 @@ async def _set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> N
         timeout=deadline_s,
         time=time.time(),
         entropy=secrets.token_bytes(64),
+    )
+
+
+async def renew(client: GuestClient, record: VMRecord, deadline_s: float) -> RestoreReceipt:
+    """Make a machine that goes on from a snapshot one of its own, and let its programs go on.
+
+    Its network comes first, while they still stand still; all else is the agent's order.
+    """
+    if record.network is not None:
+        await client.setup(network=networking.guest_side(record.network), timeout=deadline_s)
+    name = identity.hostname(record.spec.name)
+    return await client.renew(
+        token=bytes.fromhex(record.token),
+        hostname=name,
+        env={**record.image_config.env, **record.spec.env_vars},
+        user=record.image_config.user,
+        workdir=record.image_config.workdir or "/",
+        hosts=networking.hosts(record.network, name),
+        resolv=networking.resolv_conf(record.network) if record.network is not None else None,
+        timeout=deadline_s,
     )

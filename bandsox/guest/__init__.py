@@ -9,7 +9,7 @@ from bandsox.guest.doorbell import Doorbell
 from bandsox.guest.execution import Execution, Stream
 from bandsox.guest.link import AGENT_PORT, Channel, Lane, Link, VsockLink
 from bandsox.guest.paths import GuestText
-from bandsox.guest.ports import PortLink
+from bandsox.guest.ports import PortLink, forget_frames
 from bandsox.guest.processes import CommandOptions
 from bandsox.guest.streams import CONNECT_TIMEOUT, GuestStream
 from bandsox.guest.text import TextCallback, TextDecoder
@@ -31,4 +31,5 @@ __all__ = [
     "TextCallback",
     "TextDecoder",
     "VsockLink",
+    "forget_frames",
 ]

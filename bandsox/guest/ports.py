@@ -76,6 +76,15 @@ class _Lock:
         self._file.close()
 
 
+def forget_frames(directory: Path, count: int) -> None:
+    """Note of each port of a machine that goes on from a snapshot that its last user may have left it within a frame.
+
+    `directory` is new, and nobody uses its ports yet.
+    """
+    for port in range(count):
+        (directory / f"port{port}.lock").write_bytes(_DIRTY)
+
+
 class _PortChannel(Channel):
     """A port's socket, together with the port's lock."""
 

@@ -66,6 +66,19 @@ _MIGRATIONS = (
     DELETE FROM probes;
     ALTER TABLE probes ADD COLUMN transport TEXT NOT NULL DEFAULT '';
     """,
+    """
+    CREATE TABLE snapshots (
+        id         TEXT PRIMARY KEY,
+        name       TEXT NOT NULL UNIQUE,
+        created_at REAL NOT NULL,
+        image_id   TEXT NOT NULL,
+        rootfs     TEXT NOT NULL,
+        metadata   TEXT NOT NULL,
+        verified   TEXT NOT NULL,
+        record     TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX snapshots_by_age ON snapshots (created_at);
+    """,
 )
 """Each entry takes the schema one version further; ``PRAGMA user_version`` counts those applied."""
 

@@ -64,19 +64,23 @@ class ImageTable:
         return row["fingerprint"] if row else None
 
     def users(self, image: Image) -> Sequence[str]:
-        """The names of the machines that were made of an image, or run on its root file system."""
-        rows = self._execute("SELECT name FROM vms WHERE image_id = ? OR rootfs = ? ORDER BY name", (image.id, str(image.rootfs)))
-        return [row["name"] for row in rows]
+        """The names of the machines, and snapshots of such, that were made of an image or run on its root file system."""
+        machines, snapshots = (
+            self._execute(f"SELECT name FROM {table} WHERE image_id = ? OR rootfs = ? ORDER BY name", (image.id, str(image.rootfs)))  # noqa: S608 — no values in it
+            for table in ("vms", "snapshots")
+        )
+        return [*(row["name"] for row in machines), *(f"the snapshot {row['name']}" for row in snapshots)]
 
     def live_blobs(self) -> set[str]:
         """The digests of all blobs that an image consists of."""
         return {row["digest"] for row in self._execute("SELECT DISTINCT digest FROM image_blobs", ())}
 
     def live_rootfs(self) -> set[Path]:
-        """The root file systems that an image or a machine needs."""
+        """The root file systems that an image, a machine or a snapshot needs."""
         images = {self._path(row["rootfs_digest"]) for row in self._execute("SELECT rootfs_digest FROM images", ())}
         machines = {Path(row["rootfs"]) for row in self._execute("SELECT rootfs FROM vms", ())}
-        return images | machines
+        snapshots = {Path(row["rootfs"]) for row in self._execute("SELECT rootfs FROM snapshots", ())}
+        return images | machines | snapshots
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────
 

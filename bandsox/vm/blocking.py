@@ -36,6 +36,7 @@ class MicroVM:
     vm_id = property(lambda self: self._async.vm_id, doc=AsyncMicroVM.vm_id.__doc__)
     name = property(lambda self: self._async.name, doc=AsyncMicroVM.name.__doc__)
     process = property(lambda self: self._async.process, doc=AsyncMicroVM.process.__doc__)
+    receipt = property(lambda self: self._async.receipt, doc=AsyncMicroVM.receipt.__doc__)
 
     info = sync(AsyncMicroVM.info)
     status = sync(AsyncMicroVM.status)
@@ -45,6 +46,8 @@ class MicroVM:
     resume = sync(AsyncMicroVM.resume)
     delete = sync(AsyncMicroVM.delete)
     keep = sync(AsyncMicroVM.keep)
+    snapshot = sync(AsyncMicroVM.snapshot)
+    fork = sync(AsyncMicroVM.fork).then(lambda _, clones: [MicroVM(clone) for clone in clones])
     wait_for_agent = sync(AsyncMicroVM.wait_for_agent)
     disconnect = sync(AsyncMicroVM.disconnect)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bandsox.errors import Conflict, Timeout
@@ -23,7 +23,7 @@ from bandsox.vm.sessions import GuestSessions
 if TYPE_CHECKING:
     from bandsox.engine import Engine
     from bandsox.guest import GuestClient
-    from bandsox.models import GuestInfo, Metrics, VMRecord
+    from bandsox.models import GuestInfo, Metrics, ProgressCallback, RestoreReceipt, VMRecord
 
 
 class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
@@ -58,6 +58,11 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
         """Its VMM's process; None when it has none."""
         record = self._record
         return None if record.pid is None or record.pid_start is None else ProcessId(record.pid, record.pid_start)
+
+    @property
+    def receipt(self) -> RestoreReceipt | None:
+        """What was done to make it a machine of its own, if it goes on from a snapshot; None once it has booted."""
+        return self._record.receipt
 
     @property
     def guest(self) -> GuestClient:
@@ -117,6 +122,36 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
         except Timeout:
             return False
         return True
+
+    async def snapshot(
+        self, snapshot_name: str | None = None, metadata: Mapping[str, Any] | None = None, progress: ProgressCallback | None = None
+    ) -> str:
+        """Save it, running or paused, and return the snapshot's name; see `AsyncBandSox.snapshot_vm`."""
+        return (await self._engine.snapshots.take(self.vm_id, snapshot_name, metadata, progress)).name
+
+    async def fork(
+        self,
+        count: int = 1,
+        name: str | None = None,
+        *,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> list[AsyncMicroVM]:
+        """Make clones of it, running or paused, and let it go on. They share its memory until they write to it. All of them run, or
+        there is none.
+
+        Parameters
+        ----------
+        name: the clone's name; of several, the beginning of their names, followed by ``-1``, ``-2``, ….
+        env_vars: variables over its own. metadata: in place of its own.
+
+        Raises
+        ------
+        Conflict: it does not run, or a name is taken. StorageFull: there is no room.
+        """
+        records = await self._engine.snapshots.fork(self.vm_id, count, name, env_vars=env_vars, metadata=metadata, progress=progress)
+        return [type(self)(self._engine, record) for record in records]
 
     # ── the whole machine ───────────────────────────────────────────────────────────────────────
 

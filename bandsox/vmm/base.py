@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bandsox.models import UNLIMITED, Confinement, Isolation, RateLimits, Transport
+from bandsox.models import UNLIMITED, Confinement, Isolation, RateLimits, Shape, Transport
 from bandsox.process import ProcessId
 
 
@@ -51,11 +51,20 @@ class NetworkDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The snapshot that a machine goes on from: the files that `VMM.save` and `VMM.settle` have made of it, and its shape."""
+
+    directory: Path
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """Everything a VMM needs to start one machine.
 
     ``directory`` holds what lasts (console log, memory file), ``sockets`` the machine's sockets: both exist, are
-    owner-only and belong to this machine alone. ``cpu_template`` is as `bandsox.vmm.cpu_template.load` gives it.
+    owner-only and belong to this machine alone. ``cpu_template`` is as `bandsox.vmm.cpu_template.load` gives it. With an ``origin``
+    the machine does not boot but goes on from there.
     """
 
     vm_id: str
@@ -74,6 +83,7 @@ class LaunchSpec:
     disk_limits: RateLimits = UNLIMITED
     debug_console: bool = False
     network: NetworkDevice | None = None
+    origin: Origin | None = None
 
     @property
     def console_args(self) -> tuple[str, ...]:
@@ -128,7 +138,7 @@ class VMM(Protocol):
         """
 
     async def start(self, spec: LaunchSpec) -> ProcessId:
-        """Start a machine, confined as `spec` says, and return its process; the guest has only begun to boot.
+        """Start a machine, confined as `spec` says, and return its process; the guest has only begun to boot, or goes on.
 
         Raises
         ------
@@ -140,6 +150,26 @@ class VMM(Protocol):
 
     async def resume(self, sockets: Path) -> None:
         """Let the guest's CPUs go on."""
+
+    async def save(self, spec: LaunchSpec, target: Path) -> Shape:
+        """Have the state and the memory of a paused machine written to files of the empty directory `target`, and return its shape.
+
+        This is what the machine has to stay paused for; `settle` does the rest.
+
+        Raises
+        ------
+        Unsupported: this VMM cannot, or not for such a machine.
+        VMMError: the hypervisor refused, or wrote what cannot be. StorageFull: there is no room.
+        MachineStopped: it ended meanwhile.
+        """
+
+    async def settle(self, target: Path, shape: Shape) -> None:
+        """Make of what `save` has written to `target` what a machine goes on from: files that are never written to again.
+
+        Raises
+        ------
+        VMMError: it is not what this hypervisor writes. StorageFull: there is no room.
+        """
 
     def console(self, directory: Path) -> bytes:
         """What the guest printed on its console, as far as it is kept."""

@@ -68,6 +68,7 @@ class Room:
     disk_limits: limits on what it reads and writes; so are these.
     largest_file: the size in bytes beyond which it can write to no file; None: no limit.
     memory_files: whether it may hold memory in files (memfd_create(2)), which no limit counts.
+    preload: a library that its loader loads first (ld.so(8), ``LD_PRELOAD``), and that it can read.
     """
 
     owner: str
@@ -85,6 +86,7 @@ class Room:
     own: Sequence[Path] = ()
     largest_file: int | None = None
     memory_files: bool = False
+    preload: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class Confiner:
         if confinement is Confinement.NONE:
             _give(room, os.geteuid())
             limited = arguments if room.largest_file is None else console.limited(arguments)
-            vmm = _spawn(limited, room.directory, (input_, output, errors), inherited)
+            vmm = _spawn(limited, room.directory, (input_, output, errors), inherited, room.preload)
             self._add_child(vmm)
             return vmm
         grouped = confinement is Confinement.JAIL and self._groups.obstacle() is None
@@ -231,6 +233,7 @@ class Confiner:
             *(_JAIL if jailed else _NAMESPACES),
             *("--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
             *("--setenv", "MALLOC_ARENA_MAX", "2"),  # a thread's own arena reserves 64 MiB of the address space that is bounded here
+            *(("--setenv", "LD_PRELOAD", str(room.preload)) if room.preload is not None else ()),
             *("--hostname", "bandsox", "--seccomp", str(ends.filter), "--info-fd", str(ends.info), "--block-fd", str(ends.block)),
             *_mounts(tree, room, _devices(room, uid) if jailed else {device: device for device in room.devices}),
             *("--chdir", str(room.directory), "--"),
@@ -302,7 +305,8 @@ def user_of(vm_id: str) -> int:
 def _mounts(tree: Path, room: Room, devices: Mapping[Path, Path]) -> Iterator[str]:
     """The room's file system: the programs of `tree`, the room's files, `devices` by the name the VMM knows them by."""
     nodes = {**{node: node for node in (Path("/dev/null"), Path("/dev/urandom"))}, **devices}
-    places = {parent for path in (*nodes, *room.readable, *room.own, *room.writable) for parent in path.parents} | {room.directory}
+    readable = [*room.own, *room.readable, *([room.preload] if room.preload is not None else [])]
+    places = {parent for path in (*nodes, *readable, *room.writable) for parent in path.parents} | {room.directory}
     parts = {Path("/", part.relative_to(tree)): part for part in _parts(tree, tree, places)}
     for place in sorted(places.union(*(name.parents for name in parts))):  # named one by one: bwrap would make them for root alone
         yield from ("--dir", str(place))
@@ -310,7 +314,7 @@ def _mounts(tree: Path, room: Room, devices: Mapping[Path, Path]) -> Iterator[st
         yield from ("--ro-bind", str(part), str(name))
     for name, node in nodes.items():
         yield from ("--dev-bind", str(node), str(name))
-    for path in (*room.own, *room.readable):
+    for path in readable:
         yield from ("--ro-bind-try", str(path), str(path))  # what is not there the VMM misses itself, and says so
     for path in room.writable:
         yield from ("--bind-try", str(path), str(path))
@@ -384,14 +388,23 @@ def _descriptor_of(content: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _spawn(command: Sequence[str], directory: Path, streams: tuple[int | None, int, int], inherited: Sequence[int]) -> ProcessId:
+def _spawn(
+    command: Sequence[str],
+    directory: Path,
+    streams: tuple[int | None, int, int],
+    inherited: Sequence[int],
+    preload: Path | None = None,
+) -> ProcessId:
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    if preload is not None:
+        environment["LD_PRELOAD"] = str(preload)
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL if streams[0] is None else streams[0],
         stdout=streams[1],
         stderr=streams[2],
         cwd=directory,
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        env=environment,
         pass_fds=inherited,
         start_new_session=True,
         restore_signals=False,

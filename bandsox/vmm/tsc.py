@@ -7,15 +7,35 @@ Documentation/admin-guide/kernel-parameters.txt).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import platform
 import time
+from pathlib import Path
+
+from bandsox.settings import write_atomically
 
 _READ_TSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")
 """rdtsc; shl rdx, 32; or rax, rdx; ret"""
 
 _INTERVAL_S = 0.05
+
+
+def known_khz(facts: Path) -> int | None:
+    """The counter's rate in kHz: measured once after each boot of the host, since that takes 50 ms. Blocks.
+
+    Parameters
+    ----------
+    facts: a directory that lasts until the next reboot.
+    """
+    known = facts / "tsc-khz"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int(known.read_text())
+    measured = host_khz()
+    if measured is not None:
+        write_atomically(known, str(measured).encode())
+    return measured
 
 
 def host_khz() -> int | None:

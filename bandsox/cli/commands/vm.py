@@ -10,7 +10,7 @@ from bandsox.cli.command import CommandGroup
 from bandsox.cli.machines import for_each
 from bandsox.cli.operation import operation
 from bandsox.cli.output import age, print_facts, print_json, print_table
-from bandsox.cli.parameters import metadata_of, seconds, vm_argument
+from bandsox.cli.parameters import metadata_of, seconds, variables, vm_argument
 from bandsox.errors import InvalidRequest
 
 _EXAMPLES = (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=CommandGroup, examples=_EXAMPLES, aliases={"ls": "list", "rm": "delete"})
 def vm() -> None:
-    """List, start, stop, pause, resume, rename and delete VMs."""
+    """List, start, stop, pause, resume, save, fork, rename and delete VMs."""
 
 
 @vm.command(
@@ -107,6 +107,47 @@ async def resume(call: Call, vms: tuple[str, ...]) -> int:
 async def _changed(machine: AsyncMicroVM, change: Any) -> dict[str, Any]:
     await change
     return await machine.info()
+
+
+@vm.command(examples=(("bandsox vm save dev prepared", "and go on: bandsox snapshot restore prepared"),))
+@vm_argument("name", metavar="VM")
+@click.argument("snapshot_name", metavar="[NAME]", required=False)
+@click.option("--metadata", "notes", multiple=True, metavar="KEY=VALUE", help="Keep a note with the snapshot; also a JSON object.")
+@operation
+async def save(call: Call, name: str, snapshot_name: str | None, notes: tuple[str, ...]) -> None:
+    """Save a VM with its memory and disk as a snapshot, and print the snapshot's name. The VM goes on."""
+    machine = await call.vm(name)
+    taken = await machine.snapshot(snapshot_name, metadata_of(notes), progress=call.progress)
+    call.progress.clear()
+    if call.state.json:
+        print_json(await call.bandsox.get_snapshot_info(taken))
+    else:
+        click.echo(taken)
+
+
+@vm.command(
+    examples=(
+        ("bandsox vm fork dev", "a clone of a running VM; prints its id"),
+        ("bandsox vm fork dev --count 3 --name try", "three of them: try-1, try-2 and try-3"),
+    )
+)
+@vm_argument("name", metavar="VM")
+@click.option("--count", type=int, default=1, show_default=True, metavar="N", help="How many clones.")
+@click.option("--name", "clone_name", metavar="NAME", help="The clone's name; of several, its beginning.")
+@click.option("-e", "--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable; without a value, as it is here.")
+@click.option("--metadata", "notes", multiple=True, metavar="KEY=VALUE", help="Notes in place of the VM's own; also a JSON object.")
+@operation
+async def fork(call: Call, name: str, count: int, clone_name: str | None, env: tuple[str, ...], notes: tuple[str, ...]) -> None:
+    """Make clones of a running VM, which goes on, and print their ids."""
+    machine = await call.vm(name)
+    metadata = metadata_of(notes) if notes else None
+    clones = await machine.fork(count, clone_name, env_vars=variables(env), metadata=metadata, progress=call.progress)
+    call.progress.clear()
+    if call.state.json:
+        print_json([await clone.info() for clone in clones])
+        return
+    for clone in clones:
+        click.echo(clone.vm_id)
 
 
 @vm.command()

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from bandsox.errors import MachineStopped, Unsupported, VMMError
-from bandsox.models import Isolation, Transport
+from bandsox.models import Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, inotify, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
@@ -93,6 +93,18 @@ class Firecracker:
     async def resume(self, sockets: Path) -> None:
         """Let the guest's CPUs go on."""
         await asyncio.to_thread(_send, sockets, State(state="Resumed"))
+
+    async def save(self, spec: LaunchSpec, target: Path) -> Shape:
+        """See `VMM.save`.
+
+        Raises
+        ------
+        Unsupported: always; this version saves machines on QEMU only.
+        """
+        raise Unsupported("this version cannot save a VM that runs on Firecracker", remedy="make it with vmm='qemu'")
+
+    async def settle(self, target: Path, shape: Shape) -> None:
+        """See `VMM.settle`; nothing was saved."""
 
     async def metrics(self, directory: Path, sockets: Path) -> list[dict[str, Any]]:
         """Firecracker's own counters (Firecracker, ``docs/metrics.md``) since they were last read.

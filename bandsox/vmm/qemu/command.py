@@ -13,6 +13,8 @@ from pathlib import Path
 from bandsox.models import RateLimits
 from bandsox.vmm import console
 from bandsox.vmm.base import LaunchSpec
+from bandsox.vmm.qemu.migration_stream import RAM_BLOCK
+from bandsox.vmm.qemu.saving import RAM
 
 START_PORTS = 4
 """Connections to the agent that can be open at once when a machine starts."""
@@ -66,18 +68,26 @@ def console_log(directory: Path) -> Path:
     return directory / console.NAME
 
 
-def command(spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[int], tsc_khz: int | None) -> list[str]:
-    """The whole command line. `monitor_fd` and `port_fds` are listening sockets that the process inherits."""
+def command(
+    spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[int], tsc_khz: int | None, *, private_memory: str = ""
+) -> list[str]:
+    """The whole command line.
+
+    Parameters
+    ----------
+    monitor_fd, port_fds: listening sockets that the process inherits.
+    private_memory: options of this QEMU for a memory file that it may only read.
+    """
     emulated = spec.accelerator.name == "tcg"
     accelerator = f"tcg,tb-size={_TRANSLATION_CACHE_MIB}" if emulated else spec.accelerator.name
     arguments = [
         binary,
         *("-name", f"bandsox-{spec.vm_id},process=bandsox-{spec.vm_id}"),
-        *("-M", "microvm,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=on"),
+        *_machine(spec, private_memory),
         *("-accel", accelerator),
         *("-cpu", "max" if emulated else "host"),
         *("-smp", str(spec.vcpu)),
-        *("-m", f"{_guest_mib(spec, len(port_fds))}M"),
+        *("-m", f"{_guest_bytes(spec) >> 20}M"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", _SANDBOX),
         *("-kernel", str(spec.kernel), "-initrd", str(spec.initramfs), "-append", boot_args(spec, tsc_khz)),
         *("-chardev", _console(spec), "-serial", "chardev:console"),
@@ -117,16 +127,35 @@ def _console(spec: LaunchSpec) -> str:
 
 def address_space_mib(spec: LaunchSpec) -> int:
     """The most that the process has a use for."""
-    return _guest_mib(spec, START_PORTS) + _TRANSLATION_CACHE_MIB + _OWN_MIB
+    return (_guest_bytes(spec) >> 20) + _TRANSLATION_CACHE_MIB + _OWN_MIB
 
 
 def resident_mib(spec: LaunchSpec) -> int:
     """The most memory that the process uses at once: the guest's, with every port that can be added, translated code, and its own."""
-    return _guest_mib(spec, MAX_PORTS) + _TRANSLATION_CACHE_MIB + _OWN_RESIDENT_MIB
+    return (most_memory(spec.mem_mib) >> 20) + _TRANSLATION_CACHE_MIB + _OWN_RESIDENT_MIB
 
 
-def _guest_mib(spec: LaunchSpec, ports: int) -> int:
-    return spec.mem_mib + _PORT_MIB * (ports + 2)
+def _guest_bytes(spec: LaunchSpec) -> int:
+    """The guest's memory: what was asked for, and what the ports take that are there at the start; or what it had in its snapshot."""
+    if spec.origin is not None:
+        return spec.origin.shape.ram_bytes
+    ports = 0 if spec.transport == "console" else START_PORTS
+    return (spec.mem_mib + _PORT_MIB * (ports + 2)) << 20
+
+
+def most_memory(mem_mib: int) -> int:
+    """The bytes that no machine's memory exceeds for which `mem_mib` was asked."""
+    return (mem_mib + _PORT_MIB * (MAX_PORTS + 2)) << 20
+
+
+def _machine(spec: LaunchSpec, private_memory: str) -> list[str]:
+    """The machine type, and where its memory is if not in QEMU's own: a file that it sees but never changes."""
+    machine = "microvm,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=on"
+    if spec.origin is None:
+        return ["-M", machine]
+    file = f"mem-path={_escape(spec.origin.directory / RAM)}"
+    backend = f"memory-backend-file,id={RAM_BLOCK},size={spec.origin.shape.ram_bytes},share=off{private_memory},{file}"
+    return ["-object", backend, "-M", f"{machine},memory-backend={RAM_BLOCK}", "-incoming", "defer"]
 
 
 def most_ports(guest_mib: int) -> int:

@@ -27,11 +27,11 @@ async def add_port(sockets: Path, known: int) -> int:
     ------
     MachineStopped: no QEMU is behind the sockets. VMMError: QEMU refused. Timeout: another process does not come to an end with it.
     """
-    if (count := _count(sockets)) > known or count == MAX_PORTS:
+    if (count := count_ports(sockets)) > known or count == MAX_PORTS:
         return count
     try:
         async with Locks(sockets / "ports.lock").hold(deadline_s=_DEADLINE_S, what="a port of the machine"):
-            if (count := _count(sockets)) > known or count == MAX_PORTS:
+            if (count := count_ports(sockets)) > known or count == MAX_PORTS:
                 return count
             return await _add(sockets, count)
     except FileNotFoundError as error:
@@ -52,7 +52,8 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def _count(sockets: Path) -> int:
+def count_ports(sockets: Path) -> int:
+    """How many ports the machine with these sockets has."""
     return next(number for number in range(MAX_PORTS + 1) if not port_socket(sockets, number).exists())
 
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bandsox.errors import MachineStopped, VMMError
 
 _LINE_LIMIT = 1 << 20
 _DEADLINE_S = 10.0
+_EVENTS_KEPT = 64
 
 
 class Monitor:
@@ -29,6 +31,7 @@ class Monitor:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
 
     async def execute(self, command: str, *, descriptor: int | None = None, **arguments: Any) -> Any:
         """Run `command` and return its ``return`` value.
@@ -52,10 +55,30 @@ class Monitor:
                         return answer["return"]
                     if "error" in answer:
                         raise VMMError(f"QEMU refused `{command}`: {answer['error'].get('desc', answer['error'])}")
+                    self._events.append(answer)
         except ConnectionError as error:
             raise MachineStopped("the VMM ended", cause=str(error)) from error
         except TimeoutError as error:
             raise VMMError(f"QEMU did not answer `{command}` within {_DEADLINE_S:.0f} s") from error
+
+    async def event(self, name: str, deadline_s: float = _DEADLINE_S) -> dict[str, Any]:
+        """The data of the next event `name` that was not asked for yet.
+
+        Raises
+        ------
+        VMMError: none came within `deadline_s` seconds. MachineStopped: QEMU ended meanwhile.
+        """
+        try:
+            with anyio.fail_after(deadline_s):
+                while True:
+                    message = self._events.popleft() if self._events else await self._message()
+                    if message.get("event") == name:
+                        data: dict[str, Any] = message.get("data", {})
+                        return data
+        except ConnectionError as error:
+            raise MachineStopped("the VMM ended", cause=str(error)) from error
+        except TimeoutError as error:
+            raise VMMError(f"QEMU did not tell of `{name}` within {deadline_s:.0f} s") from error
 
     async def _send(self, line: bytes, descriptor: int | None) -> None:
         if descriptor is None:

@@ -1,4 +1,4 @@
-"""QEMU as a VMM: start, pause, resume, console."""
+"""QEMU as a VMM: start, pause, resume, save, go on, console."""
 
 from __future__ import annotations
 
@@ -7,28 +7,52 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from bandsox.errors import MissingTool, VMMError
-from bandsox.models import Isolation, Transport
+import anyio
+
+from bandsox.errors import MachineStopped, MissingTool, Unsupported, VMMError
+from bandsox.models import Isolation, Shape, Transport
 from bandsox.process import ProcessId
-from bandsox.settings import write_atomically
 from bandsox.vmm import console, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
 from bandsox.vmm.confinement import Confiner, Room
-from bandsox.vmm.qemu import qmp
-from bandsox.vmm.qemu.command import START_PORTS, address_space_mib, command, console_log, monitor_socket, port_socket, resident_mib
-from bandsox.vmm.qemu.ports import add_port, listen
+from bandsox.vmm.qemu import preload, qmp, saving
+from bandsox.vmm.qemu.command import (
+    START_PORTS,
+    address_space_mib,
+    command,
+    console_log,
+    monitor_socket,
+    most_memory,
+    port_socket,
+    resident_mib,
+)
+from bandsox.vmm.qemu.ports import add_port, count_ports, listen
+from bandsox.vmm.tsc import known_khz
 
 _KVM = Path("/dev/kvm")
 _BINARY = "qemu-system-x86_64"
 
 _THREADS = 80
 """Besides one for each virtual CPU: the main loop and RCU, and up to 64 for disks (QEMU, util/thread-pool.c)."""
+
+
+_READS_ONLY = (8, 2)
+"""The first QEMU that can be told to map a file privately without opening it for writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _PrivateMemory:
+    """Options for the memory backend, or a library to load first."""
+
+    options: str = ""
+    preload: Path | None = None
 
 
 class Qemu:
@@ -80,7 +104,28 @@ class Qemu:
         MissingTool: QEMU is not installed.
         VMMError: QEMU refused to start, in its own words.
         """
-        return await asyncio.to_thread(self._start, spec)
+        process = await asyncio.to_thread(self._start, spec)
+        if spec.origin is not None:
+            try:
+                async with qmp.connect(monitor_socket(spec.sockets)) as monitor:
+                    await saving.load(monitor, spec.origin.directory)
+            except BaseException as error:
+                await _end(process)
+                if isinstance(error, MachineStopped):
+                    raise VMMError("QEMU could not go on from the snapshot", cause=self.errors(spec.directory)) from error
+                raise
+        return process
+
+    async def save(self, spec: LaunchSpec, target: Path) -> Shape:
+        """See `VMM.save`."""
+        if spec.transport != "virtio-serial":
+            raise Unsupported("a VM whose agent is reached over its console cannot be saved")
+        async with qmp.connect(monitor_socket(spec.sockets)) as monitor:
+            return await saving.save(monitor, target, most_memory(spec.mem_mib), count_ports(spec.sockets))
+
+    async def settle(self, target: Path, shape: Shape) -> None:
+        """See `VMM.settle`."""
+        await asyncio.to_thread(saving.settle, target, shape)
 
     async def pause(self, sockets: Path) -> None:
         """Stop the guest's CPUs."""
@@ -106,16 +151,18 @@ class Qemu:
         with contextlib.ExitStack() as stack:
             monitor = stack.enter_context(listen(monitor_socket(spec.sockets)))
             wires = stack.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
-            ports = [stack.enter_context(listen(port_socket(spec.sockets, number))) for number in range(0 if wires else START_PORTS)]
+            count = START_PORTS if spec.origin is None else spec.origin.shape.ports
+            ports = [stack.enter_context(listen(port_socket(spec.sockets, number))) for number in range(0 if wires else count)]
             inherited = [monitor.fileno(), *(port.fileno() for port in ports)]
             binary = Path(_binary()).resolve()
-            arguments = command(spec, str(binary), inherited[0], inherited[1:], self._tsc_khz())
+            memory = self._private_memory(binary) if spec.origin is not None else _PrivateMemory()
+            arguments = command(spec, str(binary), inherited[0], inherited[1:], known_khz(self._facts), private_memory=memory.options)
             inherited += [spec.network.tap] if spec.network is not None and spec.network.tap is not None else []
             log = stack.enter_context(_errors_log(spec.directory).open("ab")).fileno()
             try:
                 process = self._confiner.launch(
                     arguments,
-                    _room(spec, binary),
+                    _room(spec, binary, memory.preload),
                     spec.confinement,
                     input_=wires.standard_input if wires else None,
                     output=wires.standard_output if wires else log,
@@ -128,31 +175,32 @@ class Qemu:
                 serial.start_relay(spec.sockets, spec.directory, _relay_logs(spec.directory))
             return process
 
-    def _tsc_khz(self) -> int | None:
-        """The host's counter rate: measured once after each boot of the host, since that takes 50 ms."""
-        known = self._facts / "tsc-khz"
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            return int(known.read_text())
-        from bandsox.vmm import tsc
+    def _private_memory(self, binary: Path) -> _PrivateMemory:
+        """How this QEMU maps a memory file that it may only read."""
+        if tuple(map(int, _version(str(binary)).split(".")[:2])) >= _READS_ONLY:
+            return _PrivateMemory(options=",readonly=on,rom=off")
+        return _PrivateMemory(preload=preload.library(self._facts))
 
-        measured = tsc.host_khz()
-        if measured is not None:
-            write_atomically(known, str(measured).encode())
-        return measured
+
+async def _end(process: ProcessId) -> None:
+    with anyio.CancelScope(shield=True):
+        process.signal(signal.SIGKILL)
+        await process.wait()
 
 
 def _relay_logs(directory: Path) -> serial.Logs:
     return serial.Logs(console_log(directory), _errors_log(directory), console.FILE_SIZE_LIMIT)
 
 
-def _room(spec: LaunchSpec, binary: Path) -> Room:
-    """What QEMU needs: the machine's artefacts and logs. Its sockets it inherits."""
+def _room(spec: LaunchSpec, binary: Path, library: Path | None) -> Room:
+    """What QEMU needs: the machine's artefacts and logs. Its sockets it inherits, and the state that it goes on from it is given."""
+    memory = [] if spec.origin is None else [spec.origin.directory / saving.RAM]
     return Room(
         owner=spec.vm_id,
         directory=spec.directory,
         program=binary,
         data=_data(binary),
-        readable=[spec.kernel, spec.initramfs, *(disk.path for disk in spec.disks if disk.read_only)],
+        readable=[*memory, spec.kernel, spec.initramfs, *(disk.path for disk in spec.disks if disk.read_only)],
         writable=[console_log(spec.directory), *(disk.path for disk in spec.disks if not disk.read_only)],
         devices=[_KVM] if spec.accelerator.name == "kvm" else [],
         memory_mib=address_space_mib(spec),
@@ -161,6 +209,7 @@ def _room(spec: LaunchSpec, binary: Path) -> Room:
         cpus=spec.vcpu + 1,  # its own threads' work besides the guest's
         disk_limits=spec.disk_limits,
         largest_file=console.FILE_SIZE_LIMIT,
+        preload=library,
     )
 
 

@@ -1,0 +1,188 @@
+"""``bandsox snapshot``: what was saved of VMs. ``bandsox vm save`` takes one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bandsox.cli.command import CommandGroup
+from bandsox.cli.completion import complete_snapshot
+from bandsox.cli.faults import report
+from bandsox.cli.operation import operation
+from bandsox.cli.output import age, moment_text, notice, print_facts, print_json, print_table
+from bandsox.cli.parameters import Function, metadata_of, variables
+from bandsox.errors import BandSoxError, InvalidRequest
+
+_EXAMPLES = (
+    ("bandsox vm save dev prepared", "save a VM as it is, with its memory"),
+    ("bandsox snapshot restore prepared --name again", "go on from there, as often as wanted"),
+    ("bandsox snapshot list", "what is saved"),
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bandsox.cli.runtime import Call
+
+
+@click.group(cls=CommandGroup, examples=_EXAMPLES, aliases={"ls": "list", "rm": "delete"})
+def snapshot() -> None:
+    """List, restore, inspect, rename and delete snapshots of VMs."""
+
+
+def _snapshot_argument(name: str = "snapshot", **settings: Any) -> Callable[[Function], Function]:
+    """A positional argument that names a snapshot: its id, the beginning of its id, or its name."""
+    return click.argument(name, shell_complete=complete_snapshot, **settings)
+
+
+@snapshot.command("list", examples=(("bandsox snapshot delete $(bandsox snapshot list -q)", "delete all"),))
+@operation
+async def list_(call: Call) -> None:
+    """List snapshots, the newest first."""
+    found = await call.bandsox.list_snapshots()
+    if call.state.json:
+        print_json(found)
+        return
+    if call.state.quiet:
+        for info in found:
+            click.echo(info["id"])
+        return
+    columns = ("ID", "NAME", "OF VM", "IMAGE", "MEMORY", "VMM", "CREATED")
+    print_table(columns, map(_row, found), call.state, right=("MEMORY",))
+    for info in found:
+        if "status" in info:
+            notice(f"the snapshot {info['snapshot_name']} is damaged: {info['status']}", call.state)
+
+
+def _row(info: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        info["id"][:12],
+        info["snapshot_name"],
+        info["source_vm_id"][:12],
+        info["image"],
+        f"{info['mem_mib']} MiB",
+        f"{info['vmm']}/{info['accelerator']}",
+        age(info["created_at"]),
+    )
+
+
+@snapshot.command(
+    examples=(
+        ("bandsox snapshot restore prepared", "a VM that goes on from it; prints its id"),
+        ("bandsox snapshot restore prepared --name other -e TOKEN", "with another name, and a variable of this shell"),
+        ("bandsox snapshot restore prepared --cold", "boot from its disk, where this host cannot go on from its memory"),
+    )
+)
+@_snapshot_argument("name", metavar="SNAPSHOT")
+@click.option("--name", "vm_name", metavar="NAME", help="The new VM's name; made of the snapshot's id when absent.")
+@click.option("-e", "--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable; without a value, as it is here.")
+@click.option(
+    "--env-file",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Set the variables of a file of NAME=VALUE lines.",
+)
+@click.option(
+    "--metadata", multiple=True, metavar="KEY=VALUE", help="Notes in place of those of the VM that was saved; also a JSON object."
+)
+@click.option("--enable-networking/--no-networking", default=None, help="Give it a network.")
+@click.option("--cold", is_flag=True, help="Boot from the snapshot's disk; its memory is left out.")
+@operation
+async def restore(
+    call: Call,
+    name: str,
+    vm_name: str | None,
+    env: tuple[str, ...],
+    env_file: tuple[Path, ...],
+    metadata: tuple[str, ...],
+    enable_networking: bool | None,
+    cold: bool,
+) -> None:
+    """Make a VM that goes on from a snapshot, and print its id."""
+    vm = await call.bandsox.restore_vm(
+        name,
+        vm_name,
+        enable_networking,
+        env_vars=variables(env, env_file),
+        metadata=metadata_of(metadata) if metadata else None,
+        cold=cold,
+        progress=call.progress,
+    )
+    call.progress.clear()
+    if call.state.json:
+        print_json(await vm.info())
+        return
+    click.echo(vm.vm_id)
+    notice(f"VM {vm.name} is running; try: bandsox terminal {vm.vm_id[:8]}", call.state)
+
+
+@snapshot.command()
+@_snapshot_argument("name", metavar="SNAPSHOT")
+@operation
+async def inspect(call: Call, name: str) -> None:
+    """Show all that is known of a snapshot."""
+    info = await call.bandsox.get_snapshot_info(name)
+    if call.state.json:
+        print_json(info)
+        return
+    print_facts({**info, "created_at": moment_text(info["created_at"])}, call.state)
+
+
+@snapshot.command()
+@_snapshot_argument("name", metavar="SNAPSHOT")
+@click.argument("new_name", metavar="NAME")
+@operation
+async def rename(call: Call, name: str, new_name: str) -> None:
+    """Give a snapshot another name; its id stays."""
+    found = await call.bandsox.get_snapshot_info(name)
+    await call.bandsox.rename_snapshot(found["id"], new_name)
+    if call.state.json:
+        print_json(await call.bandsox.get_snapshot_info(found["id"]))
+
+
+@snapshot.command(examples=(("bandsox snapshot metadata prepared team=web --unset old", "change them"),))
+@_snapshot_argument("name", metavar="SNAPSHOT")
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--unset", multiple=True, metavar="KEY", help="Remove a key.")
+@operation
+async def metadata(call: Call, name: str, settings: tuple[str, ...], unset: tuple[str, ...]) -> None:
+    """Show or change the notes kept with a snapshot.
+
+    KEY=VALUE sets a text; a JSON object sets all its keys.
+    """
+    info = await call.bandsox.get_snapshot_info(name)
+    present = info["metadata"]
+    if unknown := [key for key in unset if key not in present]:
+        raise InvalidRequest(f"there is no key {unknown[0]!r} in the metadata of {info['snapshot_name']}")
+    wanted = {**{key: value for key, value in present.items() if key not in unset}, **metadata_of(settings)}
+    if wanted != present:
+        await call.bandsox.update_snapshot_metadata(info["id"], wanted)
+    if call.state.json:
+        print_json(wanted)
+    elif not settings and not unset:
+        print_facts(wanted, call.state)
+
+
+@snapshot.command()
+@_snapshot_argument("names", nargs=-1, required=True, metavar="SNAPSHOT...")
+@operation
+async def delete(call: Call, names: tuple[str, ...]) -> int:
+    """Delete snapshots; VMs that were restored from them go on."""
+    failures: list[int] = []
+    done = []
+    for name in names:
+        try:
+            info = await call.bandsox.get_snapshot_info(name)
+            await call.bandsox.delete_snapshot(info["id"])
+        except BandSoxError as error:
+            failures.append(report(error, call.state))
+            continue
+        done.append({"id": info["id"], "name": info["snapshot_name"], "deleted": True})
+        if not call.state.quiet and not call.state.json:
+            click.echo(name)
+    if call.state.json:
+        print_json(done)
+    return failures[0] if failures else 0

@@ -1,0 +1,147 @@
+"""The snapshots of a storage directory: the part of `AsyncBandSox` that takes, restores, names and deletes them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bandsox.core.opening import Opening
+from bandsox.models import ProgressCallback
+
+if TYPE_CHECKING:
+    from bandsox.models import Snapshot
+    from bandsox.vm import AsyncMicroVM
+
+
+class Snapshots(Opening):
+    """The methods about snapshots. Each takes a snapshot's id or name."""
+
+    async def snapshot_vm(
+        self,
+        vm: AsyncMicroVM | str,
+        snapshot_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> str:
+        """Save a running or paused machine, which then is as it was before, and return the snapshot's name.
+
+        Parameters
+        ----------
+        vm: a handle, or the machine's id or name.
+        snapshot_name: a label, unique among snapshots; by default made of the machine's id and the time.
+        metadata: anything JSON can represent, kept with the snapshot.
+
+        Raises
+        ------
+        Conflict: the machine does not run, or the name is taken.
+        StorageFull: there is no room. Nothing is left of the snapshot then, as after every error.
+        """
+        vm_id = vm if isinstance(vm, str) else vm.vm_id
+        record = await self.engine.get(vm_id)
+        return (await self.engine.snapshots.take(record.id, snapshot_name, metadata, progress)).name
+
+    async def restore_vm(
+        self,
+        snapshot_id: str,
+        name: str | None = None,
+        enable_networking: bool | None = None,
+        detach: bool = True,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        cold: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> AsyncMicroVM:
+        """Make a machine that goes on from a snapshot; any number at once.
+
+        Parameters
+        ----------
+        name: by default ``from-`` and the snapshot's id.
+        enable_networking: None: a network if the machine that was saved had one. A machine that goes on keeps its devices, so another
+            answer than that takes ``cold``.
+        detach: accepted for compatibility; a machine always outlives its maker.
+        env_vars: variables over those of the machine that was saved.
+        metadata: in place of that machine's.
+        cold: boot from the snapshot's disk instead, where this host cannot go on from its memory.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such snapshot.
+        CorruptSnapshot: its files are not what was saved.
+        Unsupported, RequirementNotMet: this host cannot go on from it; nothing was started.
+        """
+        record = await self.engine.snapshots.restore(
+            snapshot_id, name, env_vars=env_vars, metadata=metadata, enable_networking=enable_networking, cold=cold, progress=progress
+        )
+        return self._handle(record)
+
+    async def list_snapshots(self) -> list[dict[str, Any]]:
+        """All snapshots, newest first. One whose manifest is damaged has a ``status`` that says so."""
+        found = await self.engine.snapshots.all()
+        return await asyncio.to_thread(lambda: [self._snapshot_info(snapshot) for snapshot in found])
+
+    async def get_snapshot_info(self, snapshot_id: str) -> dict[str, Any]:
+        """What is known of a snapshot, as in `list_snapshots`.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such snapshot.
+        """
+        snapshot = await self.engine.snapshots.get(snapshot_id)
+        return await asyncio.to_thread(self._snapshot_info, snapshot)
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot; machines that were restored from it go on.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such snapshot.
+        """
+        await self.engine.snapshots.delete(snapshot_id)
+
+    async def rename_snapshot(self, snapshot_id: str, new_name: str) -> None:
+        """Give a snapshot another name.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such snapshot. Conflict: another one has the name.
+        """
+        await self.engine.snapshots.rename(snapshot_id, new_name)
+
+    async def update_snapshot_metadata(self, snapshot_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace a snapshot's metadata, and return it.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such snapshot.
+        """
+        return dict((await self.engine.snapshots.set_metadata(snapshot_id, metadata)).metadata)
+
+    def _snapshot_info(self, snapshot: Snapshot) -> dict[str, Any]:
+        damage = self.engine.snapshots.damage(snapshot)
+        spec = snapshot.spec
+        info = {
+            "id": snapshot.id,
+            "snapshot_name": snapshot.name,
+            "source_vm_id": snapshot.source_vm_id,
+            "vcpu": spec.vcpu,
+            "mem_mib": spec.mem_mib,
+            "disk_size_mib": spec.disk_size_mib,
+            "image": spec.image,
+            "image_id": snapshot.image_id,
+            "rootfs_path": str(self.storage_dir / snapshot.rootfs),
+            "backend_rootfs_path": str(self.storage_dir / snapshot.rootfs),
+            "network_config": None if snapshot.network is None else dataclasses.asdict(snapshot.network),
+            "vsock_config": None,
+            "env_vars": dict(spec.env_vars),
+            "metadata": dict(snapshot.metadata),
+            "created_at": snapshot.created_at,
+            "parent": snapshot.parent,
+            "vmm": snapshot.vmm,
+            "vmm_version": snapshot.vmm_version,
+            "accelerator": snapshot.accelerator,
+            "path": str(self.engine.snapshots.path(snapshot)),
+        }
+        return info if damage is None else {**info, "status": damage}

@@ -1,0 +1,586 @@
+"""Snapshots: taking them, going on from them, forking machines.
+
+A snapshot is a directory of immutable files: the memory, which all clones map and none changes, the state of the devices, the disk,
+and a manifest with their checksums. It is made in this process's directory for work under way and takes its place when it is
+whole, together with its row in the registry; so after a crash there is a whole snapshot or none.
+
+Nothing depends on a snapshot but what is being started from it, under a lock that deleting waits for. A clone has a disk of its own,
+and the memory's file lives on, without a name, as long as a VMM maps it. Hence a fork is a snapshot that is never given a
+place: its files lose their names as soon as its clones run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from bandsox.engine import identity, launch, ownership, sparse
+from bandsox.engine.frozen import forget, frozen
+from bandsox.errors import (
+    BandSoxError,
+    Conflict,
+    CorruptSnapshot,
+    HostError,
+    InvalidRequest,
+    MachineStopped,
+    RequirementNotMet,
+    Unsupported,
+)
+from bandsox.locks import DEADLINE_S, Locks
+from bandsox.models import ProgressCallback, Snapshot, StoredFile, VMRecord, VMStatus, report
+from bandsox.settings import write_atomically
+from bandsox.store import Snapshots as Table
+from bandsox.store.records import encode
+from bandsox.store.snapshots import Identity, name_taken
+from bandsox.vmm.base import Origin
+from bandsox.vmm.host_cpu import host_cpu, obstacle
+from bandsox.workers import storage_errors, together
+
+if TYPE_CHECKING:
+    from bandsox.engine.engine import Engine
+    from bandsox.models import Shape
+
+MANIFEST = "manifest.json"
+DISK = "disk.img"
+
+MAX_FORKS = 256
+_AT_ONCE = 8
+"""How many clones are started at a time."""
+
+_COLD = "give cold=True (--cold), which boots from its disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A machine at one instant: its files, which are not settled yet or already are. ``frozen``: none of its programs ran meanwhile."""
+
+    directory: Path
+    shape: Shape
+    frozen: bool
+
+
+class Snapshots:
+    """The snapshots of one storage directory."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._layout = engine.layout
+        self._table = Table(engine.database)
+        self._locks = Locks(self._layout.locks / "snapshots")
+
+    # ── taking ──────────────────────────────────────────────────────────────────────────────────
+
+    async def take(
+        self, vm_id: str, name: str | None = None, metadata: Mapping[str, Any] | None = None, progress: ProgressCallback | None = None
+    ) -> Snapshot:
+        """Save a running or paused machine, which then is as it was before.
+
+        Parameters
+        ----------
+        name: a label, unique among snapshots; by default made of the machine's id and the time.
+
+        Raises
+        ------
+        Conflict: the machine does not run, or the name is taken.
+        Unsupported: its VMM cannot save it.
+        StorageFull: there is no room. Nothing is left of the snapshot then, as after every error.
+        """
+        name = identity.check_name(name) if name is not None else f"{vm_id}_{time.time_ns() // 1_000_000}"
+        labels = identity.check_metadata(metadata or {})
+        if await asyncio.to_thread(self._table.has_name, name):
+            raise name_taken(name)
+        report(progress, "snapshot", "saving the machine")
+        async with self._engine.locked(vm_id):
+            record = await self._engine.get(vm_id)
+            async with self._captured(record) as captured:
+                snapshot = await asyncio.to_thread(self._describe, record, captured, name, labels)
+                await asyncio.to_thread(self._publish, snapshot, captured.directory)
+        report(progress, "snapshot", "the machine is saved", finished=True)
+        return snapshot
+
+    async def fork(
+        self,
+        vm_id: str,
+        count: int = 1,
+        name: str | None = None,
+        *,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> list[VMRecord]:
+        """Make `count` clones of a running or paused machine, which goes on. All clones run, or there is none.
+
+        Parameters
+        ----------
+        name: the clone's name; of several, the beginning of their names, followed by ``-1``, ``-2``, ….
+        env_vars: variables over the machine's own. metadata: in place of the machine's own.
+
+        Raises
+        ------
+        As `take` and `restore`.
+        """
+        if not 1 <= count <= MAX_FORKS:
+            raise InvalidRequest(f"a fork makes 1 to {MAX_FORKS} clones, not {count}")
+        names = [name if count == 1 else f"{name}-{number}" for number in range(1, count + 1)] if name is not None else [None] * count
+        async with contextlib.AsyncExitStack() as kept:
+            async with self._engine.locked(vm_id):
+                record = await self._engine.get(vm_id)
+                captured = await kept.enter_async_context(self._captured(record))
+            past = launch.Past(Origin(captured.directory, captured.shape), record.token, captured.frozen)
+            source = _with_network(record, record.network is not None)
+            clones = [await self._clone(source, chosen, env_vars, metadata, restored_from=record.id) for chosen in names]
+            disk = captured.directory / DISK
+            return await self._start_all(clones, past, disk if disk.exists() else None, progress)
+
+    # ── going on ────────────────────────────────────────────────────────────────────────────────
+
+    async def restore(
+        self,
+        id_or_name: str,
+        name: str | None = None,
+        *,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        enable_networking: bool | None = None,
+        cold: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> VMRecord:
+        """Make a machine that goes on from a snapshot.
+
+        Parameters
+        ----------
+        name: by default ``from-`` and the snapshot's id, with a number where that is taken.
+        env_vars: variables over those of the machine that was saved. metadata: in place of that machine's.
+        enable_networking: None: a network if the machine that was saved had one. What it had cannot be taken away, nor added, but
+            where the clone boots.
+        cold: boot from the snapshot's disk instead; its memory is not needed then.
+
+        Raises
+        ------
+        SnapshotNotFound: there is none.
+        CorruptSnapshot: its files are not what was saved.
+        Unsupported, RequirementNotMet: this host cannot go on from it; nothing was started.
+        """
+        snapshot = await self.get(id_or_name)
+        async with self._in_use(snapshot.id):
+            directory = self._layout.snapshots / snapshot.id
+            needed = [DISK] if cold else list(snapshot.files)
+            await asyncio.to_thread(self._verify, snapshot, [file for file in needed if file in snapshot.files])
+            await asyncio.to_thread(self._check_artefacts, snapshot)
+            source = await self._source(snapshot, enable_networking, cold=cold)
+            chosen = name if name is not None else await self._free_name(f"from-{snapshot.id}")
+            clone = await self._clone(source, chosen, env_vars, metadata, restored_from=snapshot.id)
+            past = None if cold else launch.Past(Origin(directory, snapshot.shape), snapshot.token, snapshot.frozen)
+            disk = directory / DISK if DISK in snapshot.files else None
+            return await self._start(clone, past, disk, progress)
+
+    async def thaw(self, record: VMRecord) -> None:
+        """Bring a machine back to what it was before it was saved by a process that was killed meanwhile."""
+        directory = self._layout.vm(record.id)
+        with Locks(directory / "lock").try_hold() as held:
+            if held:
+                if ownership.process_of(record) is not None:
+                    vmm = self._engine.vmms[record.vmm]
+                    with contextlib.suppress(MachineStopped):
+                        await (vmm.pause if record.status is VMStatus.PAUSED else vmm.resume)(self._layout.sockets(record.id))
+                forget(directory)
+
+    # ── knowledge and labels ────────────────────────────────────────────────────────────────────
+
+    async def get(self, id_or_name: str) -> Snapshot:
+        """The snapshot with this id, name, or beginning of an id.
+
+        Raises
+        ------
+        SnapshotNotFound: there is none.
+        """
+        return await asyncio.to_thread(self._table.get, id_or_name)
+
+    async def all(self) -> Sequence[Snapshot]:
+        """All snapshots, newest first."""
+        return await asyncio.to_thread(self._table.list)
+
+    def path(self, snapshot: Snapshot) -> Path:
+        """The directory of a snapshot's files."""
+        return self._layout.snapshots / snapshot.id
+
+    def damage(self, snapshot: Snapshot) -> str | None:
+        """What is wrong with a snapshot's manifest: ``no_metadata``, ``metadata_corrupted``; None when nothing is. Blocks."""
+        try:
+            self._check_manifest(snapshot)
+        except FileNotFoundError:
+            return "no_metadata"
+        except CorruptSnapshot:
+            return "metadata_corrupted"
+        return None
+
+    async def rename(self, id_or_name: str, name: str) -> Snapshot:
+        """Give a snapshot another name.
+
+        Raises
+        ------
+        SnapshotNotFound: there is none. Conflict: another one has the name.
+        """
+        snapshot = await self.get(id_or_name)
+        await asyncio.to_thread(self._table.rename, snapshot.id, identity.check_name(name))
+        return dataclasses.replace(snapshot, name=name)
+
+    async def set_metadata(self, id_or_name: str, metadata: Mapping[str, Any]) -> Snapshot:
+        """Replace a snapshot's metadata; errors as `get`."""
+        snapshot, labels = await self.get(id_or_name), identity.check_metadata(metadata)
+        await asyncio.to_thread(self._table.set_metadata, snapshot.id, labels)
+        return dataclasses.replace(snapshot, metadata=labels)
+
+    async def delete(self, id_or_name: str) -> None:
+        """Delete a snapshot; machines that were restored from it go on. Waits for those that are being started from it.
+
+        Raises
+        ------
+        SnapshotNotFound: there is none.
+        """
+        snapshot = await self.get(id_or_name)
+        async with self._locks.hold(snapshot.id, deadline_s=DEADLINE_S, what=f"the snapshot {snapshot.name}"):
+            await asyncio.to_thread(self._remove, snapshot.id)
+
+    def remove_abandoned(self) -> int:
+        """Remove directories that are no snapshots: left where somebody was killed while he took or deleted one. Blocks."""
+        with self._locks.try_hold(_PUBLISHING) as nobody_publishes:
+            if not nobody_publishes:
+                return 0
+            known = {snapshot.id for snapshot in self._table.list()}
+            abandoned = [entry for entry in self._layout.snapshots.iterdir() if entry.name not in known]
+            for entry in abandoned:
+                shutil.rmtree(entry, ignore_errors=True)
+            return len(abandoned)
+
+    # ── saving a machine ────────────────────────────────────────────────────────────────────────
+
+    @contextlib.asynccontextmanager
+    async def _captured(self, record: VMRecord) -> AsyncIterator[Captured]:
+        """A directory with a machine's memory, state and disk of one instant, which is removed in the end if it is still there.
+
+        The machine's lock is held by the caller, at least until this is entered.
+        """
+        if record.status not in {VMStatus.RUNNING, VMStatus.PAUSED}:
+            raise Conflict(f"VM {record.spec.name} is {record.status.value}", remedy="only a running or paused VM can be saved")
+        directory = self._layout.temporary / f"snapshot-{secrets.token_hex(8)}"
+        directory.mkdir(mode=0o700)
+        try:
+            captured = await self._freeze_and_copy(record, directory)
+            await self._engine.vmms[record.vmm].settle(directory, captured.shape)
+            for file in directory.iterdir():
+                file.chmod(0o444)
+            yield captured
+        finally:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _freeze_and_copy(self, record: VMRecord, directory: Path) -> Captured:
+        """Save a machine while its programs, and then its CPUs, stand still. A paused one goes on for the moment that its agent needs."""
+        vmm, sockets = self._engine.vmms[record.vmm], self._layout.sockets(record.id)
+        spec = launch.launch_spec(self._layout, record)
+        paused = record.status is VMStatus.PAUSED
+        shapes: list[Shape] = []
+
+        async def save() -> None:
+            shapes.append(await vmm.save(spec, directory))
+
+        async def copy_disk() -> None:
+            if record.spec.disk_size_mib:
+                await asyncio.to_thread(sparse.copy, self._layout.vm(record.id) / DISK, directory / DISK)
+
+        with storage_errors(directory), frozen(self._layout.vm(record.id)):
+            try:
+                if paused:
+                    await vmm.resume(sockets)
+                async with self._programs_frozen(record) as programs_frozen:
+                    try:
+                        await vmm.pause(sockets)
+                        await together((save(), copy_disk()), limit=2)
+                    finally:
+                        with anyio.CancelScope(shield=True), contextlib.suppress(MachineStopped):
+                            await vmm.resume(sockets)
+            finally:
+                if paused:
+                    with anyio.CancelScope(shield=True), contextlib.suppress(MachineStopped):
+                        await vmm.pause(sockets)
+        return Captured(directory, shapes[0], programs_frozen)
+
+    @contextlib.asynccontextmanager
+    async def _programs_frozen(self, record: VMRecord) -> AsyncIterator[bool]:
+        """While this lasts no program of the guest runs, so that none runs in a copy before that is a machine of its own; False where the
+        guest's kernel cannot do that, which the receipts of the copies tell."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._engine.client(record).frozen())
+            except Unsupported:
+                yield False
+            else:
+                yield True
+
+    def _describe(self, record: VMRecord, captured: Captured, name: str, metadata: Mapping[str, Any]) -> Snapshot:
+        """The manifest of what was saved."""
+        root = self._layout.root
+        return Snapshot(
+            id=identity.new_id(),
+            name=name,
+            created_at=time.time(),
+            source_vm_id=record.id,
+            spec=record.spec,
+            image_id=record.image_id,
+            image_config=record.image_config,
+            rootfs=str(record.rootfs.relative_to(root)),
+            kernel=str(record.kernel.relative_to(root)),
+            initramfs=str(record.initramfs.relative_to(root)),
+            vmm=record.vmm,
+            vmm_version=record.vmm_version,
+            accelerator=record.accelerator,
+            isolation=record.isolation,
+            transport=record.transport,
+            shape=captured.shape,
+            cpu=host_cpu(self._layout.runtime),
+            files={file.name: StoredFile(file.stat().st_size, sparse.digest(file)) for file in sorted(captured.directory.iterdir())},
+            token=record.token,
+            frozen=captured.frozen,
+            network=record.network,
+            parent=record.restored_from,
+            metadata=metadata,
+        )
+
+    def _publish(self, snapshot: Snapshot, directory: Path) -> None:
+        """Give what was saved its place. Its files are on the disk before its manifest is, and that before its row."""
+        with storage_errors(directory):
+            for name in snapshot.files:
+                _sync(directory / name)
+            write_atomically(directory / MANIFEST, encode(snapshot).encode())
+            _sync(directory)
+            verified = {name: _identity(directory / name) for name in snapshot.files}
+            with self._locks.hold_blocking(_PUBLISHING):
+                place = self._layout.snapshots / snapshot.id
+                rootfs = str(self._layout.root / snapshot.rootfs)
+                self._table.insert(snapshot, rootfs, verified, lambda: directory.rename(place))
+            _sync(self._layout.snapshots)
+
+    # ── starting machines ───────────────────────────────────────────────────────────────────────
+
+    async def _clone(
+        self,
+        source: VMRecord,
+        name: str | None,
+        env_vars: Mapping[str, str] | None,
+        metadata: Mapping[str, Any] | None,
+        *,
+        restored_from: str,
+    ) -> VMRecord:
+        """The record of a new machine that goes on as `source`."""
+        spec = dataclasses.replace(
+            source.spec,
+            name=name if name is not None else self._engine.new_name(),
+            env_vars={**source.spec.env_vars, **identity.check_environment(env_vars or {})},
+            metadata=dict(source.spec.metadata if metadata is None else metadata),
+            ttl=None,
+        )
+        identity.check_spec(spec)
+        offer = await asyncio.to_thread(self._engine.confiner.choose, spec.confinement)
+        return dataclasses.replace(
+            source,
+            id=identity.new_id(),
+            spec=spec,
+            status=VMStatus.CREATING,
+            created_at=time.time(),
+            confinement=offer.confinement,
+            confinement_reason=offer.reason,
+            pid=None,
+            pid_start=None,
+            token=secrets.token_hex(32),
+            expires_at=None,
+            restored_from=restored_from,
+            receipt=None,
+        )
+
+    async def _start(self, clone: VMRecord, past: launch.Past | None, disk: Path | None, progress: ProgressCallback | None) -> VMRecord:
+        async with self._engine.making(clone.id):
+            await asyncio.to_thread(self._engine.vms.insert, clone)
+            if disk is not None:
+                target = self._layout.vm(clone.id) / DISK
+                await asyncio.to_thread(sparse.copy, disk, target)
+            return await self._engine.bring_up(clone, progress, past)
+
+    async def _start_all(
+        self, clones: Sequence[VMRecord], past: launch.Past, disk: Path | None, progress: ProgressCallback | None
+    ) -> list[VMRecord]:
+        try:
+            return await together([self._start(clone, past, disk, progress) for clone in clones], limit=_AT_ONCE)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for clone in clones:
+                    await self._engine.delete(clone.id)
+            raise
+
+    async def _source(self, snapshot: Snapshot, enable_networking: bool | None, *, cold: bool) -> VMRecord:
+        """The machine that was saved, as it can go on here.
+
+        Raises
+        ------
+        Unsupported, RequirementNotMet: it cannot.
+        """
+        had_network = snapshot.network is not None
+        if not cold:
+            await self._check_host(snapshot)
+            if enable_networking not in {None, had_network}:
+                what = "a network device" if had_network else "no network device"
+                raise Unsupported(f"a VM with {what} was saved, and a machine that goes on keeps its devices", remedy=_COLD)
+        root = self._layout.root
+        record = VMRecord(
+            id=snapshot.source_vm_id,
+            spec=snapshot.spec,
+            status=VMStatus.CREATING,
+            created_at=snapshot.created_at,
+            image_id=snapshot.image_id,
+            image_config=snapshot.image_config,
+            rootfs=root / snapshot.rootfs,
+            kernel=root / snapshot.kernel,
+            initramfs=root / snapshot.initramfs,
+            vmm=snapshot.vmm,
+            vmm_version=snapshot.vmm_version,
+            accelerator=snapshot.accelerator,
+            accelerator_reason="as in its snapshot",
+            isolation=snapshot.isolation,
+            transport=snapshot.transport,
+            network=snapshot.network,
+        )
+        if not cold:
+            return _with_network(record, had_network)
+        return _with_network(
+            await self._chosen_anew(record), record.spec.enable_networking if enable_networking is None else enable_networking
+        )
+
+    async def _chosen_anew(self, record: VMRecord) -> VMRecord:
+        """A machine that boots: on the best that this host has."""
+        from bandsox.engine.accelerators import Trial
+        from bandsox.vmm.kernel import BootFiles
+
+        spec = record.spec
+        offer = await asyncio.to_thread(self._engine.confiner.choose, spec.confinement)
+        trial = Trial(BootFiles(record.kernel, record.initramfs), offer.confinement, spec.boot_args, spec.cpu_template)
+        choice = await self._engine.accelerators.choose(trial, spec.vmm, self._engine.require)
+        return dataclasses.replace(
+            record,
+            vmm=choice.vmm.name,
+            vmm_version=await choice.vmm.version(),
+            accelerator=choice.accelerator.name,
+            accelerator_reason=choice.accelerator.reason,
+            isolation=choice.accelerator.isolation,
+            transport=choice.transport,
+        )
+
+    async def _free_name(self, wanted: str) -> str:
+        """`wanted`, or that with the first number which no machine has."""
+        taken = {record.spec.name for record in await asyncio.to_thread(self._engine.vms.list)}
+        return next(name for number in range(len(taken) + 1) if (name := f"{wanted}-{number + 1}" if number else wanted) not in taken)
+
+    # ── what a snapshot needs ───────────────────────────────────────────────────────────────────
+
+    async def _check_host(self, snapshot: Snapshot) -> None:
+        version = await self._check_room_for(snapshot.vmm, snapshot.accelerator)
+        if _series(version) != _series(snapshot.vmm_version):
+            raise Unsupported(
+                f"the snapshot {snapshot.name} cannot be restored by this {snapshot.vmm}",
+                cause=f"it was taken with {snapshot.vmm_version}, and this is {version}",
+                remedy=f"install {snapshot.vmm} {_series(snapshot.vmm_version)}, or {_COLD}",
+            )
+        if snapshot.isolation < self._engine.require:
+            raise RequirementNotMet(f"the snapshot {snapshot.name} was taken of a VM with less isolation than is required", remedy=_COLD)
+        cpu = await asyncio.to_thread(host_cpu, self._layout.runtime)
+        if (reason := obstacle(snapshot.accelerator, snapshot.cpu, cpu)) is not None:
+            raise Unsupported(f"the snapshot {snapshot.name} cannot be restored on this host", cause=reason, remedy=_COLD)
+
+    async def _check_room_for(self, vmm_name: str, accelerator: str) -> str:
+        """The version of a VMM of this host that has `accelerator`."""
+        vmm = self._engine.vmms[vmm_name]
+        try:
+            version, offered = await vmm.version(), await vmm.accelerators()
+        except HostError as error:
+            raise Unsupported(f"a snapshot of {vmm_name} cannot be restored on this host", cause=error.message, remedy=_COLD) from error
+        if accelerator not in {each.name for each in offered}:
+            raise Unsupported(f"a snapshot that needs {accelerator} cannot be restored on this host", remedy=_COLD)
+        return version
+
+    def _check_artefacts(self, snapshot: Snapshot) -> None:
+        for what, path in {"kernel": snapshot.kernel, "initramfs": snapshot.initramfs, "root file system": snapshot.rootfs}.items():
+            if not (self._layout.root / path).is_file():
+                raise Unsupported(f"the snapshot {snapshot.name} needs a {what} that is not here", cause=f"{path} does not exist")
+
+    def _check_manifest(self, snapshot: Snapshot) -> None:
+        """Compare the manifest with what was recorded of it."""
+        if (self.path(snapshot) / MANIFEST).read_text(errors="replace") != self._table.manifest(snapshot.id):
+            raise _corrupt(snapshot, "its manifest is not what was saved")
+
+    def _verify(self, snapshot: Snapshot, names: Sequence[str]) -> None:
+        """Compare files with their checksums; one that nobody has touched since that was done last is not read again."""
+        try:
+            self._check_manifest(snapshot)
+            verified = self._table.verified(snapshot.id)
+            changed = [name for name in names if verified.get(name) != _identity(self.path(snapshot) / name)]
+            for name in changed:
+                before = _identity(self.path(snapshot) / name)
+                if before[1] != snapshot.files[name].size or sparse.digest(self.path(snapshot) / name) != snapshot.files[name].digest:
+                    raise _corrupt(snapshot, f"its {name} is not what was saved")
+                verified[name] = before
+        except FileNotFoundError as error:
+            if isinstance(error, BandSoxError):
+                raise
+            raise _corrupt(snapshot, f"{Path(error.filename).name} is missing") from error
+        if changed:
+            self._table.set_verified(snapshot.id, verified)
+
+    @contextlib.asynccontextmanager
+    async def _in_use(self, snapshot_id: str) -> AsyncIterator[None]:
+        """While this lasts the snapshot is not deleted."""
+        async with self._locks.hold(snapshot_id, shared=True, deadline_s=DEADLINE_S, what=f"the snapshot {snapshot_id}"):
+            await self.get(snapshot_id)
+            yield
+
+    def _remove(self, snapshot_id: str) -> None:
+        self._table.delete(snapshot_id)
+        shutil.rmtree(self._layout.snapshots / snapshot_id, ignore_errors=True)
+
+
+_PUBLISHING = "publishing"
+
+
+def _with_network(record: VMRecord, enabled: bool | None) -> VMRecord:
+    """A machine that must have a network, must have none, or None: may."""
+    return dataclasses.replace(record, spec=dataclasses.replace(record.spec, enable_networking=enabled))
+
+
+def _series(version: str) -> str:
+    """The part of a version within which a VMM reads what it has written: ``7.2`` of ``7.2.22``."""
+    return ".".join(version.split(".")[:2])
+
+
+def _identity(path: Path) -> Identity:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _corrupt(snapshot: Snapshot, cause: str) -> CorruptSnapshot:
+    return CorruptSnapshot(f"the snapshot {snapshot.name} is damaged", cause=cause, remedy="delete it, and take another")
