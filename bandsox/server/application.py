@@ -11,6 +11,7 @@ from bandsox.core import AsyncBandSox
 from bandsox.server import faults, shapes
 from bandsox.server.configuration import Configuration
 from bandsox.server.gate import Gate
+from bandsox.server.live import routes as live
 from bandsox.server.routes import auth, commands, files, images, machines, system
 from bandsox.server.service import Service
 from bandsox.version import __version__
@@ -36,6 +37,7 @@ def routes() -> FastAPI:
     )
     for router in ROUTERS:
         app.include_router(router, responses=_FAILURES)
+    app.include_router(live.router)
     faults.install(app)
     return app
 

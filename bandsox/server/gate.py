@@ -121,7 +121,8 @@ def audit(scope: Scope, caller: Caller | None, status: int, seconds: float) -> N
 def foreign(configuration: Configuration, headers: Headers) -> Response | None:
     """The answer to a request under a name that is not ours (DNS rebinding), or from a page that is not ours; None for others."""
     host = headers.get("host", "")
-    name = urlsplit(f"//{host}").hostname if _is_authority(host) else None
+    alone = len(headers.getlist("host")) == 1 and len(headers.getlist("origin")) <= 1
+    name = urlsplit(f"//{host}").hostname if alone and _is_authority(host) else None
     if name is None or not configuration.is_known_host(name):
         return plain_failure(421, "foreign_host", "this server does not go by that name; --allowed-host adds one")
     origin = headers.get("origin")

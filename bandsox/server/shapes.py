@@ -61,6 +61,7 @@ class NewVM(Shape):
     env_vars: Environment | None = Field(None, examples=[{"LANG": "C.UTF-8"}])
     metadata: dict[str, Any] | None = Field(None, examples=[{"team": "web"}])
     mcp: dict[str, Any] | None = None
+    dns: list[str] = Field([], max_length=3, description="addresses of name servers")
     vmm: str | None = Field(None, examples=["qemu"])
     disk_bandwidth_mbps: float | None = Field(None, gt=0)
     disk_iops: int | None = Field(None, ge=1)
@@ -197,6 +198,15 @@ class Terminal(Shape):
 
     cols: int = Field(80, ge=1, le=65535)
     rows: int = Field(24, ge=1, le=65535)
+
+
+class LiveCommand(Command):
+    """A command to be run over a WebSocket: the first frame."""
+
+    timeout: float | None = None
+    tty: Terminal | None = None
+    stdin: bool = False
+    format: Literal["text", "binary"] = "text"
 
 
 class NewSession(Command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import subprocess
 import sys
@@ -13,12 +14,17 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
+from bandsox import wire
 from bandsox.errors import BandSoxError
 from bandsox.server.application import ROUTERS
 from bandsox.server.auth.callers import Scope
 from bandsox.server.auth.file import AuthFile
+from bandsox.server.auth.gatekeeper import SUBPROTOCOL, _subprotocol_token
 from bandsox.server.guard import demand_of
+from bandsox.server.live import routes as live
 from tests.server.servers import Server, serving
 
 PASSWORD = "correct horse battery"
@@ -210,9 +216,25 @@ def test_while_it_is_off_there_is_nothing_to_log_in_to(http: httpx.Client) -> No
     assert http.get("/api/auth/check").json() == {"authenticated": True, "auth_enabled": False}
 
 
-def test_tokens_of_websockets_are_read_from_the_subprotocol() -> None:
-    from bandsox.server.auth.gatekeeper import SUBPROTOCOL, _subprotocol_token
+def test_every_websocket_wants_to_know_who_is_calling(guarded: Server, keys: dict[str, str]) -> None:
+    def close_code(path: str, **options: Any) -> int | None:
+        with connect(guarded.url.replace("http", "ws") + path, proxy=None, open_timeout=60, **options) as socket:
+            with contextlib.suppress(ConnectionClosed):
+                while socket.recv(timeout=60):
+                    pass
+            return socket.close_code
 
+    for route in live.router.routes:
+        path = str(route.path).replace("{vm}", "none").replace("{session}", "none")
+        protocol = SUBPROTOCOL + base64.urlsafe_b64encode(keys["exec"].encode()).decode().rstrip("=")
+        assert close_code(path) == wire.UNKNOWN_CALLER
+        assert close_code(f"{path}?token=bsx_0") == wire.UNKNOWN_CALLER
+        assert close_code(path, additional_headers={"Authorization": f"Bearer {keys['read']}"}) == wire.UNKNOWN_CALLER
+        assert close_code(path, subprotocols=["bandsox.exec", protocol]) == wire.NO_SUCH_VM
+        assert close_code(f"{path}?token={keys['exec']}") == wire.NO_SUCH_VM
+
+
+def test_tokens_of_websockets_are_read_from_the_subprotocol() -> None:
     token = "bsx_" + "0f" * 32
     protocol = SUBPROTOCOL + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
     assert _subprotocol_token({"sec-websocket-protocol": f"bandsox.terminal, {protocol}"}) == token
