@@ -149,6 +149,10 @@ ConfinementDemand = Literal["auto", "none", "namespaces", "jail"]
 """``auto``: the strongest that works here. ``namespaces``, ``jail``: at least that, or the machine is refused."""
 
 
+OnExpiry = Literal["delete", "stop", "pause"]
+"""What becomes of a machine whose time is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """A machine's place in its network.
@@ -174,7 +178,8 @@ class NetworkConfig:
 class VMSpec:
     """What a machine was asked to be.
 
-    ``cpu_template`` is a static template's name or a custom one's JSON text; ``disk_limits`` hold for each of its disks.
+    ``ttl`` is how many seconds it may run, ``idle_timeout`` how many without being used; ``auto_resume``: a paused one goes on at the next
+    operation. ``cpu_template`` is a static template's name or a custom one's JSON text; ``disk_limits`` hold for each of its disks.
     ``enable_networking`` None: a network where host and guest can have one; ``dns``: other name servers than the host's.
     """
 
@@ -195,6 +200,9 @@ class VMSpec:
     vmm: str | None = None
     confinement: ConfinementDemand = "auto"
     ttl: float | None = None
+    idle_timeout: float | None = None
+    on_expiry: OnExpiry = "delete"
+    auto_resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)

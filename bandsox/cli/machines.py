@@ -56,6 +56,9 @@ async def create_machine(
             disk_bandwidth_mbps=options.disk_bandwidth,
             disk_iops=options.disk_iops,
             ttl=options.ttl,
+            idle_timeout=options.idle_timeout,
+            on_expiry=options.on_expiry,
+            auto_resume=options.auto_resume,
             ephemeral=ephemeral,
             progress=call.progress,
         )

@@ -8,12 +8,15 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bandsox.cli.completion import complete_image, complete_vm
 from bandsox.cli.detaching import DEFAULT_DETACH_KEYS
+
+if TYPE_CHECKING:
+    from bandsox.models import OnExpiry
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -141,7 +144,16 @@ def machine_options(function: Function) -> Function:
             help="Set the variables of a file of NAME=VALUE lines.",
         ),
         click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Keep a note with the VM; also a JSON object."),
-        click.option("--ttl", type=seconds, metavar="SECONDS", help="How long it may live, running or not; 90s, 5m, 2h."),
+        click.option("--ttl", type=seconds, metavar="SECONDS", help="How long it may run; 90s, 5m, 2h."),
+        click.option("--idle-timeout", type=seconds, metavar="SECONDS", help="How long it may run while nobody uses it."),
+        click.option(
+            "--on-expiry",
+            type=click.Choice(["delete", "stop", "pause"]),
+            default=_default("on_expiry"),
+            show_default=True,
+            help="What becomes of it when that time is over.",
+        ),
+        click.option("--auto-resume", is_flag=True, help="When it is paused, let it go on at the next command in it."),
         click.option(
             "--vmm", metavar="NAME", help="The hypervisor: firecracker or qemu; BANDSOX_VMM, else the best that works here, when absent."
         ),
@@ -180,6 +192,9 @@ class MachineOptions:
     env_file: tuple[Path, ...]
     metadata: tuple[str, ...]
     ttl: float | None
+    idle_timeout: float | None
+    on_expiry: OnExpiry
+    auto_resume: bool
     vmm: str | None
     cpu_template: str | None
     disk_bandwidth: float | None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bandsox.core.opening import Opening
 from bandsox.engine.identity import check_dns
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
-from bandsox.models import ProgressCallback, RateLimits, VMSpec, VMStatus
+from bandsox.models import OnExpiry, ProgressCallback, RateLimits, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
 from bandsox.vm.info import vm_info
 
@@ -45,6 +45,9 @@ class Machines(Opening):
         disk_iops: int | None = None,
         confinement: str | None = None,
         ttl: float | None = None,
+        idle_timeout: float | None = None,
+        on_expiry: OnExpiry = "delete",
+        auto_resume: bool = False,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
@@ -70,7 +73,10 @@ class Machines(Opening):
         disk_bandwidth_mbps, disk_iops: limits on each of its disks, in 10^6 bytes and operations a second; by default
             ``BANDSOX_DISK_BANDWIDTH_MBPS`` and ``BANDSOX_DISK_IOPS``, else none.
         confinement: what the hypervisor is locked into; see `BandSox`. It holds for every later start of the machine.
-        ttl: seconds after which the machine no longer exists; the next process that looks for machines deletes it.
+        ttl: how many seconds it may run, from now on and after each time it is woken when they are over.
+        idle_timeout: how many seconds it may run while no operation on its guest is under way and no session runs in it.
+        on_expiry: what becomes of it then: ``"delete"``, ``"stop"`` or ``"pause"``. It is done whether this process still runs or not.
+        auto_resume: when it is paused, it goes on at the next operation on its guest.
         ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
 
@@ -101,6 +107,9 @@ class Machines(Opening):
             vmm=vmm if vmm is not None else default_vmm(),
             confinement=self.confinement if confinement is None else check_confinement(confinement),
             ttl=ttl,
+            idle_timeout=idle_timeout,
+            on_expiry=on_expiry,
+            auto_resume=auto_resume,
         )
         return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
 

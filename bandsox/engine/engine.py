@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bandsox.engine import identity, ownership
+from bandsox.engine import deadlines, identity, ownership
 from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
 from bandsox.engine.frozen import is_frozen
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
@@ -65,6 +65,7 @@ class Engine:
         self.database = Database(self.layout.database)
         self.vms = VMs(self.database)
         self._owned: dict[str, Ownership] = {}
+        self._looked_after = False
 
     async def delete_own(self) -> None:
         """Delete the ephemeral machines that were made here."""
@@ -182,7 +183,7 @@ class Engine:
         BootFailed: it did not come up; its disk is untouched.
         """
         async with self.locked(vm_id):
-            record = await self.get(vm_id)
+            record = await self._known(vm_id)
             if record.status not in {VMStatus.STOPPED, VMStatus.DEAD}:
                 raise Conflict(f"VM {record.spec.name} is {record.status.value}", remedy="only a stopped VM can be started")
             if not record.rootfs.exists():
@@ -204,7 +205,7 @@ class Engine:
         A machine that is not running stays as it is.
         """
         async with self.locked(vm_id):
-            record = await self.get(vm_id)
+            record = await self._known(vm_id)
             process = ownership.process_of(record)
             if process is None:
                 return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
@@ -262,19 +263,24 @@ class Engine:
         """
         record = await asyncio.to_thread(self.vms.get, id_or_name)
         if record.expires_at is not None and record.expires_at <= time.time():
-            await self.remove_overdue()
-            raise VMNotFound(f"VM {record.spec.name} has expired", cause=f"its time to live was {record.spec.ttl:g} s")
+            await deadlines.expire(self, record.id)
+            if record.spec.on_expiry == "delete":
+                raise VMNotFound(f"VM {record.spec.name} has expired", cause=f"its time to live was {record.spec.ttl:g} s")
+            record = await asyncio.to_thread(self.vms.get, record.id)
         if is_abandoned(self.layout.vm(record.id)):
             await self.delete(record.id)
             raise VMNotFound(f"VM {record.spec.name} is gone", cause="it was to end with the process that made it")
         if is_frozen(self.layout.vm(record.id)):
             await self.snapshots.thaw(record)
+        self._look_after(record)
         return ownership.as_it_is(record)
 
     async def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
         """All machines as they are now, newest first."""
         await self.remove_overdue()
         records = await asyncio.to_thread(self.vms.list, limit=limit, metadata_equals=metadata_equals)
+        for record in records:
+            self._look_after(record)
         return [ownership.as_it_is(record) for record in records]
 
     async def rename(self, vm_id: str, name: str) -> VMRecord:
@@ -313,7 +319,18 @@ class Engine:
         return f"vm-{secrets.token_hex(4)}"
 
     def client(self, record: VMRecord) -> GuestClient:
-        """A client of a machine's agent."""
+        """A client of a machine's agent. The machine is not idle while one of its operations lasts."""
+        if record.spec.idle_timeout is None:
+            return self.direct_client(record)
+        from bandsox.engine import use
+        from bandsox.guest import GuestClient
+
+        link = self.direct_client(record).link
+        see_to_it = functools.partial(self._wake, record.id)
+        return GuestClient(use.UsedLink(link, self.layout.vm(record.id), see_to_it), bytes.fromhex(record.token))
+
+    def direct_client(self, record: VMRecord) -> GuestClient:
+        """A client of a machine's agent whose operations are no use of the machine."""
         from bandsox.engine import boot
 
         vmm, sockets = self.vmms[record.vmm], self.layout.sockets(record.id)
@@ -332,13 +349,43 @@ class Engine:
         return dataclasses.replace(removed, machines=(*overdue, *removed.machines), files=removed.files + abandoned)
 
     async def remove_overdue(self) -> tuple[str, ...]:
-        """Delete the machines whose time to live is over, or whose maker they were to end with; return their ids."""
-        overdue = (*await asyncio.to_thread(self.vms.expired, time.time()), *abandoned(self.layout.vms))
-        for vm_id in overdue:
+        """Delete the machines whose maker they were to end with, and do what is to be done with those whose time is over.
+
+        Returns the ids of those that are gone.
+        """
+        left = tuple(abandoned(self.layout.vms))
+        for vm_id in left:
             await self.delete(vm_id)
-        return overdue
+        expired = await asyncio.to_thread(self.vms.expired, time.time())
+        for vm_id in expired:
+            await deadlines.expire(self, vm_id)
+        known = {record.id for record in await asyncio.to_thread(self.vms.list)} if expired else set()
+        return (*left, *(vm_id for vm_id in expired if vm_id not in known))
 
     # ── helpers ─────────────────────────────────────────────────────────────────────────────────
+
+    def _look_after(self, record: VMRecord) -> None:
+        """See to it, once, that deadlines are kept: whoever did may have been killed."""
+        if not self._looked_after and deadlines.has_deadline(record):
+            self._looked_after = True
+            deadlines.ensure_housekeeper(self.layout)
+
+    async def _known(self, vm_id: str) -> VMRecord:
+        """A machine as it is now, whatever its deadlines."""
+        return ownership.as_it_is(await asyncio.to_thread(self.vms.get, vm_id))
+
+    async def _wake(self, vm_id: str) -> None:
+        """See to it that a machine that is to be used is not paused.
+
+        Raises
+        ------
+        Conflict: it is.
+        """
+        record = await self._known(vm_id)
+        if record.status is VMStatus.PAUSED and record.spec.auto_resume:
+            await self.resume(vm_id)
+        elif record.status is VMStatus.PAUSED:
+            raise Conflict(f"VM {record.spec.name} is paused", cause="perhaps its time was over", remedy="resume it first")
 
     async def update(self, vm_id: str, **changes: Any) -> VMRecord:
         """Change a machine's record; see `VMs.update`."""
@@ -383,6 +430,7 @@ class Engine:
                 await ownership.end_all(self.layout.vms, record.id)
             shutil.rmtree(sockets, ignore_errors=True)
             raise
+        deadlines.begin(self.layout, running)
         report(progress, "boot", "the machine is up", finished=True)
         return running
 
@@ -407,7 +455,7 @@ class Engine:
             set_up = functools.partial(launch.set_up, record=record, deadline_s=BOOT_DEADLINE_S)
             ready = await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
             changes = {"network": ready.network, "network_reason": ready.network_reason}
-            return await self.update(record.id, status=VMStatus.RUNNING, receipt=None, **changes)
+            return await self.update(record.id, status=VMStatus.RUNNING, receipt=None, **changes, **deadlines.anew(record))
 
     def _make_disk(self, record: VMRecord) -> None:
         from bandsox.engine import disks
@@ -422,13 +470,13 @@ class Engine:
             if record.status is VMStatus.PAUSED:
                 await self.vmms[record.vmm].resume(self.layout.sockets(record.id))
             with contextlib.suppress(BandSoxError):
-                await self.client(record).shutdown()
+                await self.direct_client(record).shutdown()
             await ownership.wait(process)
         await ownership.end(process)
 
     async def _suspend(self, vm_id: str, before: VMStatus, after: VMStatus) -> VMRecord:
         async with self.locked(vm_id):
-            record = await self.get(vm_id)
+            record = await self._known(vm_id)
             if record.status is after:
                 return record
             if record.status is not before:
@@ -436,7 +484,9 @@ class Engine:
             vmm = self.vmms[record.vmm]
             change = vmm.pause if after is VMStatus.PAUSED else vmm.resume
             await change(self.layout.sockets(record.id))
-            return await self.update(record.id, status=after)
+            record = await self.update(record.id, status=after, **(deadlines.anew(record) if after is VMStatus.RUNNING else {}))
+            deadlines.begin(self.layout, record)
+            return record
 
     @contextlib.contextmanager
     def _new_directory(self, vm_id: str, *, ephemeral: bool) -> Iterator[None]:

@@ -6,13 +6,13 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from bandsox.engine import disks
 from bandsox.errors import InvalidRequest
-from bandsox.models import VMSpec
+from bandsox.models import OnExpiry, VMSpec
 
 MIN_MEM_MIB = 48
 MAX_MEM_MIB = 1024 * 1024
@@ -20,6 +20,7 @@ MAX_VCPU = 64
 _NAME_LIMIT = 128
 _MAX_RATE = 1 << 40
 _MOST_NAME_SERVERS = 3
+_MAX_SECONDS = 100 * 366 * 86_400.0
 _METADATA_LIMIT = 1 << 20
 _ENVIRONMENT_LIMIT = 256 * 1024
 
@@ -92,8 +93,11 @@ def check_spec(spec: VMSpec) -> None:
     for field, rate in {"disk bandwidth": spec.disk_limits.bandwidth, "disk_iops": spec.disk_limits.operations}.items():
         if rate is not None:
             _check_range(field, rate, 1, _MAX_RATE)
-    if spec.ttl is not None and not spec.ttl > 0:
-        raise InvalidRequest("ttl must be a positive number of seconds")
+    for field, seconds in {"ttl": spec.ttl, "idle_timeout": spec.idle_timeout}.items():
+        if seconds is not None and not (0 < seconds <= _MAX_SECONDS):
+            raise InvalidRequest(f"{field} must be a positive number of seconds")
+    if spec.on_expiry not in get_args(OnExpiry):
+        raise InvalidRequest(f"{spec.on_expiry!r} is nothing to do on expiry", remedy=f"choose one of: {', '.join(get_args(OnExpiry))}")
     if re.search(r"[\0\n\r]", spec.boot_args):
         raise InvalidRequest("boot_args must be one line")
 

@@ -322,7 +322,7 @@ class Snapshots:
         guest's kernel cannot do that, which the receipts of the copies tell."""
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(self._engine.client(record).frozen())
+                await stack.enter_async_context(self._engine.direct_client(record).frozen())
             except Unsupported:
                 yield False
             else:

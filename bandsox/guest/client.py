@@ -26,3 +26,4 @@ class GuestClient(MachineOperations, RenewalOperations, ProcessOperations, FileO
 
     def __init__(self, link: Link, token: bytes = bytes(TOKEN_SIZE)) -> None:
         super().__init__(Connector(link, token))
+        self.link = link

@@ -104,6 +104,14 @@ class VMs:
                 raise _name_taken(new.spec.name) from error
         return new
 
+    def settle_deadline(self, vm_id: str, expires_at: float) -> None:
+        """A machine's deadline was kept; it has none any more, unless it got another one meanwhile."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE vms SET expires_at = NULL, record = json_set(record, '$.expires_at', NULL) WHERE id = ? AND expires_at = ?",
+                (vm_id, expires_at),
+            )
+
     def delete(self, vm_id: str) -> None:
         """Forget a machine; no error when it is already gone."""
         with self._database.transaction() as connection:

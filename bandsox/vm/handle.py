@@ -190,9 +190,11 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
 
         Raises
         ------
-        Conflict: it is paused or stopped.
+        Conflict: it is stopped, or paused and not to be woken (`auto_resume`).
         """
         self._record = await self._engine.get(self.vm_id)
+        if self._record.status is VMStatus.PAUSED and self._record.spec.auto_resume:
+            self._record = await self._engine.resume(self.vm_id)
         if self._record.status is VMStatus.RUNNING:
             return self.guest
         remedies = {VMStatus.PAUSED: "resume it first", VMStatus.STOPPED: "start it first", VMStatus.DEAD: "start it again"}

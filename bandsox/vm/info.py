@@ -40,4 +40,7 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "confinement_reason": record.confinement_reason,
         "transport": record.transport,
         "expires_at": record.expires_at,
+        "idle_timeout": spec.idle_timeout,
+        "on_expiry": spec.on_expiry,
+        "auto_resume": spec.auto_resume,
     }

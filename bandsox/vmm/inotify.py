@@ -12,7 +12,8 @@ from types import TracebackType
 
 CREATE = 0x100
 MODIFY = 0x002
-"""Kinds of events (inotify.h): an entry of a directory was made; a file was written to."""
+ATTRIB = 0x004
+"""Kinds of events (inotify.h): an entry of a directory was made; a file was written to; its times or other attributes were set."""
 
 _READ_SIZE = 1 << 16
 

@@ -1,0 +1,143 @@
+"""Machines whose time is limited: as a whole (``ttl``), and while nobody uses them (``idle_timeout``).
+
+A machine is in use while an operation on its guest is under way, through whichever process: each holds a shared lock on the file
+``used`` in the machine's directory, and sets its time when it ends. It is in use as well while a session runs in it, which is
+looked at when its time is over, and then each ``idle_timeout`` again. What is done then is the machine's ``on_expiry``, by whichever
+process notices first, while nobody can begin another operation; one who waits for that and whose machine has ``auto_resume`` wakes it
+again.
+
+The housekeeper (`bandsox.engine.housekeeper`) notices where nobody else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bandsox.engine.housekeeper import CHANGES, LOCK, USED
+from bandsox.errors import BandSoxError, Conflict, VMNotFound
+from bandsox.locks import Locks, try_lock_file
+from bandsox.models import VMRecord, VMStatus
+from bandsox.settings import Layout
+
+if TYPE_CHECKING:
+    from bandsox.engine.engine import Engine
+
+
+def has_deadline(record: VMRecord) -> bool:
+    """Whether somebody has to look after a machine's time."""
+    return record.expires_at is not None or record.spec.idle_timeout is not None
+
+
+def begin(layout: Layout, record: VMRecord) -> None:
+    """A machine has begun to run, or a deadline has changed: its idle time starts now, and the housekeeper hears of it."""
+    if record.spec.idle_timeout is not None:
+        touch(layout.vm(record.id))
+    if has_deadline(record):
+        changes = layout.locks / CHANGES
+        changes.touch(mode=0o600)
+        os.utime(changes)
+        ensure_housekeeper(layout)
+
+
+def anew(record: VMRecord) -> dict[str, float]:
+    """What changes in the record of a machine that begins to run: one whose time was over gets as much again."""
+    if record.spec.ttl is None or record.expires_at is not None:
+        return {}
+    return {"expires_at": time.time() + record.spec.ttl}
+
+
+def touch(directory: Path) -> None:
+    """A machine is used now."""
+    with contextlib.suppress(FileNotFoundError):  # it is being deleted
+        used = directory / USED
+        used.touch(mode=0o600)
+        os.utime(used)
+
+
+def ensure_housekeeper(layout: Layout) -> None:
+    """Start a housekeeper if there is none."""
+    lock = Locks(layout.locks / LOCK)
+    with lock.try_hold() as nobody:
+        if not nobody:
+            return
+    (layout.locks / CHANGES).touch(mode=0o600)
+    package = os.fspath(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    subprocess.Popen(
+        [sys.executable, "-m", "bandsox.engine.housekeeper", os.fspath(layout.root)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+
+
+async def expire(engine: Engine, vm_id: str) -> bool:
+    """Do what a machine's deadline asks for, if its time is over and, where it is only idle, nobody uses it; whether it was done."""
+    try:
+        record = await asyncio.to_thread(engine.vms.get, vm_id)
+    except VMNotFound:
+        return False
+    overdue = record.expires_at is not None and record.expires_at <= time.time()
+    if not overdue and not await _is_idle(engine, record):
+        return False
+    with contextlib.ExitStack() as stack:
+        if record.spec.idle_timeout is not None:
+            descriptor = _open_used(engine.layout.vm(vm_id))
+            stack.callback(os.close, descriptor)
+            nobody_uses_it = try_lock_file(descriptor)
+            if not overdue and not (nobody_uses_it and _idle_for(descriptor) >= record.spec.idle_timeout):
+                return False
+        await _act(engine, record)
+    return True
+
+
+async def _is_idle(engine: Engine, record: VMRecord) -> bool:
+    """Whether a machine's idle time is over. One in which a session runs begins it anew."""
+    if record.spec.idle_timeout is None or record.status is not VMStatus.RUNNING:
+        return False
+    directory = engine.layout.vm(record.id)
+    try:
+        idle = time.time() - (directory / USED).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    if idle < record.spec.idle_timeout:
+        return False
+    sessions = []
+    with contextlib.suppress(BandSoxError):  # a guest that does not answer is not in use
+        sessions = await engine.direct_client(record).list_sessions()
+    if any(session.running for session in sessions):
+        touch(directory)
+        return False
+    return True
+
+
+def _open_used(directory: Path) -> int:
+    return os.open(directory / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _idle_for(descriptor: int) -> float:
+    return time.time() - os.fstat(descriptor).st_mtime
+
+
+async def _act(engine: Engine, record: VMRecord) -> None:
+    match record.spec.on_expiry:
+        case "delete":
+            await engine.delete(record.id)
+            return
+        case "stop":
+            await engine.stop(record.id)
+        case "pause":
+            with contextlib.suppress(Conflict):  # it does not run
+                await engine.pause(record.id)
+    if record.expires_at is not None:
+        await asyncio.to_thread(engine.vms.settle_deadline, record.id, record.expires_at)
