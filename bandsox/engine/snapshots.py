@@ -58,6 +58,9 @@ MAX_FORKS = 256
 _AT_ONCE = 8
 """How many clones are started at a time."""
 
+_THAW_TIMEOUT_S = 20.0
+"""How long the agent of a machine whose saver was killed may take to let its programs go on."""
+
 _COLD = "give cold=True (--cold), which boots from its disk"
 
 
@@ -191,9 +194,13 @@ class Snapshots:
         with Locks(directory / "lock").try_hold() as held:
             if held:
                 if ownership.process_of(record) is not None:
-                    vmm = self._engine.vmms[record.vmm]
+                    vmm, sockets = self._engine.vmms[record.vmm], self._layout.sockets(record.id)
                     with contextlib.suppress(MachineStopped):
-                        await (vmm.pause if record.status is VMStatus.PAUSED else vmm.resume)(self._layout.sockets(record.id))
+                        await vmm.resume(sockets)
+                        with contextlib.suppress(BandSoxError):  # an agent that does not answer keeps nobody from pausing or ending it
+                            await self._engine.client(record).thaw(timeout=_THAW_TIMEOUT_S)
+                        if record.status is VMStatus.PAUSED:
+                            await vmm.pause(sockets)
                 forget(directory)
 
     # ── knowledge and labels ────────────────────────────────────────────────────────────────────

@@ -60,6 +60,8 @@ def split(raw: Path, ram: Path, state: Path, ram_bytes: int) -> None:
     ------
     VMMError: it is not such a stream. OSError: there is no room.
     """
+    if raw.stat().st_size == 0:
+        raise _not_a_stream("it is empty")
     with raw.open("rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
         descriptor = os.open(ram, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

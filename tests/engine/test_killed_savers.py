@@ -1,0 +1,81 @@
+"""Whoever saves a machine, or starts clones, is killed in the middle: the machine goes on, and nothing half-made is left."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bandsox import BandSox, MicroVM
+from bandsox.engine.frozen import is_frozen
+from bandsox.settings import Layout
+
+KILLED = """
+import os, signal, sys
+from bandsox import BandSox
+from bandsox.engine import sparse
+from bandsox.engine.engine import Engine
+from bandsox.engine.snapshots import Snapshots
+from bandsox.vmm.qemu import saving
+from bandsox.store import Snapshots as Table
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+storage, vm_id, step = sys.argv[1:]
+place, name = {
+    "while the disk is copied": (sparse, "copy"),
+    "before the stream is taken apart": (saving, "settle"),
+    "before it takes its place": (Table, "insert"),
+    "before a clone starts": (Engine, "bring_up"),
+    "before a clone goes on": (saving, "load"),
+}[step]
+setattr(place, name, die)
+vm = BandSox(storage).get_vm(vm_id)
+vm.fork() if "clone" in step else vm.snapshot()
+"""
+
+STEPS = (
+    "while the disk is copied",
+    "before the stream is taken apart",
+    "before it takes its place",
+    "before a clone starts",
+    "before a clone goes on",
+)
+
+
+@pytest.fixture(scope="module")
+def source(bandsox: BandSox) -> Iterator[MicroVM]:
+    with bandsox.create_vm(mem_mib=256, vmm="qemu", enable_networking=False) as machine:
+        yield machine
+
+
+def _killed(storage: Path, source: MicroVM, step: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(storage), source.vm_id, step], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_killed_saver_leaves_the_machine_running_and_nothing_else(bandsox: BandSox, storage: Path, source: MicroVM, step: str) -> None:
+    layout = Layout.open(storage)
+    machines = {info["id"] for info in bandsox.list_vms()}
+    _killed(storage, source, step)
+    assert source.run("echo alive", timeout=60).text == "alive\n"
+    assert not is_frozen(layout.vm(source.vm_id))
+    bandsox.cleanup()
+    assert bandsox.list_snapshots() == []
+    assert list(layout.snapshots.iterdir()) == []
+    assert [entry for entry in layout.work.rglob("*") if entry.name.startswith("snapshot-")] == []
+    assert {info["id"] for info in bandsox.list_vms()} == machines
+
+
+def test_a_paused_machine_is_paused_again(bandsox: BandSox, storage: Path, source: MicroVM) -> None:
+    source.pause()
+    _killed(storage, source, "while the disk is copied")
+    assert source.status().value == "paused"
+    source.resume()
+    assert source.run("echo alive", timeout=60).text == "alive\n"
