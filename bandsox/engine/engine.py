@@ -210,7 +210,7 @@ class Engine:
             if process is None:
                 return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
             await self._power_off(record, process, deadline_s)
-            await ownership.end_all(self.layout.vms, vm_id)  # what keeps its network
+            await ownership.end_all(self.layout.vms, vm_id, ownership.HELPERS_GRACE_S)
             shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
             await asyncio.to_thread(self.confiner.forget, vm_id)
             return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
@@ -241,9 +241,11 @@ class Engine:
             return
         self.layout.vm(record.id).mkdir(mode=0o700, exist_ok=True)  # its lock is there, even if somebody removed the directory
         async with self.locked(record.id):
-            await ownership.end_all(self.layout.vms, record.id)
+            grace_s = 0.0
             if (process := ownership.process_of(record)) is not None:
                 await ownership.end(process)
+                grace_s = ownership.HELPERS_GRACE_S
+            await ownership.end_all(self.layout.vms, record.id, grace_s)
             await asyncio.to_thread(self._forget, record.id)
         self._give_up(record.id)
 

@@ -42,6 +42,10 @@ def _place(process: ProcessId | None) -> Path | None:
         return None
 
 
+HELPERS_GRACE_S = 5.0
+"""What a VMM's helpers get to end after it: the keeper of its network takes that down first."""
+
+
 async def end(process: ProcessId) -> None:
     """Kill a machine's VMM, and wait until it has ended with what confines it."""
     keeper = process.keeper()
@@ -60,9 +64,19 @@ async def _ended(process: ProcessId, keeper: ProcessId | None) -> None:
         await keeper.wait()
 
 
-async def end_all(directories: Path, name: str) -> int:
-    """Kill every process that works in the directory `name` below `directories`, and return how many there were."""
+async def end_all(directories: Path, name: str, grace_s: float = 0.0) -> int:
+    """Kill every process that works in the directory `name` below `directories`, and return how many there were.
+
+    Parameters
+    ----------
+    grace_s: seconds that they have to end by themselves.
+    """
+    import anyio  # costs what a look at the processes should not
+
     owned = [process for owner, process in processes_in(directories) if owner == name]
+    with anyio.move_on_after(grace_s):
+        for process in owned:
+            await wait(process)
     for process in owned:
         await end(process)
     return len(owned)

@@ -58,7 +58,7 @@ STAGES = ["directory", "record", "disk", "spawn", "boot"]
 _CREATOR = """
     import os, signal, sys
     from bandsox import BandSox
-    from bandsox.engine import boot, disks, engine
+    from bandsox.engine import boot, disks, engine, launch
     from bandsox.store import VMs
 
     stage = sys.argv[2]
@@ -75,7 +75,7 @@ _CREATOR = """
     elif stage == "spawn":
         VMs.update = die
     elif stage == "boot":
-        engine._set_up = die
+        launch.set_up = die
     BandSox(sys.argv[1]).create_vm(name="half made")
 """
 
@@ -99,7 +99,7 @@ def test_a_creator_killed_at_any_stage_leaves_what_cleanup_removes(bandsox: Band
 _OWNER = """
     import os, signal, subprocess, sys
     from bandsox import BandSox
-    from bandsox.engine import boot, disks, engine
+    from bandsox.engine import boot, disks, engine, launch
     from bandsox.store import VMs
 
     stage = sys.argv[2]
@@ -112,7 +112,7 @@ _OWNER = """
     elif stage == "disk":
         boot.started = die
     elif stage == "boot":
-        engine._set_up = die
+        launch.set_up = die
     vm = BandSox(sys.argv[1]).create_vm(name="owned", ephemeral=True)
     if stage == "waiter":
         vm._async._engine._owned[vm.vm_id]._waiter.kill()
@@ -231,12 +231,12 @@ def test_a_machine_whose_directory_somebody_removed_can_be_deleted(bandsox: Band
 _STARTER = """
     import os, signal, sys
     from bandsox import BandSox
-    from bandsox.engine import engine
+    from bandsox.engine import launch
 
     def die(*_arguments, **_options):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    engine._set_up = die
+    launch.set_up = die
     BandSox(sys.argv[1]).get_vm(sys.argv[2]).start()
 """
 

@@ -96,9 +96,8 @@ func Keep() error {
 	ended := make(chan error, 2)
 	go func() { ended <- awaitEnd(machine) }()
 	go func() { ended <- made.watch(config) }()
-	if err = <-ended; err != nil {
-		made.cut()
-	}
+	err = <-ended
+	made.cut() // now, not when the kernel gets round to the namespace
 	return err
 }
 

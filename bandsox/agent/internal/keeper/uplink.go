@@ -38,6 +38,9 @@ func (n *network) addVeth(config *Config, host *hostNetwork) error {
 	}
 	defer conn.Close()
 	settings := netlink.Settings{Group: config.Veth.Group, MTU: n.reply.MTU}
+	if err := removeStale(conn, config.Veth.Name); err != nil {
+		return err
+	}
 	if err := conn.AddVeth(config.Veth.Name, settings, uplink, n.namespace); err != nil {
 		return fmt.Errorf("the pair of devices %s: %w", config.Veth.Name, err)
 	}
@@ -61,6 +64,22 @@ func (n *network) addVeth(config *Config, host *hostNetwork) error {
 		return fmt.Errorf("the route to the guest: %w", err)
 	}
 	return nil
+}
+
+// removeStale removes the pair that the machine had before, where the kernel has not got round to it yet: the namespace of a keeper
+// that was killed goes a moment after it.
+func removeStale(conn *netlink.Conn, name string) error {
+	old, err := conn.Find(name)
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	if err == nil {
+		err = conn.Delete(old.Index)
+	}
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
 }
 
 // addRoutes leads to the guest's addresses by the namespace's.
