@@ -1,4 +1,4 @@
-"""`python -m bench [boot|exec|cli|transfer|images|density|firecracker …]`: all of it, or what is named."""
+"""`python -m bench [boot|exec|cli|transfer|images|network|density|firecracker …]`: all of it, or what is named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from bandsox.core import AsyncBandSox
-from bench import boot, cli, commands, density, figures, firecracker, images, transfer
+from bench import boot, cli, commands, density, figures, firecracker, images, network, transfer
 
 _PARTS = {
     "boot": boot.measure,
@@ -14,6 +14,7 @@ _PARTS = {
     "cli": cli.measure,
     "transfer": transfer.measure,
     "images": images.measure,
+    "network": network.measure,
     "density": density.measure,
     "firecracker": firecracker.measure,
 }

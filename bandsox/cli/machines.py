@@ -52,6 +52,8 @@ async def create_machine(
             boot_args=options.boot_args,
             confinement=options.confinement,
             debug_console=options.debug_console,
+            enable_networking=options.network,
+            dns=options.dns,
             cpu_template=options.cpu_template,
             disk_bandwidth_mbps=options.disk_bandwidth,
             disk_iops=options.disk_iops,

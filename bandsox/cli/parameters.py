@@ -168,6 +168,14 @@ def machine_options(function: Function) -> Function:
         click.option("--jailer", "confinement", flag_value="jail", help="The same as --confinement jail, which only root can give."),
         click.option("--kernel", type=click.Path(dir_okay=False), metavar="FILE", help="Another guest kernel (ELF or bzImage)."),
         click.option("--boot-args", default="", metavar="TEXT", help="Further kernel arguments."),
+        click.option(
+            "--network/--no-network",
+            default=None,
+            help="Insist on a network, or do without; when absent, one if this host can give it.",
+        ),
+        click.option(
+            "--dns", multiple=True, metavar="ADDRESS", help="A name server, in the place of those of this host; up to three times."
+        ),
         click.option("--debug-console", is_flag=True, help="Show all of the kernel's messages in `logs`; slower."),
         click.option(
             "--pull",
@@ -202,6 +210,8 @@ class MachineOptions:
     kernel: str | None
     boot_args: str
     confinement: str | None
+    network: bool | None
+    dns: tuple[str, ...]
     debug_console: bool
     pull: str
 

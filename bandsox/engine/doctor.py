@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ async def examine(engine: Engine) -> list[Finding]:
         findings.append(_unprivileged())
     offer = await asyncio.to_thread(engine.confiner.offer, afresh=True)
     findings.append(_confinement(offer))
+    findings.append(await asyncio.to_thread(_network, engine))
     findings.append(_kernel(engine))
     if findings[-1].state == "ok":
         findings += await doctor_vmms.examine(engine, offer.confinement)
@@ -105,6 +107,19 @@ def _confinement(offer: Offer) -> Finding:
     if offer.confinement is Confinement.NONE:
         return Finding("confinement", "note", f"VMMs run unconfined: {offer.reason}", offer.remedy)
     return Finding("confinement", "ok", f"{offer.confinement.name.lower()}: {offer.reason}")
+
+
+def _network(engine: Engine) -> Finding:
+    """Make a network, and let go of it."""
+    with tempfile.TemporaryDirectory(dir=engine.layout.temporary) as directory:
+        try:
+            config, namespace = engine.networks.make(Path(directory))
+        except BandSoxError as error:
+            cause = error.message if error.cause is None else error.cause
+            return Finding("network", "note", f"VMs have no network: {cause}", error.remedy)
+        namespace.close()
+    servers = ", ".join(config.dns) or "none that VMs could reach; name some with dns="
+    return Finding("network", "ok" if config.dns else "note", f"{config.uplink}; name servers: {servers}")
 
 
 def _kernel(engine: Engine) -> Finding:

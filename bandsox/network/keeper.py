@@ -110,6 +110,11 @@ def make(program: Path, directory: Path, config: NetworkConfig, lease: int, owne
     return Namespace(descriptors[0], descriptors[1] if len(descriptors) > 1 else None, here, answer)
 
 
+def interface_of(vm_id: str) -> str:
+    """What the host's end of a machine's veth pair is called, in the 15 characters of a device's name."""
+    return f"bsx{vm_id[:11]}"
+
+
 def _ask(keeper: socket.socket, request: bytes) -> tuple[Reply, list[int]]:
     try:
         keeper.sendall(request)
@@ -141,7 +146,7 @@ def _request(config: NetworkConfig, vm_id: str, owner: int | None) -> dict[str, 
         "rules": rules.namespace_rules(config),
         "nft": _tool("nft", "nftables"),
         "pasta": _pasta() if rootless else [],
-        "veth": {"name": f"bsx{vm_id[:11]}", "group": rules.GROUP, "host": host, "inner": inner},
+        "veth": {"name": interface_of(vm_id), "group": rules.GROUP, "host": host, "inner": inner},
         "host_rules": "" if rootless else rules.host_rules(),
     }
 

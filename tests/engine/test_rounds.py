@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bandsox import BandSox
+from bandsox import BandSox, MicroVM
+from bandsox.network.keeper import interface_of
 from bandsox.settings import Layout
 from tests.engine.leaks import Traces
 
@@ -20,11 +22,13 @@ ROUNDS = int(os.environ.get("BANDSOX_TEST_ROUNDS", "8"))
 def test_nothing_is_left_of_many_machines(bandsox: BandSox) -> None:
     layout = Layout.open(bandsox.storage_dir)
     bandsox.create_vm().delete()
-    before = Traces.of(layout)
+    before, made = Traces.of(layout), list[MicroVM]()
     for number in range(ROUNDS):
         with bandsox.create_vm() as machine:
+            made.append(machine)
             assert machine.run(["echo", str(number)]).stdout == b"%d\n" % number
     assert Traces.of(layout) == before
+    assert not {interface_of(machine.vm_id) for machine in made} & {name for _, name in socket.if_nameindex()}
 
 
 def test_nothing_is_left_of_many_commands(bandsox: BandSox) -> None:
@@ -57,6 +61,7 @@ def test_long_commands_leave_room_for_short_operations(bandsox: BandSox) -> None
 _USER = """
     import sys
     from bandsox import BandSox
+from bandsox.network.keeper import interface_of
     with BandSox(sys.argv[1]) as bandsox:
         with bandsox.create_vm(name=f"machine of {sys.argv[2]}") as machine:
             for number in range(5):

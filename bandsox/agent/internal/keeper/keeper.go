@@ -89,6 +89,7 @@ func Keep() error {
 	for _, descriptor := range made.handed {
 		unix.Close(descriptor)
 	}
+	defer made.cut() // now, not when the kernel gets round to the namespace
 	machine, err := receiveMachine()
 	if err != nil {
 		return nil // the library is gone, and with it the machine that it wanted to start
@@ -96,9 +97,7 @@ func Keep() error {
 	ended := make(chan error, 2)
 	go func() { ended <- awaitEnd(machine) }()
 	go func() { ended <- made.watch(config) }()
-	err = <-ended
-	made.cut() // now, not when the kernel gets round to the namespace
-	return err
+	return <-ended
 }
 
 func receiveConfig() (*Config, error) {
