@@ -119,7 +119,7 @@ class Engine:
         from bandsox.network.networks import Networks
         from bandsox.vmm.built import built_program
 
-        program = built_program("bandsox-network", "the keeper of networks", platform.machine())
+        program = functools.partial(built_program, "bandsox-network", "the keeper of networks", platform.machine())
         return Networks(self.layout.locks / "networks", program)
 
     @functools.cached_property

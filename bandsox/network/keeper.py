@@ -30,6 +30,8 @@ _MTU_PASTA = 65520
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 _TUN = "load the driver (modprobe tun) and let users open it (chmod 666 /dev/net/tun), as distributions do"
 
+_ALLOW = "let this user make user namespaces: see kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns"
+
 
 class Reply(msgspec.Struct):
     """What the keeper says of its work (``agent/internal/keeper``, ``Reply``)."""
@@ -168,5 +170,9 @@ def _tool(name: str, package: str) -> str:
 
 
 def _refusal(cause: str) -> HostError:
-    remedy = _TUN if "/dev/net/tun" in cause else "mend the cause, or pass enable_networking=False"
+    remedy = "mend the cause, or pass enable_networking=False"
+    if "/dev/net/tun" in cause:
+        remedy = _TUN
+    elif "not permitted" in cause and os.geteuid() != 0:
+        remedy = _ALLOW
     return HostError("this host cannot give the VM a network", cause=cause or None, remedy=remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bandsox.errors import HostError
@@ -26,10 +26,10 @@ class Networks:
     Parameters
     ----------
     leases: the file with the claims to addresses.
-    program: the keeper's program.
+    program: finds the keeper's program, once it is needed.
     """
 
-    def __init__(self, leases: Path, program: Path) -> None:
+    def __init__(self, leases: Path, program: Callable[[], Path]) -> None:
         self._leases = Locks(leases)
         self._program = program
 
@@ -51,7 +51,7 @@ class Networks:
         for number, lease in self._free(Plan.of(before.guest_ip).number if before is not None else None):
             try:
                 config = _config(Plan(number), tuple(dns) or host_resolvers())
-                namespace = keeper.make(self._program, directory, config, lease, owner)
+                namespace = keeper.make(self._program(), directory, config, lease, owner)
             except AddressesTaken:
                 continue
             finally:

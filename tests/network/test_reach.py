@@ -47,9 +47,10 @@ print(json.dumps({
 }))
 """
 
-_HOST = """
-    import json, os, socket
+_HOST = r"""
+    import asyncio, json, os
     from bandsox import BandSox
+    from bandsox.engine.networking import guest_side
     with BandSox() as bandsox:
         bandsox.pull_image("debootstrap:bookworm?include=python3", "missing")
         options = {"enable_networking": True, "dns": ["203.0.113.10"], "name": "reacher"}
@@ -59,11 +60,16 @@ _HOST = """
             targets = [*json.loads(os.environ["TARGETS"]), config["host_ip"], config["host_ipv6"], other.get_guest_ip()]
             found = json.loads(vm.run(["python3", "/root/probe.py", json.dumps(targets)], timeout=250).text)
             before = vm.get_guest_ip()
+            place = guest_side(vm._async._record.network)
+            asyncio.run(vm._async.guest.setup(network={**place, "mac": b"\2\0\0\0\0\7", "addresses": [], "gateways": []}))
+            bare = [vm.run("cat /sys/class/net/eth0/address").text.strip(), vm.run("grep -c eth0 /proc/net/route").text.strip()]
+            asyncio.run(vm._async.guest.setup(network=place))
+            renewed = json.loads(vm.run(["python3", "/root/probe.py", '["203.0.113.10", "2001:db8:80::10"]'], timeout=60).text)
             vm.stop()
             vm.start()
             again = json.loads(vm.run(["python3", "/root/probe.py", '["203.0.113.10"]'], timeout=60).text)
             print(json.dumps({
-                "found": found, "again": again, "config": config, "reason": vm.info()["network_reason"],
+                "found": found, "again": again, "bare": bare, "renewed": renewed, "config": config, "reason": vm.info()["network_reason"],
                 "ips": [before, vm.get_guest_ip(), other.get_guest_ip()], "root": os.geteuid() == 0,
             }))
 """
@@ -110,3 +116,10 @@ def test_machines_have_different_addresses_and_keep_them(seen: Any) -> None:
     first, restarted, other = seen["ips"]
     assert first == restarted != other
     assert seen["again"]["tcp"] == {INTERNET4: "hello"}
+
+
+def test_a_running_guest_takes_another_place(seen: Any) -> None:
+    assert seen["bare"] == ["02:00:00:00:00:07", "0"]
+    assert seen["renewed"]["mac"] == seen["config"]["guest_mac"]
+    assert seen["renewed"]["tcp"] == {INTERNET4: "hello", INTERNET6: "hello"}
+    assert seen["renewed"]["tentative"] == []

@@ -37,7 +37,8 @@ func (n *network) inside(task func() error) error {
 	return <-done
 }
 
-// build makes namespace, TAP device, rules and uplink, in an order in which nothing is ever open that the rules close.
+// build makes namespace, TAP device, rules and uplink. Nobody uses them before it returns, so the rules and what of the uplink takes as
+// long are made side by side.
 func build(config *Config) (*network, error) {
 	host, err := look()
 	if err != nil {
@@ -50,16 +51,22 @@ func build(config *Config) (*network, error) {
 	if err := n.enter(); err != nil {
 		return nil, fmt.Errorf("a network namespace: %w", err)
 	}
-	if err := n.inside(func() error { return n.furnish(config, host) }); err != nil {
+	if err := n.inside(func() error { return n.furnish(config) }); err != nil {
 		return nil, err
 	}
-	if len(config.Pasta) > 0 {
-		err = n.startPasta(config)
-	} else {
-		err = n.addVeth(config, host)
-	}
+	ready := make(chan error)
+	go func() { ready <- n.prepareUplink(config, host) }()
+	err = n.inside(func() error { return applyRules(config.Nft, config.Rules+elements(host.addresses)) })
 	if err != nil {
+		err = fmt.Errorf("the namespace's rules: %w", err)
+	}
+	if err := errors.Join(err, <-ready); err != nil {
 		return nil, err
+	}
+	if len(config.Pasta) == 0 {
+		if err := n.addVeth(config); err != nil {
+			return nil, err
+		}
 	}
 	if len(config.Filter) > 0 {
 		if err := n.inside(func() error { return n.startFilter(config) }); err != nil {
@@ -126,8 +133,8 @@ func (n *network) enter() error {
 	return <-entered
 }
 
-// furnish makes what is inside the namespace but for the uplink.
-func (n *network) furnish(config *Config, host *hostNetwork) error {
+// furnish makes what is inside the namespace but for rules and uplink.
+func (n *network) furnish(config *Config) error {
 	tap, err := openTAP(config.TAP)
 	if err != nil {
 		return err
@@ -155,9 +162,6 @@ func (n *network) furnish(config *Config, host *hostNetwork) error {
 	}
 	if err := configureTAP(conn, config, n.reply.MTU); err != nil {
 		return fmt.Errorf("the TAP device: %w", err)
-	}
-	if err := applyRules(config.Nft, config.Rules+elements(host.addresses)); err != nil {
-		return fmt.Errorf("the namespace's rules: %w", err)
 	}
 	return nil
 }

@@ -23,15 +23,23 @@ var (
 	everywhere6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 )
 
-// addVeth connects the namespace with the host by a pair of devices. The route to the guest is the claim to its address:
-// the kernel lets nobody else have it until the pair is gone, and removes it with the pair.
-func (n *network) addVeth(config *Config, host *hostNetwork) error {
+// prepareUplink does what takes long: it starts pasta, or readies the host for a pair of devices.
+func (n *network) prepareUplink(config *Config, host *hostNetwork) error {
+	if len(config.Pasta) > 0 {
+		return n.startPasta(config)
+	}
 	if err := forwardOnHost(host.ipv6); err != nil {
 		return err
 	}
 	if err := applyRules(config.Nft, config.HostRules); err != nil {
 		return fmt.Errorf("the host's rules: %w", err)
 	}
+	return nil
+}
+
+// addVeth connects the namespace with the host by a pair of devices. The route to the guest is the claim to its address:
+// the kernel lets nobody else have it until the pair is gone, and removes it with the pair.
+func (n *network) addVeth(config *Config) error {
 	conn, err := netlink.Dial()
 	if err != nil {
 		return err
