@@ -22,8 +22,9 @@ from pathlib import Path
 import msgspec
 
 from bandsox.core import AsyncBandSox
-from bandsox.engine import disks, ownership
-from bandsox.engine.engine import Engine, _new_record
+from bandsox.engine import disks, launch, ownership
+from bandsox.engine.accelerators import Choice
+from bandsox.engine.engine import Engine
 from bandsox.errors import MissingTool, Unsupported
 from bandsox.guest import frames
 from bandsox.guest.doorbell import Doorbell
@@ -153,13 +154,14 @@ async def _machine(engine: Engine, kernel: Path) -> AsyncIterator[VMRecord]:
     vmm = engine.vmms["firecracker"]
     files = BootFiles(kernel, engine.kernels.boot_files().initramfs)
     spec = VMSpec(image=DEFAULT_IMAGE, name=engine.new_name(), disk_size_mib=64)
-    record = _new_record(spec, image, files, vmm, await vmm.version(), Accelerator("kvm", Isolation.HARDWARE, "measured"))
+    choice = Choice(vmm, Accelerator("kvm", Isolation.HARDWARE, "measured"), "vsock")
+    record = launch.new_record(spec, image, files, choice, await vmm.version(), engine.confiner.choose("auto"))
     try:
         engine.layout.vm(record.id).mkdir(mode=0o700)
         engine.vms.insert(record)
         engine._make_disk(record)
         engine.layout.sockets(record.id).mkdir(mode=0o700)
-        process = await vmm.start(engine._launch_spec(record))
+        process = await vmm.start(launch.launch_spec(engine.layout, record))
         yield engine.vms.update(record.id, status=VMStatus.RUNNING, pid=process.pid, pid_start=process.start)
     finally:
         await engine.delete(record.id)
@@ -171,7 +173,7 @@ def _place(engine: Engine, like: VMRecord) -> Iterator[LaunchSpec]:
     with tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
         directory, sockets = Path(work), engine.layout.runtime / f"raw-{secrets.token_hex(4)}"
         sockets.mkdir(mode=0o700)
-        spec = engine._launch_spec(like)
+        spec = launch.launch_spec(engine.layout, like)
         own = tuple(disk if disk.read_only else replace(disk, path=directory / "disk.img") for disk in spec.disks)
         disks.create(engine.layout, like.spec.disk_size_mib, directory / "disk.img")
         spec = replace(spec, vm_id=f"raw-{secrets.token_hex(4)}", directory=directory, sockets=sockets, disks=own)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from bandsox.engine import ownership
 from bandsox.errors import VMNotFound
@@ -13,6 +15,9 @@ from bandsox.models import VMStatus
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
 from bandsox.store import VMs
+
+DISUSED_S = 24 * 3600.0
+"""For how long nobody must have wanted a copy of a program, or gone on with a download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,8 @@ async def clean(layout: Layout, vms: VMs) -> Removed:
             if held and _still_half_made(vms, vm_id):
                 processes += await _remove(layout, vms, vm_id)
                 half_made.append(vm_id)
-    return Removed(tuple(half_made), processes, _remove_work_files(layout) + _remove_sockets(layout, vms))
+    files = _remove_work_files(layout) + _remove_sockets(layout, vms) + _remove_disused(layout, vms)
+    return Removed(tuple(half_made), processes, files)
 
 
 def _still_half_made(vms: VMs, vm_id: str) -> bool:
@@ -71,6 +77,28 @@ def _remove_sockets(layout: Layout, vms: VMs) -> int:
         for entry in orphans:
             shutil.rmtree(entry, ignore_errors=True)
         return len(orphans)
+
+
+def _remove_disused(layout: Layout, vms: VMs) -> int:
+    """Remove downloads that nobody goes on with, and copies of programs that no new machine wants and no running one has."""
+    before = time.time() - DISUSED_S
+    mounted = [_mounts(process) for record in vms.list() if (process := ownership.process_of(record)) is not None]
+    removed = 0
+    for directory in (layout.downloads, layout.programs):
+        for entry in directory.iterdir() if directory.is_dir() else ():
+            used = any(f"/{directory.name}/{entry.name}/" in mounts for mounts in mounted)
+            if entry.lstat().st_mtime < before and not used:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def _mounts(process: ProcessId) -> str:
+    """What a process sees mounted, and from where (proc(5))."""
+    try:
+        return Path(f"/proc/{process.pid}/mountinfo").read_text()
+    except OSError:  # it has just ended
+        return ""
 
 
 def _remove_work_files(layout: Layout) -> int:

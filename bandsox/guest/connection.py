@@ -53,7 +53,8 @@ class Connection:
     def __init__(self, channel: Channel, request: Request, deadline: float | None) -> None:
         self.request = request
         self.deadline = deadline
-        self.patience: float | None = STALL_TIMEOUT  # how long one frame may take where there is no deadline
+        self.patience: float | None = STALL_TIMEOUT  # how long one frame may take where there is no deadline, or the guest is `steady`
+        self.steady = False  # whether the guest has no reason to pause between frames
         self.late_error: Callable[[], BandSoxError] = self._late
         self._channel = channel
         self._sock = channel.sock
@@ -245,9 +246,10 @@ class Connection:
 
     def _limit(self) -> float | None:
         """Until when one wait may last."""
-        if self.deadline is not None or self.patience is None:
+        if self.patience is None or (self.deadline is not None and not self.steady):
             return self.deadline
-        return self._frame_limit or self._loop.time() + self.patience
+        limit = self._frame_limit or self._loop.time() + self.patience
+        return limit if self.deadline is None else min(limit, self.deadline)
 
     # ── bulk data ──
 

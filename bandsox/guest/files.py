@@ -28,7 +28,8 @@ from bandsox.guest.paths import GuestText, encode_path, encode_text
 from bandsox.models import DirEntry, FileChange, FileStat, LineWindow
 
 TREE_TIMEOUT = 600.0
-"""How long, in seconds, an operation on a whole tree may take."""
+"""How long, in seconds, an operation on a whole tree may take; where its answer comes in pieces, none of them takes longer than
+`STALL_TIMEOUT`."""
 
 DEFAULT_MAX_ENTRIES = 1_000_000
 """How many entries of one directory are listed at most."""
@@ -61,6 +62,7 @@ class FileOperations(Operations):
         entries: list[DirEntry] = []
         size = 0
         async with self._connector.operation(ListDirectory(path=encode_path(path)), timeout=TREE_TIMEOUT) as connection:
+            connection.steady = True
             while True:
                 kind, payload = await connection.next_frame()
                 if kind == FrameType.RESULT:
@@ -79,6 +81,7 @@ class FileOperations(Operations):
         request = ReadLines(path=encode_path(path), offset=offset, limit=limit, max_bytes=max_bytes)
         data, checksum = bytearray(), Checksum()
         async with self._connector.operation(request, timeout=TREE_TIMEOUT) as connection:
+            connection.steady = True
             while True:
                 kind, payload = await connection.next_frame()
                 if kind == FrameType.OUTPUT_END:

@@ -10,7 +10,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from bandsox.errors import InvalidRequest
+from bandsox.errors import InvalidRequest, StorageFull
+
+RESERVE = 1 << 30
+"""What an unbounded download leaves free, in bytes, of the file system that it goes to."""
+
+SHARE = 20
+"""Of a small one it leaves this part: a twentieth."""
+
+SMALL = 64 << 20
+"""How many bytes one may take from anywhere."""
 
 
 def open_regular(path: Path | bytes, flags: int = 0) -> io.FileIO:
@@ -51,3 +60,25 @@ def replacing(path: Path) -> Iterator[int]:
             os.close(file)
         temporary.replace(path)
         undo.pop_all()
+
+
+def leaving_reserve(pieces: Iterator[memoryview | bytes], place: Path) -> Iterator[memoryview | bytes]:
+    """The pieces of a download to `place` whose size only the guest knows, as long as it leaves this host some room.
+
+    Raises
+    ------
+    StorageFull: it does not.
+    """
+    while not place.is_dir():
+        place = place.parent
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > SMALL:
+            room = os.statvfs(place)
+            if room.f_bavail * room.f_frsize < min(RESERVE, room.f_blocks * room.f_frsize // SHARE):
+                raise StorageFull(
+                    f"a download of {size >> 20} MiB and more would fill the file system of {place}",
+                    remedy="free some room there, or say with max_bytes how much is wanted",
+                )
+        yield piece

@@ -22,7 +22,7 @@ from bandsox.guest.answers import AnswerT, ReadAnswer, TreeAnswer, WriteAnswer
 from bandsox.guest.blocking import CHUNK, BlockingStream, Checksum, DataWriter
 from bandsox.guest.connection import DEFAULT_TIMEOUT, Connection, Connector, Operations
 from bandsox.guest.frames import FrameType
-from bandsox.guest.localfiles import open_regular, replacing
+from bandsox.guest.localfiles import leaving_reserve, open_regular, replacing
 from bandsox.guest.messages import Layer, Read, Request, Tar, Untar, Write
 from bandsox.guest.paths import GuestText, encode_path, encode_text
 from bandsox.guest.progress import Reporter
@@ -110,6 +110,7 @@ class TransferOperations(Operations):
         Raises
         ------
         LimitExceeded: it has more than `max_bytes`.
+        StorageFull: without `max_bytes`, it would leave next to no room there (`bandsox.guest.localfiles.RESERVE`).
         """
         async with Reporter(progress, local, None) as reporter:
             request = Read(path=encode_path(remote))
@@ -253,7 +254,8 @@ class TransferOperations(Operations):
         request = Tar(path=encode_path(remote), base=base, exclude=_encoded(exclude))
 
         def work(stream: BlockingStream) -> TreeResult:
-            result = extract(stream.pieces(), local, base, max_entries=max_entries, max_bytes=max_bytes)
+            pieces = leaving_reserve(stream.pieces(), local) if max_bytes is None else stream.pieces()
+            result = extract(pieces, local, base, max_entries=max_entries, max_bytes=max_bytes)
             stream.result(TreeAnswer)
             return result
 
@@ -425,8 +427,9 @@ def _check_limit(size: int, max_bytes: int | None) -> None:
 
 def _to_file(stream: BlockingStream, local: Path, max_bytes: int | None, answer: type[ReadAnswer] | type[TreeAnswer]) -> int:
     """Write a stream's data to a file; its size in bytes."""
+    pieces = leaving_reserve(stream.pieces(), local.parent) if max_bytes is None else stream.pieces()
     with replacing(local) as file:
-        for piece in stream.pieces():
+        for piece in pieces:
             _check_limit(stream.checksum.size, max_bytes)
             rest = memoryview(piece)
             while rest:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -223,7 +224,7 @@ class Confiner:
         setpriv, prlimit = _tool("setpriv"), _tool("prlimit")
         tree = programs.tree(self._store, [room.program, setpriv, prlimit], room.data)
         jailed = confinement is Confinement.JAIL
-        uid = user_of(room.owner) if jailed else os.geteuid()
+        uid = free_user(room.owner) if jailed else os.geteuid()
         _give(room, uid)
         limits = [f"--as={room.memory_mib << 20}", f"--nproc={room.threads}", f"--core={_NEVER_DUMP}"]
         if room.largest_file is not None:
@@ -297,9 +298,19 @@ _JAIL = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGI
 _WITHOUT_PRIVILEGES = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all")
 
 
-def user_of(vm_id: str) -> int:
+def user_of(vm_id: str, attempt: int = 0) -> int:
     """The uid, and gid, of a machine's own user: made of its id, so one of 67 million that no other account has."""
-    return _FIRST_UID + int(hashlib.sha256(vm_id.encode()).hexdigest(), 16) % _UIDS
+    name = f"{vm_id}.{attempt}" if attempt else vm_id
+    return _FIRST_UID + int(hashlib.sha256(name.encode()).hexdigest(), 16) % _UIDS
+
+
+def free_user(vm_id: str) -> int:
+    """The first such user who has no process now: two machines with one user would share its limits, and could signal each other."""
+    taken = set()
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            taken.add(entry.stat().st_uid)
+    return next(uid for attempt in itertools.count() if (uid := user_of(vm_id, attempt)) not in taken)
 
 
 def _mounts(tree: Path, room: Room, devices: Mapping[Path, Path]) -> Iterator[str]:

@@ -41,9 +41,10 @@ def tree(store: Path, programs: Sequence[Path], data: Sequence[Path] = ()) -> Pa
     """
     try:
         wanted = store / _digest([*programs, *data, _LOADER_CACHE])
-        if not wanted.is_dir():
-            with storage_errors(store):
+        with storage_errors(store):
+            if not wanted.is_dir():
                 _make(wanted, programs, data)
+            os.utime(wanted)  # when it was last wanted
     except OSError as error:
         raise HostError("the programs of a VMM cannot be copied", cause=str(error)) from error
     return wanted

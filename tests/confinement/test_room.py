@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bandsox.vmm.confinement import user_of
+from bandsox.vmm.confinement import free_user, user_of
 from tests.users import CHECKOUT, as_user, ordinary_user, script
 
 MEMORY_MIB, THREADS = 2048, 40
@@ -158,6 +158,15 @@ def outside(probe: Path, targets: dict[str, Any]) -> dict[str, str]:
 def test_root_gives_a_user_of_its_own_and_others_give_namespaces(inside: Findings) -> None:
     expected = {"JAIL": user_of("0123456789abcdef"), "NAMESPACES": ordinary_user().pw_uid}
     assert inside["uid"] == f"{expected[inside.confinement]} {expected[inside.confinement]}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives users of their own")
+def test_a_user_who_has_processes_is_not_given_again() -> None:
+    machine = "fedcba9876543210"
+    assert free_user(machine) == user_of(machine)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=user_of(machine)):
+        assert free_user(machine) not in {user_of(machine), 0}
+    assert free_user(machine) == user_of(machine)
 
 
 def test_nothing_is_visible_but_programs_and_the_rooms_files(inside: Findings) -> None:

@@ -18,9 +18,10 @@ from bandsox.errors import (
     MachineStopped,
     OutcomeUnknown,
     ProtocolError,
+    StorageFull,
     Timeout,
 )
-from bandsox.guest import GuestClient, blocking, execution, frames
+from bandsox.guest import GuestClient, blocking, connection, execution, frames, localfiles
 from bandsox.guest.frames import FrameType
 from tests.guest.support import EXITED, PACK, STARTED, Peer, error, event, output, output_end, result, scripted
 
@@ -296,6 +297,32 @@ async def test_more_data_than_allowed(short_path: Path) -> None:
         with pytest.raises(LimitExceeded):
             await guest.read_lines("/x", max_bytes=1_000_000)
     assert not (short_path / "x").exists()
+
+
+async def test_an_endless_download_leaves_the_host_some_room(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(localfiles, "SMALL", 4 << 20)
+    monkeypatch.setattr(localfiles, "RESERVE", 1 << 60)
+    monkeypatch.setattr(localfiles, "SHARE", 1)  # all of it: more than is ever free
+    async with scripted(short_path / "s", forever(DATA)) as guest:
+        for download in (guest.download_file("/x", short_path / "x"), guest.download_tar("/x", short_path / "x")):
+            with pytest.raises(StorageFull, match="would fill"):
+                await download
+        with pytest.raises(LimitExceeded):
+            await guest.download_file("/x", short_path / "x", max_bytes=8 << 20)
+    assert not (short_path / "x").exists()
+
+
+async def test_a_guest_that_lists_in_silence(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "STALL_TIMEOUT", 0.1)
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.until_closed()
+
+    async with scripted(short_path / "s", script) as guest:
+        for silent in (guest.list_directory("/"), guest.read_lines("/x")):
+            with pytest.raises(Timeout):
+                await silent
 
 
 async def test_a_transfer_that_stalls(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

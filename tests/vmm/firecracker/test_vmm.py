@@ -138,8 +138,10 @@ async def test_everything_is_named_relative_to_the_machines_directory(firecracke
 
 async def test_many_machines_at_once(firecracker: Firecracker, spec: MakeSpec) -> None:
     machines = [spec(text=b"machine %d\n" % number) for number in range(8)]
-    running = await asyncio.gather(*(firecracker.start(machine) for machine in machines))
+    starts = await asyncio.gather(*(firecracker.start(machine) for machine in machines), return_exceptions=True)
+    running = [process for process in starts if isinstance(process, ProcessId)]
     try:
+        assert len(running) == len(machines), starts
         for number, (machine, process) in enumerate(zip(machines, running, strict=True)):
             expected = b"machine %d\n" % number
             assert await printed(firecracker, machine, process, len(expected)) == expected
