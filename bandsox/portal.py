@@ -143,7 +143,7 @@ class sync(Generic[Parameters, Result]):  # noqa: N801 — reads as the decorato
         @functools.wraps(self._operation)
         def blocking(instance: Any, *arguments: Any, **options: Any) -> Result:
             run = _run_with_thread if self._background else _run
-            result = run(functools.partial(self._operation, instance._async), arguments, options)
+            result = run(getattr(instance._async, self._operation.__name__), arguments, options)
             converted: Result = result if self._convert is None else self._convert(instance, result)
             return converted
 

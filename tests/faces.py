@@ -148,6 +148,20 @@ class _AsyncMachine:
         return self._face._do(self.vm.status()).value
 
 
+class RemoteFace(SyncFace):
+    """`BandSox` over a server of its own."""
+
+    def __init__(self, storage: Path, options: Mapping[str, Any] | None = None) -> None:
+        from tests.server.servers import serving
+
+        self._serving = serving(storage)
+        self.bandsox, self.options = BandSox(self._serving.__enter__().url), options or {}
+
+    def close(self) -> None:
+        super().close()
+        self._serving.__exit__(None, None, None)
+
+
 class CliFace:
     """The command line, each operation a process of its own."""
 
@@ -256,4 +270,4 @@ class _CliMachine:
         self._face.call("vm", "delete", self.vm_id)
 
 
-FACES: dict[str, type[Any]] = {"sync": SyncFace, "async": AsyncFace, "cli": CliFace}
+FACES: dict[str, type[Any]] = {"sync": SyncFace, "async": AsyncFace, "cli": CliFace, "remote": RemoteFace}

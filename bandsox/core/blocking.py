@@ -40,7 +40,7 @@ class BandSox:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.storage_dir)!r})"
+        return repr(self._async).replace("AsyncBandSox", type(self).__name__, 1)
 
     storage_dir = property(lambda self: self._async.storage_dir, doc=AsyncBandSox.storage_dir.__doc__)
     images_dir = property(lambda self: self._async.images_dir, doc=AsyncBandSox.images_dir.__doc__)

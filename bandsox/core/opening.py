@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from bandsox.engine import Engine
-from bandsox.errors import Unsupported
+from bandsox.errors import InvalidRequest
 from bandsox.models import Isolation, VMRecord
 from bandsox.settings import check_confinement, default_confinement, isolation_of
 
@@ -32,8 +32,8 @@ class Opening:
         require: Isolation | str = Isolation.EMULATED,
         confinement: str | None = None,
     ) -> None:
-        if server_url is not None or headers is not None or str(storage_dir or "").startswith(("http://", "https://")):
-            raise Unsupported("this version has no remote client", remedy="use a storage directory of this host")
+        if headers is not None or server_url is not None:
+            raise InvalidRequest("headers go to a server, and none was named", remedy="give its http(s) address")
         self.timeout = timeout
         self.confinement = default_confinement() if confinement is None else check_confinement(confinement)
         self.engine = Engine(storage_dir, isolation_of(require))

@@ -10,17 +10,29 @@ import fnmatch
 import os
 import stat
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from bandsox.errors import InvalidRequest
-from bandsox.guest.blocking import DataWriter
 from bandsox.guest.localfiles import open_regular
 
 BLOCK = 512
 """The size, in bytes, that everything in a tar archive is filled up to."""
 
 _ZEROS = bytes(64 << 10)
+
+
+class Sink(Protocol):
+    """What an archive is written to."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`."""
+        ...
+
+    def fill(self, read_into: Callable[[memoryview], int], size: int | None = None) -> int:
+        """Append what `read_into` puts into the buffers it is given, until its end (0) or `size` bytes; the number of bytes."""
+        ...
 
 
 class TreeFilter:
@@ -59,7 +71,7 @@ def _matches(path: bytes, patterns: list[bytes]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path.rpartition(b"/")[2], pattern) for pattern in patterns)
 
 
-def write_tree(writer: DataWriter, root: Path, selection: TreeFilter, uid: int, gid: int) -> None:
+def write_tree(writer: Sink, root: Path, selection: TreeFilter, uid: int, gid: int) -> None:
     """Write what is below `root`, as owned by `uid` and `gid`.
 
     Raises
@@ -86,7 +98,7 @@ def write_tree(writer: DataWriter, root: Path, selection: TreeFilter, uid: int, 
 
 
 class _Archive:
-    def __init__(self, writer: DataWriter, root: bytes, uid: int, gid: int) -> None:
+    def __init__(self, writer: Sink, root: bytes, uid: int, gid: int) -> None:
         self._writer = writer
         self._root = root
         self._uid, self._gid = uid, gid

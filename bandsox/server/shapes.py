@@ -66,7 +66,10 @@ class NewVM(Shape):
     disk_bandwidth_mbps: float | None = Field(None, gt=0)
     disk_iops: int | None = Field(None, ge=1)
     confinement: str | None = Field(None, examples=["namespaces"])
-    ttl: Seconds | None = Field(None, description="seconds after which it is deleted")
+    ttl: Seconds | None = Field(None, description="how many seconds it may run")
+    idle_timeout: Seconds | None = Field(None, description="how many seconds it may run while nothing is done in it")
+    on_expiry: Literal["delete", "stop", "pause"] = Field("delete", description="what becomes of it then")
+    auto_resume: bool = Field(False, description="when it is paused, it goes on at the next operation on its guest")
 
 
 class CreatedVM(Given):
@@ -107,6 +110,9 @@ class VM(Given):
     confinement_reason: str
     transport: str
     expires_at: float | None
+    idle_timeout: float | None
+    on_expiry: str
+    auto_resume: bool
 
 
 class NewName(Shape):

@@ -52,3 +52,8 @@ def refused(storage: Path, *options: str) -> dict[str, object]:
     assert done.returncode != 0
     error: dict[str, object] = json.loads(done.stderr)["error"]
     return error
+
+
+def as_json(value: object) -> object:
+    """`value` as it comes out of JSON, where tuples are lists."""
+    return json.loads(json.dumps(value))

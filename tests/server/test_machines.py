@@ -9,7 +9,7 @@ import pytest
 
 from bandsox import BandSox, MicroVM
 from bandsox.settings import DEFAULT_IMAGE
-from tests.server.servers import Server
+from tests.server.servers import Server, as_json
 
 
 def test_a_machine_lives_through_everything(http: httpx.Client, bandsox: BandSox) -> None:
@@ -18,7 +18,7 @@ def test_a_machine_lives_through_everything(http: httpx.Client, bandsox: BandSox
     assert made.json()["status"] == "created"
     path = f"/api/vms/{made.json()['id']}"
     try:
-        assert http.get(path).json() == bandsox.get_vm_info("by http")
+        assert http.get(path).json() == as_json(bandsox.get_vm_info("by http"))
         assert http.post(f"{path}/pause").json() == {"status": "paused"}
         assert http.get(path).json()["status"] == "paused"
         assert http.post(f"{path}/exec", json={"command": "true"}).status_code == 409
@@ -38,8 +38,8 @@ def test_a_machine_lives_through_everything(http: httpx.Client, bandsox: BandSox
 
 
 def test_the_list_is_that_of_the_library(http: httpx.Client, bandsox: BandSox, vm: MicroVM) -> None:
-    assert http.get("/api/vms").json() == bandsox.list_vms()
-    assert http.get("/api/projects").json() == bandsox.list_vms()
+    assert http.get("/api/vms").json() == as_json(bandsox.list_vms())
+    assert http.get("/api/projects").json() == as_json(bandsox.list_vms())
     bandsox.update_vm_metadata(vm.vm_id, {"colour": "red", "n": 1})
     found = http.get("/api/vms", params={"metadata_equals": json.dumps({"colour": "red"})}).json()
     assert [each["id"] for each in found] == [vm.vm_id]

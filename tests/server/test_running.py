@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from bandsox import BandSox, MicroVM
-from tests.server.servers import refused, serving
+from tests.server.servers import as_json, refused, serving
 
 
 def test_it_does_not_listen_for_others_without_authentication(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_machines_outlive_it_and_the_next_one_finds_them(storage: Path, bandsox:
         httpx.put(f"{first.url}/api/vms/{vm.vm_id}/metadata", json={"metadata": {"by": ending}}, trust_env=False)
         before = httpx.get(f"{first.url}/api/vms/{vm.vm_id}", trust_env=False).json()
         assert getattr(first, ending)() in {0, None}
-    assert bandsox.get_vm_info(vm.vm_id) == before
+    assert as_json(bandsox.get_vm_info(vm.vm_id)) == before
     with serving(storage) as second:
         assert httpx.get(f"{second.url}/api/vms/{vm.vm_id}", trust_env=False).json() == before
         assert httpx.post(f"{second.url}/api/vms/{vm.vm_id}/exec", json={"command": "echo on"}, trust_env=False).json()["stdout"] == "on\n"

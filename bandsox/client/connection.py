@@ -1,0 +1,138 @@
+"""Requests to a server: one pool of connections, what a failure means, and when trying again is safe."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+import msgspec
+
+from bandsox.client.faults import error_of
+from bandsox.errors import BandSoxError, OutcomeUnknown, ServerUnavailable
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+T = TypeVar("T")
+
+MESSAGEPACK = "application/msgpack"
+_CONNECT_S = 10.0
+_SAFE = frozenset({"GET", "HEAD"})
+
+
+class Connection:
+    """A way to one server.
+
+    Parameters
+    ----------
+    url: of the server, without a path.
+    headers: for every request, such as ``Authorization``.
+    timeout: how many seconds a server may be silent that is not working on something long.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str] | None, timeout: float) -> None:
+        self.url = url.rstrip("/")
+        self.headers = dict(headers or {})
+        self.timeout = timeout
+        self._http: httpx.AsyncClient | None = None
+
+    async def close(self) -> None:
+        """Close what is open."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def call(self, method: str, path: str, *, patient: bool = False, **options: Any) -> httpx.Response:
+        """Send a request, and return its answer, whole.
+
+        Parameters
+        ----------
+        patient: the server may take as long as it likes.
+
+        Raises
+        ------
+        ServerUnavailable: it was not reached. OutcomeUnknown: the connection was lost after something was sent that has effects.
+        BandSoxError: what the server says.
+        """
+        async with self.streaming(method, path, patient=patient, **options) as answer:
+            with self._failures(method, path):
+                await answer.aread()
+            return answer
+
+    async def get(self, path: str, kind: type[T], /, **params: Any) -> T:
+        """What a GET answers, as `kind`. Tried once more where the connection was lost: it has no effects."""
+        options: dict[str, Any] = {"params": params, "headers": {"Accept": MESSAGEPACK}}
+        try:
+            answer = await self.call("GET", path, **options)
+        except ServerUnavailable:
+            answer = await self.call("GET", path, **options)
+        if answer.headers.get("content-type") == MESSAGEPACK:
+            return msgspec.msgpack.decode(answer.content, type=kind)
+        return msgspec.json.decode(answer.content, type=kind)
+
+    @contextlib.asynccontextmanager
+    async def streaming(
+        self, method: str, path: str, *, patient: bool = False, content: bytes | AsyncIterable[bytes] | None = None, **options: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """An answer whose body is still to be read. Raises as `call`."""
+        timeout = httpx.Timeout(None if patient else self.timeout, connect=min(_CONNECT_S, self.timeout))
+        context = self._client().stream(method, path, content=content, timeout=timeout, **options)
+        with self._failures(method, path):
+            answer = await context.__aenter__()
+        try:
+            if answer.is_error:
+                with self._failures(method, path):
+                    await answer.aread()
+                raise error_of(_object(answer), answer.status_code)
+            yield answer
+        finally:
+            await context.__aexit__(None, None, None)
+
+    async def websocket(self, path: str) -> ClientConnection:
+        """Open a WebSocket. Raises as `call`."""
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import InvalidHandshake
+
+        try:
+            return await connect(
+                f"ws{self.url.removeprefix('http')}{path}",
+                additional_headers=self.headers,
+                subprotocols=None,
+                compression=None,
+                max_size=4 << 20,
+                open_timeout=self.timeout,
+                proxy=None,
+            )
+        except (OSError, InvalidHandshake, TimeoutError) as error:
+            raise _unreachable(self.url, error) from error
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            self._http = httpx.AsyncClient(base_url=self.url, headers=self.headers, follow_redirects=False, trust_env=False)
+        return self._http
+
+    @contextlib.contextmanager
+    def _failures(self, method: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise _unreachable(self.url, error) from error
+        except httpx.HTTPError as error:
+            if method in _SAFE:
+                raise _unreachable(self.url, error) from error
+            cause = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise OutcomeUnknown(f"the connection to {self.url} was lost in the middle of {method} {path}", cause=cause) from error
+
+
+def _object(answer: httpx.Response) -> object:
+    try:
+        return msgspec.json.decode(answer.content)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _unreachable(url: str, error: Exception) -> BandSoxError:
+    cause = f"{type(error).__name__}: {error}".rstrip(": ")
+    return ServerUnavailable(f"the server at {url} cannot be reached", cause=cause, remedy="see whether `bandsox serve` runs there")

@@ -1,0 +1,361 @@
+"""A machine's agent as seen through a server: the operations of `GuestClient`, each a request.
+
+What has no route is refused by the link that this client has not got, so nothing is ever done half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import anyio
+import httpx
+import msgspec
+
+from bandsox.client.connection import MESSAGEPACK, Connection
+from bandsox.client.execution import RemoteExecution
+from bandsox.client.streams import extracted, of_file, of_tree, to_file
+from bandsox.errors import LimitExceeded, Timeout, Unsupported
+from bandsox.guest import GuestClient
+from bandsox.guest.connection import DEFAULT_TIMEOUT
+from bandsox.guest.files import DEFAULT_MAX_ENTRIES
+from bandsox.guest.link import Channel, Lane
+from bandsox.guest.processes import DEFAULT_MAX_OUTPUT, CommandOptions
+from bandsox.guest.progress import Reporter
+from bandsox.guest.tarwrite import TreeFilter
+from bandsox.models import DirEntry, ExecResult, FileStat, GuestInfo, Metrics, ProgressCallback, SessionInfo, TreeResult
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from bandsox.guest import Execution, GuestText, Stream
+
+
+class _NoLink:
+    """In the place of a way to the guest."""
+
+    async def open(self, lane: Lane, deadline: float | None) -> Channel:
+        """Refuse."""
+        del lane, deadline
+        refuse()
+
+
+def refuse() -> NoReturn:
+    """Say that there is no route for it.
+
+    Raises
+    ------
+    Unsupported: always.
+    """
+    raise Unsupported("this is not possible through a server yet", remedy="do it on the server's host, with its storage directory")
+
+
+class RemoteGuest(GuestClient):
+    """The agent of one machine of a server."""
+
+    def __init__(self, connection: Connection, vm_id: str) -> None:
+        super().__init__(_NoLink())
+        self._server = connection
+        self._base = f"/api/vms/{vm_id}"
+
+    async def _post(self, path: str, body: dict[str, Any] | None = None, method: str = "POST", **options: Any) -> httpx.Response:
+        return await self._server.call(method, f"{self._base}{path}", json=body, **options)
+
+    # ── the machine ──
+
+    async def ping(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Return when the agent has answered."""
+        with _deadline(timeout):
+            await self.info()
+
+    async def info(self, *, timeout: float = DEFAULT_TIMEOUT) -> GuestInfo:
+        """What the agent says of itself and its kernel."""
+        del timeout
+        return await self._server.get(f"{self._base}/agent", GuestInfo)
+
+    async def metrics(self, *, processes: bool = False) -> Metrics:
+        """The guest's load."""
+        return await self._server.get(f"{self._base}/stats", Metrics, processes=processes)
+
+    # ── commands and sessions ──
+
+    async def execute(self, *, stdin: bool = False, **options: Unpack[CommandOptions]) -> Execution:
+        """Start a command and return it while it runs."""
+        first = {**_command(options), "stdin": stdin, "format": "binary"}
+        return await self._following("/exec-stream", first, options.get("timeout"))
+
+    async def run(
+        self,
+        *,
+        stdin: bytes | None = None,
+        max_output: int = DEFAULT_MAX_OUTPUT,
+        on_output: Callable[[Stream, bytes], object] | None = None,
+        **options: Unpack[CommandOptions],
+    ) -> ExecResult:
+        """Run a command to its end: one request where nothing is to be handed on meanwhile."""
+        if stdin is not None or on_output is not None or options.get("tty") is not None:
+            return await super().run(stdin=stdin, max_output=max_output, on_output=on_output, **options)
+        answer = await self._post("/exec", _command(options), patient=True, headers={"Accept": MESSAGEPACK})
+        result = msgspec.msgpack.decode(answer.content, type=ExecResult)
+        if len(result.stdout) + len(result.stderr) > max_output:
+            raise LimitExceeded(f"the command printed more than {max_output} bytes")
+        return result
+
+    async def start_session(self, session: str, *, stdin: bool = True, **options: Unpack[CommandOptions]) -> int:
+        """Start a command as a session, and return its process id in the guest."""
+        answer = await self._post("/sessions", {**_command(options), "id": session, "stdin": stdin})
+        return int(answer.json()["pid"])
+
+    async def attach_session(
+        self,
+        session: str,
+        *,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        input: bool = True,  # noqa: A002 - the field's name
+    ) -> Execution:
+        """Follow a session; closing the `Execution` detaches, and the session runs on."""
+        del input
+        offsets = {name: value for name, value in (("stdout", stdout), ("stderr", stderr)) if value is not None}
+        return await self._following(f"/sessions/{session}/attach?{httpx.QueryParams(offsets)}", None, None)
+
+    async def _following(self, path: str, first: dict[str, Any] | None, timeout: float | None) -> Execution:
+        socket = await self._server.websocket(f"{self._base}{path}")
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(socket.close)
+            if first is not None:
+                await socket.send(msgspec.json.encode(first).decode())
+            execution = RemoteExecution(socket, attached=first is None)
+            await execution.begin(timeout)
+            undo.pop_all()
+        return execution
+
+    async def send_input(self, session: str, data: bytes, *, close: bool = False, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Send input to a session without following it."""
+        with _deadline(timeout):
+            path = f"{self._base}/sessions/{session}/input"
+            return int((await self._server.call("POST", path, content=data, params={"close": close})).json()["written"])
+
+    async def signal_session(self, session: str, signal: int, *, group: bool = True) -> None:
+        """Send a session's process group a signal."""
+        if not group:
+            refuse()
+        await self._post(f"/sessions/{session}/signal", {"signal": signal})
+
+    async def resize_session(self, session: str, cols: int, rows: int) -> None:
+        """Tell a session's terminal its size."""
+        await self._post(f"/sessions/{session}/resize", {"cols": cols, "rows": rows})
+
+    async def list_sessions(self) -> list[SessionInfo]:
+        """Every session the guest knows."""
+        return await self._server.get(f"{self._base}/sessions", list[SessionInfo])
+
+    async def forget_session(self, session: str) -> None:
+        """Drop an ended session's record and output."""
+        await self._post(f"/sessions/{session}", method="DELETE")
+
+    # ── files ──
+
+    async def stat(self, path: GuestText, *, follow: bool = True) -> FileStat:
+        """What a file is."""
+        return await self._server.get(f"{self._base}/stat", FileStat, path=_text(path), follow=follow)
+
+    async def list_directory(self, path: GuestText, *, max_entries: int = DEFAULT_MAX_ENTRIES) -> list[DirEntry]:
+        """A directory's entries."""
+        entries = await self._server.get(f"{self._base}/entries", list[DirEntry], path=_text(path))
+        if len(entries) > max_entries:
+            raise LimitExceeded(f"the directory has more than {max_entries} entries")
+        return entries
+
+    async def make_directory(
+        self, path: GuestText, *, mode: int | None = None, parents: bool = False, uid: int | None = None, gid: int | None = None
+    ) -> None:
+        """Make a directory."""
+        if mode is not None or uid is not None or gid is not None:
+            refuse()
+        await self._post("/directories", {"path": _text(path), "parents": parents})
+
+    async def remove(self, path: GuestText, *, recursive: bool = False) -> None:
+        """Remove a file, an empty directory, or a tree."""
+        await self._server.call("DELETE", f"{self._base}/files", params={"path": _text(path), "recursive": recursive}, patient=True)
+
+    async def rename(self, path: GuestText, to: GuestText) -> None:
+        """Give a file another name."""
+        await self._post("/files/rename", {"path": _text(path), "to": _text(to)})
+
+    async def change_mode(self, path: GuestText, mode: int, *, recursive: bool = False, follow: bool = True) -> None:
+        """Set permission bits."""
+        if not follow:
+            refuse()
+        await self._post("/files/mode", {"path": _text(path), "mode": mode, "recursive": recursive}, "PUT", patient=True)
+
+    async def read_bytes(
+        self,
+        remote: GuestText,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        max_bytes: int = 256 << 20,
+        timeout: float | None = None,
+    ) -> bytes:
+        """A file's contents, or a part of them."""
+        if length == 0:
+            return b""
+        data = bytearray()
+        with _deadline(timeout):
+            async with self._reading(remote, offset, length) as answer:
+                async for piece in answer.aiter_raw():
+                    data += piece
+                    if len(data) > max_bytes:
+                        raise LimitExceeded(f"there are more than the {max_bytes} bytes that were allowed")
+        return bytes(data)
+
+    def _reading(self, remote: GuestText, offset: int = 0, length: int | None = None) -> contextlib.AbstractAsyncContextManager[Any]:
+        headers = {"Accept-Encoding": "identity"}
+        if offset or length is not None:
+            headers["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
+        return self._server.streaming("GET", f"{self._base}/download", params={"path": _text(remote)}, headers=headers)
+
+    async def write_bytes(
+        self,
+        remote: GuestText,
+        data: bytes | memoryview,
+        *,
+        mode: int | None = None,
+        append: bool = False,
+        offset: int | None = None,
+        parents: bool = True,
+        exclusive: bool = False,
+        uid: int | None = None,
+        gid: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Write a file, which appears whole or not at all, or append to one."""
+        if offset is not None or exclusive or not parents or uid is not None or gid is not None:
+            refuse()
+        return await self._put_file(remote, bytes(data), mode, append, timeout)
+
+    async def _put_file(
+        self, remote: GuestText, content: bytes | AsyncIterator[bytes], mode: int | None, append: bool, timeout: float | None
+    ) -> int:
+        params: dict[str, Any] = {"path": _text(remote), "append": append, **({} if mode is None else {"mode": f"{mode:o}"})}
+        with _deadline(timeout):
+            answer = await self._server.call("PUT", f"{self._base}/file", params=params, content=content, patient=True)
+        return int(answer.json()["size"])
+
+    async def upload_file(
+        self,
+        local: Path,
+        remote: GuestText,
+        *,
+        mode: int | None = None,
+        append: bool = False,
+        parents: bool = True,
+        uid: int | None = None,
+        gid: int | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> int:
+        """Copy a file of this host into the guest."""
+        if not parents or uid is not None or gid is not None:
+            refuse()
+        async with of_file(local, remote, progress) as (pieces, permissions):
+            return await self._put_file(remote, pieces, permissions if mode is None and not append else mode, append, timeout)
+
+    async def download_file(
+        self,
+        remote: GuestText,
+        local: Path,
+        *,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> int:
+        """Copy a file of the guest to this host, where it appears whole or not at all."""
+        with _deadline(timeout):
+            async with self._reading(remote) as answer, Reporter(progress, local, None) as reporter:
+                return await to_file(answer.aiter_raw(), local, max_bytes, reporter)
+
+    async def upload_tree(
+        self,
+        local: Path,
+        remote: GuestText,
+        *,
+        pattern: str | Sequence[str] | None = None,
+        skip_pattern: str | Sequence[str] | None = None,
+        uid: int = 0,
+        gid: int = 0,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> TreeResult:
+        """Copy a directory's contents into the guest."""
+        selection, params = TreeFilter(pattern, skip_pattern), {"path": _text(remote)}
+        with _deadline(timeout):
+            async with Reporter(progress, local, None) as reporter, of_tree(local, selection, uid, gid, reporter) as pieces:
+                answer = await self._server.call("PUT", f"{self._base}/tree", params=params, content=pieces, patient=True)
+        return msgspec.json.decode(answer.content, type=TreeResult)
+
+    async def download_tree(
+        self,
+        remote: GuestText,
+        local: Path,
+        *,
+        exclude: Sequence[GuestText] = (),
+        max_bytes: int | None = None,
+        max_entries: int = DEFAULT_MAX_ENTRIES,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> TreeResult:
+        """Copy a directory's contents to this host. Nothing is written outside `local`."""
+        if exclude:
+            refuse()
+        request = self._server.streaming("GET", f"{self._base}/tree", params={"path": _text(remote), "base": "tree"}, patient=True)
+        with _deadline(timeout):
+            async with request as answer, Reporter(progress, local, None) as reporter:
+                return await extracted(answer.aiter_raw(), local, max_entries, max_bytes, reporter)
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError as error:
+        if isinstance(error, Timeout):
+            raise
+        raise Timeout(f"the server did not finish within {seconds:g} s") from None
+
+
+def _text(path: GuestText) -> str:
+    """A path as a request carries it.
+
+    Raises
+    ------
+    Unsupported: it is not UTF-8.
+    """
+    text = os.fsdecode(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unsupported("a path that is not UTF-8 cannot be sent to a server") from None
+    return text
+
+
+def _command(options: CommandOptions) -> dict[str, Any]:
+    """A command as the server takes it."""
+    tty = options.get("tty")
+    if options.get("clear_env") or options.get("merge_stderr"):
+        refuse()
+    shell = options.get("shell")
+    body: dict[str, Any] = {
+        "command": None if shell is None else _text(shell),
+        "argv": [_text(word) for word in options["argv"]] if shell is None else None,
+        "env": dict(options.get("env") or {}),
+        "cwd": None if (cwd := options.get("cwd")) is None else _text(cwd),
+        "user": options.get("user"),
+        "timeout": options.get("timeout"),
+    }
+    return body if tty is None else {**body, "tty": {"cols": tty[0], "rows": tty[1]}}

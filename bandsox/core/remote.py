@@ -1,0 +1,241 @@
+"""The front door to a server: the methods of `AsyncBandSox`, each a request."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from urllib.parse import quote
+
+import msgspec
+
+from bandsox.client.connection import Connection
+from bandsox.client.guest import refuse
+from bandsox.client.machine import RemoteMicroVM
+from bandsox.core.asynchronous import AsyncBandSox
+from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
+from bandsox.models import Image, Isolation, OnExpiry, ProgressCallback
+from bandsox.settings import DEFAULT_IMAGE, isolation_of
+
+if TYPE_CHECKING:
+    from bandsox.engine.cleanup import Removed
+    from bandsox.engine.findings import Finding
+    from bandsox.vm import AsyncMicroVM
+    from bandsox.vmm.firecracker.release import Program
+
+
+class RemoteBandSox(AsyncBandSox):
+    """The machines and images of a server. `AsyncBandSox` with a URL makes one of these; used as that.
+
+    Progress of what the server does is not reported; that of transfers is.
+    """
+
+    def __init__(
+        self,
+        storage_dir: str | os.PathLike[str] | None = None,
+        server_url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60,
+        *,
+        require: Isolation | str = Isolation.EMULATED,
+        confinement: str | None = None,
+    ) -> None:
+        if isolation_of(require) is not Isolation.EMULATED or confinement is not None:
+            raise Unsupported("the server's host decides how its machines are isolated", remedy="give create_vm the confinement")
+        if server_url is not None and storage_dir is not None:
+            raise InvalidRequest("a storage directory and a server were given", remedy="give one of them")
+        self.timeout = timeout
+        self.active_vms: dict[str, AsyncMicroVM] = {}
+        self._server = Connection(server_url or str(storage_dir), headers, timeout)
+
+    @property
+    def engine(self) -> NoReturn:  # type: ignore[override]
+        """Refused, and with it every method that is not here: the engine is the server's."""
+        refuse()
+
+    def __repr__(self) -> str:
+        return f"AsyncBandSox({self._server.url!r})"
+
+    async def close(self) -> None:
+        """Let go of the server. Machines and their sessions go on."""
+        for vm in self.active_vms.values():
+            await vm.disconnect()
+        self.active_vms.clear()
+        await self._server.close()
+
+    @property
+    def storage_dir(self) -> Path:
+        """Refused: it is another host's."""
+        _not_here()
+
+    images_dir = snapshots_dir = sockets_dir = metadata_dir = storage_dir
+
+    # ── machines ────────────────────────────────────────────────────────────────────────────────
+
+    async def create_vm(
+        self,
+        docker_image: str = DEFAULT_IMAGE,
+        name: str | None = None,
+        vcpu: int = 1,
+        mem_mib: int = 128,
+        kernel_path: str | None = None,
+        enable_networking: bool | None = None,
+        enable_vsock: bool = True,
+        force_rebuild: bool = False,
+        disk_size_mib: int = 4096,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        mcp: Mapping[str, Any] | None = None,
+        *,
+        vmm: str | None = None,
+        boot_args: str = "",
+        debug_console: bool = False,
+        dns: Sequence[str] = (),
+        cpu_template: str | os.PathLike[str] | None = None,
+        disk_bandwidth_mbps: float | None = None,
+        disk_iops: int | None = None,
+        confinement: str | None = None,
+        ttl: float | None = None,
+        idle_timeout: float | None = None,
+        on_expiry: OnExpiry = "delete",
+        auto_resume: bool = False,
+        ephemeral: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> AsyncMicroVM:
+        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host."""
+        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or ephemeral:
+            refuse()
+        del progress
+        wanted = {
+            "image": docker_image,
+            "name": name,
+            "vcpu": vcpu,
+            "mem_mib": mem_mib,
+            "enable_networking": enable_networking,
+            "enable_vsock": enable_vsock,
+            "force_rebuild": force_rebuild,
+            "disk_size_mib": disk_size_mib,
+            "env_vars": dict(env_vars or {}),
+            "metadata": dict(metadata or {}),
+            "mcp": None if mcp is None else dict(mcp),
+            "vmm": vmm,
+            "dns": list(dns),
+            "disk_bandwidth_mbps": disk_bandwidth_mbps,
+            "disk_iops": disk_iops,
+            "confinement": confinement,
+            "ttl": ttl,
+            "idle_timeout": idle_timeout,
+            "on_expiry": on_expiry,
+            "auto_resume": auto_resume,
+        }
+        made = await self._server.call("POST", "/api/vms", json=wanted, patient=True)
+        vm = await self.get_vm(made.json()["id"])
+        if vm is None:
+            raise VMNotFound("the machine was deleted as soon as it was made")
+        return vm
+
+    async def create_vm_from_dockerfile(self, /, *arguments: Any, **options: Any) -> AsyncMicroVM:
+        """Refused: there is no route for it."""
+        refuse()
+
+    async def get_vm(self, vm_id: str) -> AsyncMicroVM | None:
+        """The machine with this id or name; None when there is none."""
+        info = await self.get_vm_info(vm_id)
+        if info is None:
+            return None
+        return self.active_vms.setdefault(info["id"], RemoteMicroVM(self._server, info))
+
+    async def list_vms(self, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """All machines, newest first; with `metadata_equals` those whose metadata has all these values."""
+        params: dict[str, Any] = {} if limit is None else {"limit": limit}
+        if metadata_equals is not None:
+            params["metadata_equals"] = json.dumps(dict(metadata_equals))
+        return await self._server.get("/api/vms", list[dict[str, Any]], **params)
+
+    async def get_vm_info(self, vm_id: str) -> dict[str, Any] | None:
+        """What is known of a machine; None when there is none."""
+        try:
+            return await self._server.get(_path(vm_id), dict[str, Any])
+        except VMNotFound:
+            return None
+
+    async def update_vm_metadata(self, vm_id: str, metadata: Mapping[str, Any]) -> None:
+        """Replace a machine's metadata."""
+        await self._server.call("PUT", f"{_path(vm_id)}/metadata", json={"metadata": dict(metadata)})
+
+    async def rename_vm(self, vm_id: str, name: str) -> None:
+        """Give a machine another name."""
+        await self._server.call("PUT", f"{_path(vm_id)}/name", json={"name": name})
+
+    async def update_vm_status(self, vm_id: str, status: str) -> None:
+        """Bring a machine into a status: ``running``, ``paused`` or ``stopped``."""
+        await self._server.call("PUT", f"{_path(vm_id)}/status", json={"status": status}, patient=True)
+
+    async def delete_vm(self, vm_id: str) -> None:
+        """Kill a machine and remove everything it owns; no error when there is none."""
+        vm = await self.get_vm(vm_id)
+        if vm is not None:
+            self.active_vms.pop(vm.vm_id, None)
+            await vm.delete()
+
+    # ── images and the host ─────────────────────────────────────────────────────────────────────
+
+    async def pull_image(
+        self, reference: str, policy: Literal["missing", "always", "never"] = "always", progress: ProgressCallback | None = None
+    ) -> Image:
+        """An image of the server's, ready to run."""
+        del progress
+        answer = await self._server.call("POST", "/api/images/pull", json={"reference": reference, "policy": policy}, patient=True)
+        return _image(answer.json())
+
+    async def list_images(self) -> Sequence[Image]:
+        """The images of the server, newest first."""
+        return [_image(each) for each in await self._server.get("/api/images", list[dict[str, Any]])]
+
+    async def tag_image(self, reference: str, name: str) -> Image:
+        """Give an image a further name."""
+        return _image((await self._server.call("POST", "/api/images/tag", json={"reference": reference, "name": name})).json())
+
+    async def remove_image(self, reference: str, force: bool = False) -> None:
+        """Remove a name of an image, and the image with its last name."""
+        await self._server.call("DELETE", "/api/images", params={"reference": reference, "force": force})
+
+    async def cleanup(self) -> Removed:
+        """Remove what processes that died have left behind on the server's host."""
+        from bandsox.engine.cleanup import Removed
+
+        return msgspec.json.decode((await self._server.call("POST", "/api/cleanup", patient=True)).content, type=Removed)
+
+    async def doctor(self, again: bool = False) -> list[Finding]:
+        """What the server's host can do."""
+        from bandsox.engine.findings import Finding
+
+        if again:
+            refuse()
+        return msgspec.json.decode((await self._server.call("GET", "/api/doctor", patient=True)).content, type=list[Finding])
+
+    async def install_kernel(self, *arguments: Any, **options: Any) -> str:
+        """Refused: what is installed on the server's host is decided there."""
+        _not_here()
+
+    async def install_firecracker(self, *arguments: Any, **options: Any) -> Program:
+        """Refused: what is installed on the server's host is decided there."""
+        _not_here()
+
+    async def install_image(self, *arguments: Any, **options: Any) -> Image:
+        """Refused: what is installed on the server's host is decided there."""
+        _not_here()
+
+
+def _path(vm: str) -> str:
+    return f"/api/vms/{quote(vm, safe='')}"
+
+
+def _image(facts: dict[str, Any]) -> Image:
+    return msgspec.convert(facts, Image, dec_hook=lambda kind, value: Path(value) if kind is Path else value)
+
+
+def _not_here() -> NoReturn:
+    raise Unsupported("this is a matter of the server's host", remedy="do it there")
