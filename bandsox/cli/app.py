@@ -44,7 +44,7 @@ SECTIONS = {
         "serve": Entry(f"{_COMMANDS}.serve:serve", "Serve VMs over HTTP and WebSocket."),
         "auth": Entry(
             f"{_COMMANDS}.auth:auth",
-            "Say who may use the server.",
+            "Say who may use the server: a password for people, keys for programs.",
             ("init", "set-password", "create-key", "list-keys", "revoke-key"),
         ),
     },

@@ -9,7 +9,6 @@ process (`bandsox.engine.expiry_child`), which may import what it needs; this on
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import sqlite3
@@ -146,6 +145,8 @@ def _alarm(until: float | None) -> Iterator[int | None]:
     if until is None:
         yield None
         return
+    import ctypes  # costs what a command that starts nothing should not
+
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.timerfd_create(time.CLOCK_REALTIME, _CLOEXEC_NONBLOCK)
     if descriptor < 0:

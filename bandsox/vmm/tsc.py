@@ -8,10 +8,10 @@ Documentation/admin-guide/kernel-parameters.txt).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bandsox.settings import write_atomically
@@ -42,6 +42,8 @@ def host_khz() -> int | None:
     """The counter's rate in kHz, measured over 50 ms; None where it cannot be read. Blocks."""
     if platform.machine() != "x86_64":
         return None
+    import ctypes  # costs what a command in a machine that runs should not
+
     try:
         code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     except OSError:
@@ -55,7 +57,7 @@ def host_khz() -> int | None:
     return round((second[1] - first[1]) * 1e6 / (second[0] - first[0]))
 
 
-def _sample(read: ctypes._CFunctionType) -> tuple[int, int]:
+def _sample(read: Callable[[], int]) -> tuple[int, int]:
     """The clock (ns) and the counter at one instant: the closest of several pairs of readings."""
     best: tuple[int, int, int] | None = None
     for _ in range(20):

@@ -58,7 +58,15 @@ def set_password(context: click.Context, password_stdin: bool) -> None:
 
 @auth.command("create-key", examples=(("bandsox auth create-key viewer --scope read --expires 86400", "a key to look, for a day"),))
 @click.argument("name")
-@click.option("--scope", "scopes", multiple=True, default=("admin",), show_default=True, type=click.Choice(["read", "exec", "admin"]))
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("admin",),
+    show_default=True,
+    type=click.Choice(["read", "exec", "admin"]),
+    help="What it may do: look, run commands and move files, or everything.",
+)
 @click.option("--expires", type=seconds, metavar="SECONDS", help="After which it lets nobody in any more.")
 @click.option("--prefix", default="", metavar="TEXT", help="What the names of all VMs begin with that exist for it.")
 @click.option("--max-vms", type=click.IntRange(min=0), metavar="N", help="How many VMs it may have.")
