@@ -1,11 +1,8 @@
-"""The engine of one storage directory: its rooms, opened together, and the verbs on machines.
+"""The engine of one storage directory: the verbs on its machines.
 
 Every verb that changes a machine's life holds that machine's lock, which the kernel gives back if the process dies. A
 machine's record says `creating` until its agent has answered; a record found in that state with its lock free was left
 by a process that died, and is removed by `cleanup`.
-
-A room is opened, and its code imported, when a verb first needs it: to list machines costs neither the registry client nor the
-guest's protocol.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import platform
 import secrets
 import shutil
 import time
@@ -26,32 +22,26 @@ from typing import TYPE_CHECKING, Any
 from bandsox.engine import deadlines, identity, ownership
 from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
 from bandsox.engine.frozen import is_frozen
+from bandsox.engine.rooms import Rooms
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
-from bandsox.store import Database, VMs
 
 if TYPE_CHECKING:
-    from bandsox.engine.accelerators import Accelerators
     from bandsox.engine.cleanup import Removed
     from bandsox.engine.launch import Past
     from bandsox.engine.snapshots import Snapshots
     from bandsox.guest import GuestClient
-    from bandsox.images import Images
     from bandsox.network.keeper import Namespace
-    from bandsox.network.networks import Networks
-    from bandsox.vmm.base import VMM
-    from bandsox.vmm.confinement import Confiner
-    from bandsox.vmm.kernel import Kernels
 
 BOOT_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
 
 
-class Engine:
-    """The rooms of one storage directory, and what can be done with its machines.
+class Engine(Rooms):
+    """What can be done with the machines of one storage directory, over its rooms.
 
     Parameters
     ----------
@@ -60,10 +50,8 @@ class Engine:
     """
 
     def __init__(self, storage_dir: str | os.PathLike[str] | None = None, require: Isolation = Isolation.EMULATED) -> None:
-        self.layout = Layout.open(storage_dir)
+        super().__init__(Layout.open(storage_dir))
         self.require = require
-        self.database = Database(self.layout.database)
-        self.vms = VMs(self.database)
         self._owned: dict[str, Ownership] = {}
         self._looked_after = False
 
@@ -79,63 +67,12 @@ class Engine:
         self.database.close()
         self.layout.leave()
 
-    # ── rooms ───────────────────────────────────────────────────────────────────────────────────
-
-    @functools.cached_property
-    def images(self) -> Images:
-        """Images, and the way from a reference to one of them."""
-        from bandsox.images import Images
-
-        return Images(self.layout, self.database)
-
-    @functools.cached_property
-    def kernels(self) -> Kernels:
-        """Guest kernels with their initramfs."""
-        from bandsox.vmm.kernel import Kernels
-
-        return Kernels(self.layout)
-
-    @functools.cached_property
-    def vmms(self) -> dict[str, VMM]:
-        """The hypervisors by name, in the order of preference."""
-        from bandsox.vmm.firecracker import Firecracker
-        from bandsox.vmm.qemu import Qemu
-
-        return {
-            "firecracker": Firecracker(self.layout.vmms / "firecracker", self.confiner),
-            "qemu": Qemu(self.layout.runtime, self.confiner),
-        }
-
-    @functools.cached_property
-    def confiner(self) -> Confiner:
-        """What starts hypervisors in rooms of their own."""
-        from bandsox.vmm.confinement import Confiner
-
-        return Confiner(self.layout.programs, self.layout.runtime)
-
-    @functools.cached_property
-    def networks(self) -> Networks:
-        """The machines' networks."""
-        from bandsox.network.networks import Networks
-        from bandsox.vmm.built import built_program
-
-        program = functools.partial(built_program, "bandsox-network", "the keeper of networks", platform.machine())
-        return Networks(self.layout.locks / "networks", program)
-
     @functools.cached_property
     def snapshots(self) -> Snapshots:
         """Snapshots, and the verbs on them."""
         from bandsox.engine.snapshots import Snapshots
 
         return Snapshots(self)
-
-    @functools.cached_property
-    def accelerators(self) -> Accelerators:
-        """The choice among the hypervisors and their accelerators."""
-        from bandsox.engine.accelerators import Accelerators
-        from bandsox.store import Probes
-
-        return Accelerators(self.layout, self.vmms, Probes(self.database))
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 
