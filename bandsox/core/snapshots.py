@@ -120,7 +120,7 @@ class Snapshots(Opening):
         return dict((await self.engine.snapshots.set_metadata(snapshot_id, metadata)).metadata)
 
     def _snapshot_info(self, snapshot: Snapshot) -> dict[str, Any]:
-        damage = self.engine.snapshots.damage(snapshot)
+        damage = self.engine.snapshots.shelf.damage(snapshot)
         spec = snapshot.spec
         info = {
             "id": snapshot.id,
@@ -142,6 +142,6 @@ class Snapshots(Opening):
             "vmm": snapshot.vmm,
             "vmm_version": snapshot.vmm_version,
             "accelerator": snapshot.accelerator,
-            "path": str(self.engine.snapshots.path(snapshot)),
+            "path": str(self.engine.snapshots.shelf.path(snapshot)),
         }
         return info if damage is None else {**info, "status": damage}

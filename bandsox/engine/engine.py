@@ -284,7 +284,7 @@ class Engine(Rooms):
         overdue = await self.remove_overdue()
         removed = await clean(self.layout, self.vms)
         await asyncio.to_thread(self.confiner.sweep)
-        abandoned = await asyncio.to_thread(self.snapshots.remove_abandoned)
+        abandoned = await asyncio.to_thread(self.snapshots.shelf.remove_abandoned)
         return dataclasses.replace(removed, machines=(*overdue, *removed.machines), files=removed.files + abandoned)
 
     async def remove_overdue(self) -> tuple[str, ...]:

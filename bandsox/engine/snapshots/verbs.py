@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
 import secrets
 import shutil
 import time
@@ -27,31 +26,26 @@ import anyio
 
 from bandsox.engine import identity, launch, ownership, sparse
 from bandsox.engine.frozen import forget, frozen
+from bandsox.engine.snapshots.fitness import COLD, check_artefacts, check_host
+from bandsox.engine.snapshots.shelf import Shelf
 from bandsox.errors import (
     BandSoxError,
     Conflict,
-    CorruptSnapshot,
-    HostError,
     InvalidRequest,
     MachineStopped,
-    RequirementNotMet,
     Unsupported,
 )
-from bandsox.locks import DEADLINE_S, Locks
+from bandsox.locks import Locks
 from bandsox.models import ProgressCallback, Snapshot, StoredFile, VMRecord, VMStatus, report
-from bandsox.settings import write_atomically
-from bandsox.store import Snapshots as Table
-from bandsox.store.records import encode
-from bandsox.store.snapshots import Identity, name_taken
+from bandsox.store.snapshots import name_taken
 from bandsox.vmm.base import Origin
-from bandsox.vmm.host_cpu import host_cpu, obstacle
+from bandsox.vmm.host_cpu import host_cpu
 from bandsox.workers import storage_errors, together
 
 if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
     from bandsox.models import Shape
 
-MANIFEST = "manifest.json"
 DISK = "disk.img"
 
 MAX_FORKS = 256
@@ -60,8 +54,6 @@ _AT_ONCE = 8
 
 _THAW_TIMEOUT_S = 20.0
 """How long the agent of a machine whose saver was killed may take to let its programs go on."""
-
-_COLD = "give cold=True (--cold), which boots from its disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +71,7 @@ class Snapshots:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._layout = engine.layout
-        self._table = Table(engine.database)
-        self._locks = Locks(self._layout.locks / "snapshots")
+        self.shelf = Shelf(engine.layout, engine.database)
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────────
 
@@ -101,14 +92,14 @@ class Snapshots:
         """
         name = identity.check_name(name) if name is not None else f"{vm_id}_{time.time_ns() // 1_000_000}"
         labels = identity.check_metadata(metadata or {})
-        if await asyncio.to_thread(self._table.has_name, name):
+        if await asyncio.to_thread(self.shelf.table.has_name, name):
             raise name_taken(name)
         report(progress, "snapshot", "saving the machine")
         async with self._engine.locked(vm_id):
             record = await self._engine.get(vm_id)
             async with self._captured(record) as captured:
                 snapshot = await asyncio.to_thread(self._describe, record, captured, name, labels)
-                await asyncio.to_thread(self._publish, snapshot, captured.directory)
+                await asyncio.to_thread(self.shelf.publish, snapshot, captured.directory)
         report(progress, "snapshot", "the machine is saved", finished=True)
         return snapshot
 
@@ -176,11 +167,11 @@ class Snapshots:
         Unsupported, RequirementNotMet: this host cannot go on from it; nothing was started.
         """
         snapshot = await self.get(id_or_name)
-        async with self._in_use(snapshot.id):
+        async with self.shelf.in_use(snapshot):
             directory = self._layout.snapshots / snapshot.id
             needed = [DISK] if cold else list(snapshot.files)
-            await asyncio.to_thread(self._verify, snapshot, [file for file in needed if file in snapshot.files])
-            await asyncio.to_thread(self._check_artefacts, snapshot)
+            await asyncio.to_thread(self.shelf.verify, snapshot, [file for file in needed if file in snapshot.files])
+            await asyncio.to_thread(check_artefacts, self._layout, snapshot)
             source = await self._source(snapshot, enable_networking, cold=cold)
             chosen = name if name is not None else await self._free_name(f"from-{snapshot.id}")
             clone = await self._clone(source, chosen, env_vars, metadata, restored_from=snapshot.id)
@@ -212,25 +203,11 @@ class Snapshots:
         ------
         SnapshotNotFound: there is none.
         """
-        return await asyncio.to_thread(self._table.get, id_or_name)
+        return await asyncio.to_thread(self.shelf.table.get, id_or_name)
 
     async def all(self) -> Sequence[Snapshot]:
         """All snapshots, newest first."""
-        return await asyncio.to_thread(self._table.list)
-
-    def path(self, snapshot: Snapshot) -> Path:
-        """The directory of a snapshot's files."""
-        return self._layout.snapshots / snapshot.id
-
-    def damage(self, snapshot: Snapshot) -> str | None:
-        """What is wrong with a snapshot's manifest: ``no_metadata``, ``metadata_corrupted``; None when nothing is. Blocks."""
-        try:
-            self._check_manifest(snapshot)
-        except FileNotFoundError:
-            return "no_metadata"
-        except CorruptSnapshot:
-            return "metadata_corrupted"
-        return None
+        return await asyncio.to_thread(self.shelf.table.list)
 
     async def rename(self, id_or_name: str, name: str) -> Snapshot:
         """Give a snapshot another name.
@@ -240,13 +217,13 @@ class Snapshots:
         SnapshotNotFound: there is none. Conflict: another one has the name.
         """
         snapshot = await self.get(id_or_name)
-        await asyncio.to_thread(self._table.rename, snapshot.id, identity.check_name(name))
+        await asyncio.to_thread(self.shelf.table.rename, snapshot.id, identity.check_name(name))
         return dataclasses.replace(snapshot, name=name)
 
     async def set_metadata(self, id_or_name: str, metadata: Mapping[str, Any]) -> Snapshot:
         """Replace a snapshot's metadata; errors as `get`."""
         snapshot, labels = await self.get(id_or_name), identity.check_metadata(metadata)
-        await asyncio.to_thread(self._table.set_metadata, snapshot.id, labels)
+        await asyncio.to_thread(self.shelf.table.set_metadata, snapshot.id, labels)
         return dataclasses.replace(snapshot, metadata=labels)
 
     async def delete(self, id_or_name: str) -> None:
@@ -257,19 +234,8 @@ class Snapshots:
         SnapshotNotFound: there is none.
         """
         snapshot = await self.get(id_or_name)
-        async with self._locks.hold(snapshot.id, deadline_s=DEADLINE_S, what=f"the snapshot {snapshot.name}"):
-            await asyncio.to_thread(self._remove, snapshot.id)
-
-    def remove_abandoned(self) -> int:
-        """Remove directories that are no snapshots: left where somebody was killed while he took or deleted one. Blocks."""
-        with self._locks.try_hold(_PUBLISHING) as nobody_publishes:
-            if not nobody_publishes:
-                return 0
-            known = {snapshot.id for snapshot in self._table.list()}
-            abandoned = [entry for entry in self._layout.snapshots.iterdir() if entry.name not in known]
-            for entry in abandoned:
-                shutil.rmtree(entry, ignore_errors=True)
-            return len(abandoned)
+        async with self.shelf.given_up(snapshot):
+            await asyncio.to_thread(self.shelf.remove, snapshot.id)
 
     # ── saving a machine ────────────────────────────────────────────────────────────────────────
 
@@ -364,20 +330,6 @@ class Snapshots:
             metadata=metadata,
         )
 
-    def _publish(self, snapshot: Snapshot, directory: Path) -> None:
-        """Give what was saved its place. Its files are on the disk before its manifest is, and that before its row."""
-        with storage_errors(directory):
-            for name in snapshot.files:
-                _sync(directory / name)
-            write_atomically(directory / MANIFEST, encode(snapshot).encode())
-            _sync(directory)
-            verified = {name: _identity(directory / name) for name in snapshot.files}
-            with self._locks.hold_blocking(_PUBLISHING):
-                place = self._layout.snapshots / snapshot.id
-                rootfs = str(self._layout.root / snapshot.rootfs)
-                self._table.insert(snapshot, rootfs, verified, lambda: directory.rename(place))
-            _sync(self._layout.snapshots)
-
     # ── starting machines ───────────────────────────────────────────────────────────────────────
 
     async def _clone(
@@ -443,10 +395,10 @@ class Snapshots:
         """
         had_network = snapshot.network is not None
         if not cold:
-            await self._check_host(snapshot)
+            await check_host(self._engine, snapshot)
             if enable_networking not in {None, had_network}:
                 what = "a network device" if had_network else "no network device"
-                raise Unsupported(f"a VM with {what} was saved, and a machine that goes on keeps its devices", remedy=_COLD)
+                raise Unsupported(f"a VM with {what} was saved, and a machine that goes on keeps its devices", remedy=COLD)
         root = self._layout.root
         record = VMRecord(
             id=snapshot.source_vm_id,
@@ -496,98 +448,7 @@ class Snapshots:
         taken = {record.spec.name for record in await asyncio.to_thread(self._engine.vms.list)}
         return next(name for number in range(len(taken) + 1) if (name := f"{wanted}-{number + 1}" if number else wanted) not in taken)
 
-    # ── what a snapshot needs ───────────────────────────────────────────────────────────────────
-
-    async def _check_host(self, snapshot: Snapshot) -> None:
-        version = await self._check_room_for(snapshot.vmm, snapshot.accelerator)
-        if _series(version) != _series(snapshot.vmm_version):
-            raise Unsupported(
-                f"the snapshot {snapshot.name} cannot be restored by this {snapshot.vmm}",
-                cause=f"it was taken with {snapshot.vmm_version}, and this is {version}",
-                remedy=f"install {snapshot.vmm} {_series(snapshot.vmm_version)}, or {_COLD}",
-            )
-        if snapshot.isolation < self._engine.require:
-            raise RequirementNotMet(f"the snapshot {snapshot.name} was taken of a VM with less isolation than is required", remedy=_COLD)
-        cpu = await asyncio.to_thread(host_cpu, self._layout.runtime)
-        if (reason := obstacle(snapshot.accelerator, snapshot.cpu, cpu)) is not None:
-            raise Unsupported(f"the snapshot {snapshot.name} cannot be restored on this host", cause=reason, remedy=_COLD)
-
-    async def _check_room_for(self, vmm_name: str, accelerator: str) -> str:
-        """The version of a VMM of this host that has `accelerator`."""
-        vmm = self._engine.vmms[vmm_name]
-        try:
-            version, offered = await vmm.version(), await vmm.accelerators()
-        except HostError as error:
-            raise Unsupported(f"a snapshot of {vmm_name} cannot be restored on this host", cause=error.message, remedy=_COLD) from error
-        if accelerator not in {each.name for each in offered}:
-            raise Unsupported(f"a snapshot that needs {accelerator} cannot be restored on this host", remedy=_COLD)
-        return version
-
-    def _check_artefacts(self, snapshot: Snapshot) -> None:
-        for what, path in {"kernel": snapshot.kernel, "initramfs": snapshot.initramfs, "root file system": snapshot.rootfs}.items():
-            if not (self._layout.root / path).is_file():
-                raise Unsupported(f"the snapshot {snapshot.name} needs a {what} that is not here", cause=f"{path} does not exist")
-
-    def _check_manifest(self, snapshot: Snapshot) -> None:
-        """Compare the manifest with what was recorded of it."""
-        if (self.path(snapshot) / MANIFEST).read_text(errors="replace") != self._table.manifest(snapshot.id):
-            raise _corrupt(snapshot, "its manifest is not what was saved")
-
-    def _verify(self, snapshot: Snapshot, names: Sequence[str]) -> None:
-        """Compare files with their checksums; one that nobody has touched since that was done last is not read again."""
-        try:
-            self._check_manifest(snapshot)
-            verified = self._table.verified(snapshot.id)
-            changed = [name for name in names if verified.get(name) != _identity(self.path(snapshot) / name)]
-            for name in changed:
-                before = _identity(self.path(snapshot) / name)
-                if before[1] != snapshot.files[name].size or sparse.digest(self.path(snapshot) / name) != snapshot.files[name].digest:
-                    raise _corrupt(snapshot, f"its {name} is not what was saved")
-                verified[name] = before
-        except FileNotFoundError as error:
-            if isinstance(error, BandSoxError):
-                raise
-            raise _corrupt(snapshot, f"{Path(error.filename).name} is missing") from error
-        if changed:
-            self._table.set_verified(snapshot.id, verified)
-
-    @contextlib.asynccontextmanager
-    async def _in_use(self, snapshot_id: str) -> AsyncIterator[None]:
-        """While this lasts the snapshot is not deleted."""
-        async with self._locks.hold(snapshot_id, shared=True, deadline_s=DEADLINE_S, what=f"the snapshot {snapshot_id}"):
-            await self.get(snapshot_id)
-            yield
-
-    def _remove(self, snapshot_id: str) -> None:
-        self._table.delete(snapshot_id)
-        shutil.rmtree(self._layout.snapshots / snapshot_id, ignore_errors=True)
-
-
-_PUBLISHING = "publishing"
-
 
 def _with_network(record: VMRecord, enabled: bool | None) -> VMRecord:
     """A machine that must have a network, must have none, or None: may."""
     return dataclasses.replace(record, spec=dataclasses.replace(record.spec, enable_networking=enabled))
-
-
-def _series(version: str) -> str:
-    """The part of a version within which a VMM reads what it has written: ``7.2`` of ``7.2.22``."""
-    return ".".join(version.split(".")[:2])
-
-
-def _identity(path: Path) -> Identity:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _corrupt(snapshot: Snapshot, cause: str) -> CorruptSnapshot:
-    return CorruptSnapshot(f"the snapshot {snapshot.name} is damaged", cause=cause, remedy="delete it, and take another")

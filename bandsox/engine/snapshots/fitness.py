@@ -1,0 +1,66 @@
+"""Whether this host can go on from a snapshot: its hypervisor, its CPU, and the artefacts that machines share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from bandsox.errors import HostError, RequirementNotMet, Unsupported
+from bandsox.models import Snapshot
+from bandsox.vmm.host_cpu import host_cpu, obstacle
+
+if TYPE_CHECKING:
+    from bandsox.engine.engine import Engine
+    from bandsox.settings import Layout
+
+COLD = "give cold=True (--cold), which boots from its disk"
+
+
+async def check_host(engine: Engine, snapshot: Snapshot) -> None:
+    """See to it that this host's hypervisor and CPU can go on from a snapshot.
+
+    Raises
+    ------
+    Unsupported, RequirementNotMet: they cannot; the message says why.
+    """
+    version = await _version_with(engine, snapshot.vmm, snapshot.accelerator)
+    if _series(version) != _series(snapshot.vmm_version):
+        raise Unsupported(
+            f"the snapshot {snapshot.name} cannot be restored by this {snapshot.vmm}",
+            cause=f"it was taken with {snapshot.vmm_version}, and this is {version}",
+            remedy=f"install {snapshot.vmm} {_series(snapshot.vmm_version)}, or {COLD}",
+        )
+    if snapshot.isolation < engine.require:
+        raise RequirementNotMet(f"the snapshot {snapshot.name} was taken of a VM with less isolation than is required", remedy=COLD)
+    cpu = await asyncio.to_thread(host_cpu, engine.layout.runtime)
+    if (reason := obstacle(snapshot.accelerator, snapshot.cpu, cpu)) is not None:
+        raise Unsupported(f"the snapshot {snapshot.name} cannot be restored on this host", cause=reason, remedy=COLD)
+
+
+async def _version_with(engine: Engine, vmm_name: str, accelerator: str) -> str:
+    """The version of a VMM of this host that has `accelerator`."""
+    vmm = engine.vmms[vmm_name]
+    try:
+        version, offered = await vmm.version(), await vmm.accelerators()
+    except HostError as error:
+        raise Unsupported(f"a snapshot of {vmm_name} cannot be restored on this host", cause=error.message, remedy=COLD) from error
+    if accelerator not in {each.name for each in offered}:
+        raise Unsupported(f"a snapshot that needs {accelerator} cannot be restored on this host", remedy=COLD)
+    return version
+
+
+def check_artefacts(layout: Layout, snapshot: Snapshot) -> None:
+    """See to it that what the machine was made of is here. Blocks.
+
+    Raises
+    ------
+    Unsupported: it is not.
+    """
+    for what, path in {"kernel": snapshot.kernel, "initramfs": snapshot.initramfs, "root file system": snapshot.rootfs}.items():
+        if not (layout.root / path).is_file():
+            raise Unsupported(f"the snapshot {snapshot.name} needs a {what} that is not here", cause=f"{path} does not exist")
+
+
+def _series(version: str) -> str:
+    """The part of a version within which a VMM reads what it has written: ``7.2`` of ``7.2.22``."""
+    return ".".join(version.split(".")[:2])

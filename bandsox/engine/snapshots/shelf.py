@@ -1,0 +1,136 @@
+"""Where whole snapshots are kept: their files, what is known of them, and who is using them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from bandsox.engine import sparse
+from bandsox.errors import BandSoxError, CorruptSnapshot
+from bandsox.locks import DEADLINE_S, Locks
+from bandsox.models import Snapshot
+from bandsox.settings import Layout, write_atomically
+from bandsox.store import Database
+from bandsox.store import Snapshots as Table
+from bandsox.store.records import encode
+from bandsox.store.snapshots import Identity
+from bandsox.workers import storage_errors
+
+MANIFEST = "manifest.json"
+
+_PUBLISHING = "publishing"
+
+
+class Shelf:
+    """The snapshots of a storage directory, as files and rows. Its methods block, but for the locks."""
+
+    def __init__(self, layout: Layout, database: Database) -> None:
+        self.table = Table(database)
+        self._layout = layout
+        self._locks = Locks(layout.locks / "snapshots")
+
+    def path(self, snapshot: Snapshot) -> Path:
+        """The directory of a snapshot's files."""
+        return self._layout.snapshots / snapshot.id
+
+    def publish(self, snapshot: Snapshot, directory: Path) -> None:
+        """Give what was saved its place. Its files are on the disk before its manifest is, and that before its row."""
+        with storage_errors(directory):
+            for name in snapshot.files:
+                _sync(directory / name)
+            write_atomically(directory / MANIFEST, encode(snapshot).encode())
+            _sync(directory)
+            verified = {name: _identity(directory / name) for name in snapshot.files}
+            with self._locks.hold_blocking(_PUBLISHING):
+                place = self._layout.snapshots / snapshot.id
+                rootfs = str(self._layout.root / snapshot.rootfs)
+                self.table.insert(snapshot, rootfs, verified, lambda: directory.rename(place))
+            _sync(self._layout.snapshots)
+
+    def damage(self, snapshot: Snapshot) -> str | None:
+        """What is wrong with a snapshot's manifest: ``no_metadata``, ``metadata_corrupted``; None when nothing is. Blocks."""
+        try:
+            self.check_manifest(snapshot)
+        except FileNotFoundError:
+            return "no_metadata"
+        except CorruptSnapshot:
+            return "metadata_corrupted"
+        return None
+
+    def check_manifest(self, snapshot: Snapshot) -> None:
+        """Compare the manifest with what was recorded of it."""
+        if (self.path(snapshot) / MANIFEST).read_text(errors="replace") != self.table.manifest(snapshot.id):
+            raise _corrupt(snapshot, "its manifest is not what was saved")
+
+    def verify(self, snapshot: Snapshot, names: Sequence[str]) -> None:
+        """Compare files with their checksums; one that nobody has touched since that was done last is not read again."""
+        try:
+            self.check_manifest(snapshot)
+            verified = self.table.verified(snapshot.id)
+            changed = [name for name in names if verified.get(name) != _identity(self.path(snapshot) / name)]
+            for name in changed:
+                before = _identity(self.path(snapshot) / name)
+                if before[1] != snapshot.files[name].size or sparse.digest(self.path(snapshot) / name) != snapshot.files[name].digest:
+                    raise _corrupt(snapshot, f"its {name} is not what was saved")
+                verified[name] = before
+        except FileNotFoundError as error:
+            if isinstance(error, BandSoxError):
+                raise
+            raise _corrupt(snapshot, f"{Path(error.filename).name} is missing") from error
+        if changed:
+            self.table.set_verified(snapshot.id, verified)
+
+    def remove(self, snapshot_id: str) -> None:
+        """Remove a snapshot that nobody uses."""
+        self.table.delete(snapshot_id)
+        shutil.rmtree(self._layout.snapshots / snapshot_id, ignore_errors=True)
+
+    def remove_abandoned(self) -> int:
+        """Remove directories that are no snapshots: left where somebody was killed while he took or deleted one. Blocks."""
+        with self._locks.try_hold(_PUBLISHING) as nobody_publishes:
+            if not nobody_publishes:
+                return 0
+            known = {snapshot.id for snapshot in self.table.list()}
+            abandoned = [entry for entry in self._layout.snapshots.iterdir() if entry.name not in known]
+            for entry in abandoned:
+                shutil.rmtree(entry, ignore_errors=True)
+            return len(abandoned)
+
+    @contextlib.asynccontextmanager
+    async def in_use(self, snapshot: Snapshot) -> AsyncIterator[None]:
+        """While this lasts the snapshot is not deleted.
+
+        Raises
+        ------
+        SnapshotNotFound: it has been deleted meanwhile.
+        """
+        async with self._locks.hold(snapshot.id, shared=True, deadline_s=DEADLINE_S, what=f"the snapshot {snapshot.name}"):
+            await asyncio.to_thread(self.table.get, snapshot.id)
+            yield
+
+    @contextlib.asynccontextmanager
+    async def given_up(self, snapshot: Snapshot) -> AsyncIterator[None]:
+        """While this lasts nobody uses the snapshot, and nobody begins to."""
+        async with self._locks.hold(snapshot.id, deadline_s=DEADLINE_S, what=f"the snapshot {snapshot.name}"):
+            yield
+
+
+def _identity(path: Path) -> Identity:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _corrupt(snapshot: Snapshot, cause: str) -> CorruptSnapshot:
+    return CorruptSnapshot(f"the snapshot {snapshot.name} is damaged", cause=cause, remedy="delete it, and take another")
