@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +22,7 @@ from tests.http.server import Answer, Request, ranged, serve
 
 pytestmark = pytest.mark.anyio
 
-DATA = os.urandom(700_000)
+DATA = random.Random(700_000).randbytes(700_000)  # the same in every process that runs tests
 DIGEST = Digest("sha256", hashlib.sha256(DATA).hexdigest())
 OTHER = Digest("sha256", "0" * 64)
 
