@@ -135,7 +135,7 @@ async def _set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> N
         resolv=networking.resolv_conf(record.network) if record.network is not None else None,
         network=networking.guest_side(record.network) if record.network is not None else None,
         timeout=deadline_s,
-        time=time.time(),
+        tell_time=True,
         entropy=secrets.token_bytes(64),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from bandsox.errors import InvalidRequest
 from bandsox.guest import frames
 from bandsox.guest.answers import Answer, InfoAnswer, MetricsAnswer
+from bandsox.guest.clock import tell_the_time
 from bandsox.guest.connection import DEFAULT_TIMEOUT, Operations
 from bandsox.guest.messages import Info, Ping, ReadMetrics, Setup, Shutdown, Sync
 from bandsox.guest.paths import GuestText, encode_env, encode_path, encode_text
@@ -50,6 +51,7 @@ class MachineOperations(Operations):
         hosts: GuestText | None = None,
         resolv: GuestText | None = None,
         time: float | None = None,
+        tell_time: bool = False,
         entropy: bytes | None = None,
         network: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT,
@@ -62,6 +64,7 @@ class MachineOperations(Operations):
         env, user, workdir: the defaults of every later command.
         hosts, resolv: the whole of ``/etc/hosts`` and ``/etc/resolv.conf``.
         time: seconds since the epoch; steps the guest's clock.
+        tell_time: step the clock to this host's time, for which the guest asks when it runs.
         entropy: bytes mixed into the kernel's random pool, and credited.
         network: the machine's place in its network: ``mac`` (6 bytes), ``mtu``, ``addresses`` (with prefix lengths) and ``gateways``.
         """
@@ -76,10 +79,12 @@ class MachineOperations(Operations):
             hosts=None if hosts is None else encode_text(hosts, "the hosts file"),
             resolv=None if resolv is None else encode_text(resolv, "the resolver's file"),
             time=time,
+            ask_time=True if tell_time else None,
             entropy=entropy,
             network=None if network is None else dict(network),
         )
-        await self._connector.call(request, Answer, timeout=timeout)
+        async with self._connector.operation(request, timeout=timeout) as connection:
+            await tell_the_time(connection, Answer)
         if token is not None:
             self._connector.token = token
 

@@ -69,6 +69,7 @@ class Setup(Request, tag="setup"):
     hosts: bytes | None = None
     resolv: bytes | None = None
     time: float | None = None
+    ask_time: bool | None = None
     entropy: bytes | None = None
     network: dict[str, Any] | None = None
 

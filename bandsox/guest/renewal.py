@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Mapping
 
 import anyio
 
-from bandsox.errors import BandSoxError, InvalidRequest, MachineStopped, OutcomeUnknown, ProtocolError
+from bandsox.errors import BandSoxError, InvalidRequest, MachineStopped, OutcomeUnknown
 from bandsox.guest import frames
-from bandsox.guest.answers import Answer, ClockEvent, FrozenEvent, RenewAnswer, ThawAnswer, decode
+from bandsox.guest.answers import Answer, FrozenEvent, RenewAnswer, ThawAnswer
+from bandsox.guest.clock import tell_the_time
 from bandsox.guest.connection import DEFAULT_TIMEOUT, Connection, Operations
 from bandsox.guest.faults import printable
 from bandsox.guest.frames import FrameType
-from bandsox.guest.messages import CancelControl, ClockControl, Freeze, Renew, Thaw, encode_message
+from bandsox.guest.messages import CancelControl, Freeze, Renew, Thaw, encode_message
 from bandsox.guest.paths import GuestText, encode_env, encode_path, encode_text
 from bandsox.models import HookResult, RestoreReceipt, RestoreStep
 
 HOOK_TIMEOUT = 5.0
 """How long the guest's own program for a restore may take, in seconds, where the caller does not say."""
-
-_CLOCK_QUESTIONS = 16
-"""More than the agent asks what time it is (``docs/protocol.md``, "Copies")."""
 
 
 class RenewalOperations(Operations):
@@ -117,22 +114,9 @@ class RenewalOperations(Operations):
             hook_timeout_ms=max(1, round(hook_timeout * 1000)),
         )
         async with self._connector.operation(request, timeout=timeout + hook_timeout) as connection:
-            answer = await _tell_the_time(connection)
+            answer = await tell_the_time(connection, RenewAnswer)
         self._connector.token = token
         return _receipt(answer, machine_id)
-
-
-async def _tell_the_time(connection: Connection) -> RenewAnswer:
-    """Answer at once whenever the guest asks what time it is, until it is done."""
-    for _ in range(_CLOCK_QUESTIONS):
-        kind, payload = await connection.next_frame()
-        if kind == FrameType.RESULT:
-            return decode(payload, RenewAnswer)
-        if kind != FrameType.EVENT:
-            raise connection.unexpected(kind)
-        decode(payload, ClockEvent)
-        await connection.send(frames.encode(FrameType.CONTROL, encode_message(ClockControl(time.time()))))
-    raise ProtocolError("the guest asks what time it is without end")
 
 
 def _receipt(answer: RenewAnswer, machine_id: bytes) -> RestoreReceipt:

@@ -178,6 +178,17 @@ async def test_the_clock_is_the_hosts(guest: GuestClient, wrong_by: float) -> No
     assert early - CLOSE <= guests <= late + CLOSE
 
 
+def test_a_machine_that_has_booted_knows_the_time(bandsox: BandSox) -> None:
+    readings = []
+    with bandsox.create_vm(enable_networking=False) as vm:
+        for _ in range(10):
+            early = time.time()
+            guests = vm.guest_info().time
+            readings.append((early, guests, time.time()))
+    early, guests, late = min(readings, key=lambda reading: reading[2] - reading[0])
+    assert early - CLOSE <= guests <= late + CLOSE
+
+
 async def best_reading(guest: GuestClient) -> tuple[float, float, float]:
     """The guest's time, and the host's before and after it was asked; the quickest answer of several."""
     readings = []

@@ -103,6 +103,15 @@ func setup(k *call) (any, error) {
 	if r.Token != nil && len(r.Token) != 32 {
 		return nil, wire.Fail(wire.CodeInvalid, "a token of %d bytes", len(r.Token))
 	}
+	if r.AskTime {
+		step, _, err := k.askTheTime()
+		if err != nil {
+			return nil, err
+		}
+		if err := machine.StepClock(step); err != nil {
+			return nil, err
+		}
+	}
 	if err := k.conn.server.Machine.Setup(r); err != nil {
 		return nil, err
 	}

@@ -14,12 +14,6 @@ const (
 	// file server, cannot be stopped, and does not come back to its own code either.
 	freezeLimit = time.Second
 
-	// goodClock is a round trip to the host after which its answer is near enough; the clock is wrong by half of it at
-	// most.
-	goodClock = 20 * time.Millisecond
-	// clockRounds is how often the host is asked for a better answer.
-	clockRounds = 8
-
 	hookPath      = "/etc/bandsox/on-restore"
 	hookLimit     = 5 * time.Second // where the host does not say
 	mostHookLimit = 5 * time.Minute
@@ -146,40 +140,12 @@ func (n *renewal) names(r *wire.RenewRequest) {
 	m.SetDefaults(r.Env, r.User, r.Workdir)
 }
 
-// clock asks the host what time it is, which it answers at once, and takes that for the time in the middle of the round trip
-// (as RFC 5905, section 8). The request itself may have waited long: it was sent before the machine ran.
 func (n *renewal) clock() error {
-	answers := make(chan float64, 1)
-	n.call.handleControl(func(m wire.ControlMessage) {
-		if m.Kind == "clock" {
-			select {
-			case answers <- m.Time:
-			default:
-			}
-		}
-	})
-	var best, step time.Duration
-	for round := range clockRounds {
-		asked := time.Now()
-		if err := n.call.event(wire.ClockEvent{Kind: "clock"}); err != nil {
-			return err
-		}
-		select {
-		case host := <-answers:
-			now := time.Now()
-			trip := now.Sub(asked)
-			if round == 0 || trip < best {
-				best = trip
-				step = time.Unix(0, int64(host*1e9)).Add(trip / 2).Sub(now.Round(0))
-			}
-		case <-n.call.Done():
-			return context.Cause(n.call)
-		}
-		if best <= goodClock {
-			break
-		}
+	step, off, err := n.call.askTheTime()
+	if err != nil {
+		return err
 	}
-	n.result.ClockStepUS, n.result.ClockErrorUS = step.Microseconds(), best.Microseconds()/2
+	n.result.ClockStepUS, n.result.ClockErrorUS = step.Microseconds(), off.Microseconds()
 	return machine.StepClock(step)
 }
 

@@ -206,6 +206,7 @@ type SetupRequest struct {
 	Hosts    []byte            `msgpack:"hosts"`
 	Resolv   []byte            `msgpack:"resolv"`
 	Time     *float64          `msgpack:"time"`
+	AskTime  bool              `msgpack:"ask_time"`
 	Entropy  []byte            `msgpack:"entropy"`
 	Network  *NetworkConfig    `msgpack:"network"`
 }
