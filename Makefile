@@ -50,7 +50,7 @@ lock: ## renew requirements.lock
 openapi: $(VENV)/.installed ## renew docs/openapi.json
 	python -m bandsox.server.openapi > docs/openapi.json
 
-agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch) $(AGENT)/bandsox-network-$(arch)) ## build the guest agent
+agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch) $(AGENT)/bandsox-network-$(arch) $(AGENT)/bandsox-forwarder-$(arch)) ## build the guest agent
 
 build: $(VENV)/.installed agent ## build the source distribution and the wheel
 	python -m build --no-isolation
@@ -71,5 +71,5 @@ $(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
 	@scripts/virtualenv $(PYTHON) $(VENV)
 	@touch $@
 
-$(AGENT)/bandsox-agent-% $(AGENT)/bandsox-serial-relay-% $(AGENT)/bandsox-network-%: $(shell find bandsox/agent -name '*.go' -not -name '*_test.go') bandsox/agent/go.mod bandsox/agent/go.sum $(VENV)/.installed
+$(AGENT)/bandsox-agent-% $(AGENT)/bandsox-serial-relay-% $(AGENT)/bandsox-network-% $(AGENT)/bandsox-forwarder-%: $(shell find bandsox/agent -name '*.go' -not -name '*_test.go') bandsox/agent/go.mod bandsox/agent/go.sum $(VENV)/.installed
 	@scripts/build-agent $* $(@D)

@@ -175,12 +175,44 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A TCP port of this host that leads to one of a guest. ``host`` is an IP address of this host; ``host_port`` 0 takes a free one."""
+
+    guest_port: int
+    host_port: int = 0
+    host: str = "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this host finds it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 — all of its addresses, one of which is that
+        return f"http://[{host}]:{self.host_port}" if ":" in host else f"http://{host}:{self.host_port}"
+
+    @property
+    def address(self) -> str:
+        """The host's side as text, such as ``127.0.0.1:8080``."""
+        return f"[{self.host}]:{self.host_port}" if ":" in self.host else f"{self.host}:{self.host_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class PortState:
+    """A published port as it is now: whether anybody listens, and how many connections are open, came, and were refused by the guest."""
+
+    port: PublishedPort
+    listening: bool
+    open: int = 0
+    accepted: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class VMSpec:
     """What a machine was asked to be.
 
     ``ttl`` is how many seconds it may run, ``idle_timeout`` how many without being used; ``auto_resume``: a paused one goes on at the next
     operation. ``cpu_template`` is a static template's name or a custom one's JSON text; ``disk_limits`` hold for each of its disks.
     ``enable_networking`` None: a network where host and guest can have one; ``dns``: other name servers than the host's.
+    The host's ports in ``publish`` are numbers once the machine has run.
     """
 
     image: str
@@ -203,6 +235,7 @@ class VMSpec:
     idle_timeout: float | None = None
     on_expiry: OnExpiry = "delete"
     auto_resume: bool = False
+    publish: tuple[PublishedPort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

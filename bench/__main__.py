@@ -1,4 +1,4 @@
-"""`python -m bench [boot|exec|cli|transfer|images|network|density|firecracker …]`: all of it, or what is named."""
+"""`python -m bench [boot|exec|cli|transfer|ports|images|network|density|firecracker …]`: all of it, or what is named."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import sys
 
 from bandsox.core import AsyncBandSox
-from bench import boot, cli, commands, density, figures, firecracker, images, network, transfer
+from bench import boot, cli, commands, density, figures, firecracker, images, network, ports, transfer
 
 _PARTS = {
     "boot": boot.measure,
     "exec": commands.measure,
     "cli": cli.measure,
     "transfer": transfer.measure,
+    "ports": ports.measure,
     "images": images.measure,
     "network": network.measure,
     "density": density.measure,

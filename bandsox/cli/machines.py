@@ -61,6 +61,7 @@ async def create_machine(
             idle_timeout=options.idle_timeout,
             on_expiry=options.on_expiry,
             auto_resume=options.auto_resume,
+            publish=options.publish,
             ephemeral=ephemeral,
             progress=call.progress,
         )

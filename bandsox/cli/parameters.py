@@ -166,6 +166,13 @@ def machine_options(function: Function) -> Function:
             help="What the hypervisor is locked into; BANDSOX_CONFINEMENT, else the strongest that works here, when absent.",
         ),
         click.option("--jailer", "confinement", flag_value="jail", help="The same as --confinement jail, which only root can give."),
+        click.option(
+            "-p",
+            "--publish",
+            multiple=True,
+            metavar="[[ADDRESS:]HOST:]GUEST",
+            help="Let this host reach a port of the guest; without HOST at a free port, without ADDRESS on loopback only.",
+        ),
         click.option("--kernel", type=click.Path(dir_okay=False), metavar="FILE", help="Another guest kernel (ELF or bzImage)."),
         click.option("--boot-args", default="", metavar="TEXT", help="Further kernel arguments."),
         click.option(
@@ -213,6 +220,7 @@ class MachineOptions:
     network: bool | None
     dns: tuple[str, ...]
     debug_console: bool
+    publish: tuple[str, ...]
     pull: str
 
     @classmethod

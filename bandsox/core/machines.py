@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bandsox.core.opening import Opening
 from bandsox.engine.identity import check_dns
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
-from bandsox.models import OnExpiry, ProgressCallback, RateLimits, VMSpec, VMStatus
+from bandsox.models import OnExpiry, ProgressCallback, PublishedPort, RateLimits, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
 from bandsox.vm.info import vm_info
 
@@ -48,6 +48,7 @@ class Machines(Opening):
         idle_timeout: float | None = None,
         on_expiry: OnExpiry = "delete",
         auto_resume: bool = False,
+        publish: Mapping[int | str, int] | Iterable[PublishedPort | str] | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
@@ -77,6 +78,8 @@ class Machines(Opening):
         idle_timeout: how many seconds it may run while no operation on its guest is under way and no session runs in it.
         on_expiry: what becomes of it then: ``"delete"``, ``"stop"`` or ``"pause"``. It is done whether this process still runs or not.
         auto_resume: when it is paused, it goes on at the next operation on its guest.
+        publish: ports of this host that lead to ports of the guest, as ``{8080: 80}`` or ``["127.0.0.1:8080:80", "80"]``; on loopback
+            unless an address is given. They hold for every start of the machine.
         ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
 
@@ -110,6 +113,7 @@ class Machines(Opening):
             idle_timeout=idle_timeout,
             on_expiry=on_expiry,
             auto_resume=auto_resume,
+            publish=_published(publish),
         )
         return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
 
@@ -203,6 +207,14 @@ class Machines(Opening):
         if info is not None:
             self.active_vms.pop(info["id"], None)
             await self.engine.delete(info["id"])
+
+
+def _published(publish: Mapping[int | str, int] | Iterable[PublishedPort | str] | None) -> tuple[PublishedPort, ...]:
+    if publish is None:
+        return ()
+    from bandsox.engine import publishing
+
+    return publishing.taken_from(publish)
 
 
 def _disk_limits(bandwidth_mbps: float | None, operations: int | None) -> RateLimits:

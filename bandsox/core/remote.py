@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from bandsox.client.guest import refuse
 from bandsox.client.machine import RemoteMicroVM
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
-from bandsox.models import Image, Isolation, OnExpiry, ProgressCallback
+from bandsox.models import Image, Isolation, OnExpiry, ProgressCallback, PublishedPort
 from bandsox.settings import DEFAULT_IMAGE, isolation_of
 
 if TYPE_CHECKING:
@@ -101,11 +101,12 @@ class RemoteBandSox(AsyncBandSox):
         idle_timeout: float | None = None,
         on_expiry: OnExpiry = "delete",
         auto_resume: bool = False,
+        publish: Mapping[int | str, int] | Iterable[PublishedPort | str] | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
-        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host."""
-        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or ephemeral:
+        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files and ports of this host."""
+        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or publish or ephemeral:
             refuse()
         del progress
         wanted = {

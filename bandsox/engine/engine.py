@@ -32,6 +32,7 @@ from bandsox.settings import Layout
 if TYPE_CHECKING:
     from bandsox.engine.cleanup import Removed
     from bandsox.engine.launch import Past
+    from bandsox.engine.published import Published
     from bandsox.engine.snapshots import Snapshots
     from bandsox.guest import GuestClient
     from bandsox.network.keeper import Namespace
@@ -73,6 +74,13 @@ class Engine(Rooms):
         from bandsox.engine.snapshots import Snapshots
 
         return Snapshots(self)
+
+    @functools.cached_property
+    def published(self) -> Published:
+        """The ports of machines on this host."""
+        from bandsox.engine.published import Published
+
+        return Published(self.layout, get=self.get, lock=self.locked, update=self.update, client=self.direct_client)
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 
@@ -355,15 +363,21 @@ class Engine(Rooms):
         """
         import anyio
 
-        from bandsox.engine import networking
+        from bandsox.engine import networking, publishing
 
         vmm, directory, sockets = self.vmms[record.vmm], self.layout.vm(record.id), self.layout.sockets(record.id)
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
         report(progress, "boot", f"{'booting' if past is None else 'going on'} on {record.vmm} ({record.accelerator})")
         try:
-            async with networking.attached(self.networks, vmm, directory, record) as (connected, namespace):
+            async with (
+                publishing.Listeners(record.spec.publish) as published,
+                networking.attached(self.networks, vmm, directory, record) as (connected, namespace),
+            ):
                 running = await self._boot(connected, namespace, past)
+                if published.ports:
+                    running = await self.update(record.id, spec_publish=published.ports)
+                    await publishing.carry(directory, lambda: self.direct_client(running), published.listening)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await ownership.end_all(self.layout.vms, record.id)

@@ -98,6 +98,10 @@ def check_spec(spec: VMSpec) -> None:
             raise InvalidRequest(f"{field} must be a positive number of seconds")
     if spec.on_expiry not in get_args(OnExpiry):
         raise InvalidRequest(f"{spec.on_expiry!r} is nothing to do on expiry", remedy=f"choose one of: {', '.join(get_args(OnExpiry))}")
+    if spec.publish:
+        from bandsox.engine import publishing
+
+        publishing.check(spec.publish)
     if re.search(r"[\0\n\r]", spec.boot_args):
         raise InvalidRequest("boot_args must be one line")
 

@@ -80,6 +80,15 @@ class CreatedVM(Given):
     name: str = Field(examples=["dev"])
 
 
+class Port(Given):
+    """A port of the server's host that leads to one of a VM."""
+
+    guest_port: int
+    host_port: int
+    host: str = Field(examples=["127.0.0.1"])
+    url: str = Field(examples=["http://127.0.0.1:8080"])
+
+
 class VM(Given):
     """All that is known of a VM."""
 
@@ -109,6 +118,7 @@ class VM(Given):
     confinement: str
     confinement_reason: str
     transport: str
+    ports: list[Port]
     expires_at: float | None
     idle_timeout: float | None
     on_expiry: str

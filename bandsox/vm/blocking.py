@@ -85,6 +85,9 @@ class MicroVM:
     rename = sync(AsyncMicroVM.rename)
     chmod = sync(AsyncMicroVM.chmod)
 
+    expose = sync(AsyncMicroVM.expose)
+    unexpose = sync(AsyncMicroVM.unexpose)
+    ports = sync(AsyncMicroVM.ports)
     connect = sync(AsyncMicroVM.connect).then(lambda _, stream: BlockingStream(stream))
     send_http_request = sync(AsyncMicroVM.send_http_request)
 

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bandsox.errors import Conflict, Timeout
+from bandsox.errors import Conflict, HostError, Timeout
 from bandsox.models import VMStatus
 from bandsox.process import ProcessId
 from bandsox.vm.commands import GuestCommands
@@ -196,6 +196,9 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
         if self._record.status is VMStatus.PAUSED and self._record.spec.auto_resume:
             self._record = await self._engine.resume(self.vm_id)
         if self._record.status is VMStatus.RUNNING:
+            if self._record.spec.publish:
+                with contextlib.suppress(Conflict, HostError):  # `ports` tells of it; what is asked here does not depend on it
+                    await self._engine.published.mend(self.vm_id)
             return self.guest
         remedies = {VMStatus.PAUSED: "resume it first", VMStatus.STOPPED: "start it first", VMStatus.DEAD: "start it again"}
         raise Conflict(f"VM {self.name} is {self._record.status.value}", remedy=remedies.get(self._record.status))

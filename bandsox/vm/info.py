@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bandsox.models import VMRecord, VMStatus
+from bandsox.models import PublishedPort, VMRecord, VMStatus
 
 
 def vm_info(record: VMRecord) -> dict[str, Any]:
@@ -39,8 +39,13 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "confinement": record.confinement.name.lower(),
         "confinement_reason": record.confinement_reason,
         "transport": record.transport,
+        "ports": [_port_info(port) for port in spec.publish],
         "expires_at": record.expires_at,
         "idle_timeout": spec.idle_timeout,
         "on_expiry": spec.on_expiry,
         "auto_resume": spec.auto_resume,
     }
+
+
+def _port_info(port: PublishedPort) -> dict[str, Any]:
+    return {"guest_port": port.guest_port, "host_port": port.host_port, "host": port.host, "url": port.url}

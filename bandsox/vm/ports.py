@@ -6,16 +6,47 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bandsox.errors import Unsupported
+from bandsox.models import PortState, PublishedPort
 from bandsox.portal import portal
 from bandsox.vm.access import GuestAccess
 
 if TYPE_CHECKING:
+    from bandsox.engine import Engine
     from bandsox.guest import GuestStream
     from bandsox.guest.http import HttpResponse
+    from bandsox.models import VMRecord
 
 
 class GuestPorts(GuestAccess):
     """The methods on ports."""
+
+    _engine: Engine
+    _record: VMRecord
+
+    async def expose(self, port: int, host_port: int = 0, host: str = "127.0.0.1") -> str:
+        """Let programs of this host reach a TCP port of the guest, and return the URL. It holds until `unexpose`, over every stop
+        and start of the machine.
+
+        Parameters
+        ----------
+        host_port: the port of this host; 0: the one that it has already, or a free one.
+        host: the address of this host to listen on; others than a loopback address let other hosts in.
+
+        Raises
+        ------
+        Conflict: the port is taken, or the machine is not running.
+        """
+        return (await self._engine.published.expose(self._record.id, PublishedPort(port, host_port, host))).url
+
+    async def unexpose(self, port: int) -> None:
+        """Undo every `expose` of a port of the guest; connections that were made go on."""
+        for state in await self.ports():
+            if state.port.guest_port == port:
+                await self._engine.published.unexpose(self._record.id, state.port)
+
+    async def ports(self) -> list[PortState]:
+        """The ports that it publishes on this host, and how they are used."""
+        return await self._engine.published.states(self._record.id)
 
     async def connect(self, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> GuestStream:
         """Connect to a TCP port of the guest; the connection has ``read``, ``write``, ``write_eof`` and ``aclose``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,6 +103,53 @@ async def pause(call: Call, vms: tuple[str, ...]) -> int:
 async def resume(call: Call, vms: tuple[str, ...]) -> int:
     """Let paused VMs go on."""
     return await for_each(call, vms, lambda machine: _changed(machine, machine.resume()))
+
+
+@vm.command(
+    examples=(
+        ("bandsox vm expose dev 80", "at a free port of this host; prints the URL"),
+        ("bandsox vm expose dev 8080:80", "at port 8080 of this host, for programs of this host"),
+        ("bandsox vm expose dev 0.0.0.0:8080:80", "for other hosts too"),
+        ("bandsox vm expose dev --remove 80", "no more"),
+    )
+)
+@vm_argument("name", metavar="VM")
+@click.argument("ports", nargs=-1, required=True, metavar="[[ADDRESS:]HOST:]GUEST...")
+@click.option("--remove", is_flag=True, help="Undo it, for ports of the guest.")
+@operation
+async def expose(call: Call, name: str, ports: tuple[str, ...], remove: bool) -> None:
+    """Let this host reach TCP ports of a VM, which needs no network for it.
+
+    It holds for every start of the VM.
+    """
+    from bandsox.engine import publishing
+
+    machine = await call.vm(name)
+    for port in publishing.taken_from(ports):
+        if remove:
+            await machine.unexpose(port.guest_port)
+            continue
+        url = await machine.expose(port.guest_port, port.host_port, port.host)
+        if not call.state.json:
+            click.echo(url)
+    if call.state.json:
+        print_json((await machine.info())["ports"])
+
+
+@vm.command("ports", examples=(("bandsox vm ports dev", "what listens for it on this host"),))
+@vm_argument("name", metavar="VM")
+@operation
+async def ports_(call: Call, name: str) -> None:
+    """List the ports that a VM publishes on this host."""
+    states = await (await call.vm(name)).ports()
+    if call.state.json:
+        print_json([dataclasses.asdict(state) for state in states])
+        return
+    rows = (
+        (state.port.address, str(state.port.guest_port), "yes" if state.listening else "no", str(state.open), str(state.accepted))
+        for state in states
+    )
+    print_table(("HOST", "GUEST", "LISTENS", "OPEN", "CONNECTIONS"), rows, call.state, right=("GUEST", "OPEN", "CONNECTIONS"))
 
 
 async def _changed(machine: AsyncMicroVM, change: Any) -> dict[str, Any]:

@@ -348,6 +348,7 @@ class Snapshots:
             env_vars={**source.spec.env_vars, **identity.check_environment(env_vars or {})},
             metadata=dict(source.spec.metadata if metadata is None else metadata),
             ttl=None,
+            publish=tuple(dataclasses.replace(port, host_port=0) for port in source.spec.publish),  # the source has its ports
         )
         identity.check_spec(spec)
         offer = await asyncio.to_thread(self._engine.confiner.choose, spec.confinement)
