@@ -89,7 +89,7 @@ def make(program: Path, directory: Path, config: NetworkConfig, lease: int, owne
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.ExitStack() as undo:
         undo.callback(here.close)
-        with there, (directory / LOG).open("wb") as log:
+        with there, open(directory / LOG, "wb", opener=_owner_only) as log:
             started = subprocess.run(
                 [str(program), str(lease)],
                 stdin=there.fileno(),
@@ -167,6 +167,10 @@ def _tool(name: str, package: str) -> str:
     if found is None:
         raise MissingTool(f"{name} is not installed", cause="a VM's network needs it", remedy=f"apt-get install {package}")
     return found
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _refusal(cause: str) -> HostError:

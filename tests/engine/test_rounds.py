@@ -61,7 +61,6 @@ def test_long_commands_leave_room_for_short_operations(bandsox: BandSox) -> None
 _USER = """
     import sys
     from bandsox import BandSox
-from bandsox.network.keeper import interface_of
     with BandSox(sys.argv[1]) as bandsox:
         with bandsox.create_vm(name=f"machine of {sys.argv[2]}") as machine:
             for number in range(5):
