@@ -47,9 +47,10 @@ class InfoAnswer(Answer):
     time: Seconds
 
 
-class FrozenEvent(Answer, tag_field="kind", tag="frozen"):
+class FrozenEvent(Answer):
     """No program runs any more; without `complete` some are still in the kernel."""
 
+    kind: Literal["frozen"]
     complete: bool
     took_us: Count
 
@@ -60,8 +61,10 @@ class ThawAnswer(Answer):
     frozen: bool
 
 
-class ClockEvent(Answer, tag_field="kind", tag="clock"):
+class ClockEvent(Answer):
     """What time is it?"""
+
+    kind: Literal["clock"]
 
 
 class RenewStepAnswer(Answer):
@@ -160,15 +163,17 @@ class DetachedAnswer(Answer):
     pid: Id
 
 
-class StartedEvent(Answer, tag_field="kind", tag="started"):
+class StartedEvent(Answer):
     """A process runs."""
 
+    kind: Literal["started"]
     pid: Id
 
 
-class AttachedEvent(Answer, tag_field="kind", tag="attached"):
+class AttachedEvent(Answer):
     """A session is followed, its output from these offsets on."""
 
+    kind: Literal["attached"]
     pid: Id
     stdout: Count = 0
     stderr: Count = 0
@@ -256,13 +261,16 @@ class TreeAnswer(Answer):
     bytes: Count
 
 
-class ReadyEvent(Answer, tag_field="kind", tag="ready"):
+class ReadyEvent(Answer):
     """A watch sees everything from now on; streams can be opened."""
 
+    kind: Literal["ready"]
 
-class ChangeEvent(Answer, tag_field="kind", tag="change"):
+
+class ChangeEvent(Answer):
     """Something changed."""
 
+    kind: Literal["change"]
     type: Literal["created", "modified", "removed", "moved", "attributes", "overflow"]
     path: PathBytes
     to: PathBytes | None = None
