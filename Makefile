@@ -7,12 +7,14 @@ VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 AGENT  := bandsox/agent/bin
+NODE   := node_modules/.installed
+SDK    := sdk/typescript/dist/.built
 ARCHES := x86_64 aarch64
 IMAGE  ?= debootstrap:bookworm?include=python3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test soak lint types format agent bench build clean lock openapi setup setup-test init
+.PHONY: help run test soak lint types format agent sdk bench build clean lock openapi setup setup-test init
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,23 +22,26 @@ help: ## show what can be made
 run: init ## run code in a real VM, with all set-up
 	@bandsox run --timings '$(IMAGE)' -- python3 -c 'print("Hello from VM!")'
 
-test: setup-test agent ## run every test, with all set-up
+test: setup-test agent sdk ## run every test, with all set-up
 	@scripts/test
 
-lint: $(VENV)/.installed agent ## ruff, import rules, go vet, gofmt
+lint: $(VENV)/.installed agent $(SDK) ## ruff, import rules, go vet, gofmt, eslint, prettier
 	ruff check .
 	ruff format --check .
 	lint-imports
 	cd bandsox/agent && test -z "$$(gofmt -l .)" && go vet ./...
 	cd tests/hostile/guest && test -z "$$(gofmt -l .)" && go vet .
+	npm run --silent lint
 
-types: $(VENV)/.installed ## mypy --strict
+types: $(VENV)/.installed $(SDK) ## mypy --strict, tsc
 	mypy
+	npm run --silent types
 
-format: $(VENV)/.installed ## format the code
+format: $(VENV)/.installed $(SDK) ## format the code
 	ruff format .
 	ruff check --fix .
 	cd bandsox/agent && gofmt -w .
+	npm run --silent format
 
 soak: setup-test agent ## two hundred rounds of create, run and delete
 	BANDSOX_TEST_ROUNDS=200 python -m pytest tests/engine/test_rounds.py --timeout 7200
@@ -52,6 +57,8 @@ openapi: $(VENV)/.installed ## renew docs/openapi.json
 
 agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch) $(AGENT)/bandsox-network-$(arch) $(AGENT)/bandsox-forwarder-$(arch)) ## build the guest agent
 
+sdk: $(SDK) ## build the TypeScript SDK
+
 build: $(VENV)/.installed agent ## build the source distribution and the wheel
 	python -m build --no-isolation
 
@@ -65,7 +72,7 @@ setup-test: setup
 	@scripts/system-packages test
 
 clean: ## remove what was built here
-	rm -rf build dist $(AGENT) $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist $(AGENT) $(VENV) node_modules $(dir $(SDK)) sdk/typescript/src/generated .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
 	@scripts/virtualenv $(PYTHON) $(VENV)
@@ -73,3 +80,12 @@ $(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
 
 $(AGENT)/bandsox-agent-% $(AGENT)/bandsox-serial-relay-% $(AGENT)/bandsox-network-% $(AGENT)/bandsox-forwarder-%: $(shell find bandsox/agent -name '*.go' -not -name '*_test.go') bandsox/agent/go.mod bandsox/agent/go.sum $(VENV)/.installed
 	@scripts/build-agent $* $(@D)
+
+$(NODE): $(VENV)/.installed .npmrc package.json package-lock.json $(wildcard sdk/typescript/package.json dashboard/package.json)
+	@echo "installing the packages of Node"
+	@npm ci --silent
+	@touch $@
+
+$(SDK): $(NODE) docs/openapi.json $(shell find sdk/typescript -name node_modules -prune -o -name dist -prune -o -name generated -prune -o -name '*.ts' -path '*/src/*' -print) $(wildcard sdk/typescript/tsconfig*.json sdk/typescript/scripts/*)
+	@npm run --silent build --workspace bandsox
+	@touch $@
