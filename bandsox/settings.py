@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from bandsox.errors import HostError, InvalidRequest
-from bandsox.models import ConfinementDemand, Isolation
+from bandsox.models import ConfinementDemand, Isolation, Transport
 from bandsox.process import ProcessId
 
 DEFAULT_IMAGE = "debootstrap:bookworm?include=python3"
@@ -76,6 +76,22 @@ def isolation_of(demand: Isolation | str) -> Isolation:
 def default_vmm() -> str | None:
     """The hypervisor that ``BANDSOX_VMM`` names; None: the best that works."""
     return os.environ.get("BANDSOX_VMM") or None
+
+
+def wanted_transport() -> Transport | None:
+    """The way to guests' agents that ``BANDSOX_TRANSPORT`` asks for; None: the best that works.
+
+    Raises
+    ------
+    InvalidRequest: there is no such way.
+    """
+    name = os.environ.get("BANDSOX_TRANSPORT")
+    if not name:
+        return None
+    for transport in get_args(Transport):
+        if transport == name:
+            return cast("Transport", transport)
+    raise InvalidRequest(f"BANDSOX_TRANSPORT names {name!r}", remedy=f"choose one of: {', '.join(get_args(Transport))}")
 
 
 def default_disk_limits() -> tuple[float | None, int | None]:

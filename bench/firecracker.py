@@ -27,7 +27,7 @@ from bandsox.engine.accelerators import Choice
 from bandsox.engine.engine import Engine
 from bandsox.errors import MissingTool, Unsupported
 from bandsox.guest import frames
-from bandsox.guest.doorbell import Doorbell
+from bandsox.guest.doorbell import UnixDoorbell
 from bandsox.guest.link import AGENT_PORT
 from bandsox.models import Isolation, VMRecord, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE
@@ -104,7 +104,7 @@ async def _creates(bandsox: AsyncBandSox, options: dict[str, str]) -> None:
     for _ in range(ROUNDS):
         with _place(bandsox.engine, record) as spec:
             vsock = spec.sockets / configuration.VSOCK_SOCKET
-            with Doorbell(vsock) as bell, floor.measuring(), _Bare(spec):
+            with UnixDoorbell(vsock) as bell, floor.measuring(), _Bare(spec):
                 await bell.rung()
                 await _first_byte(vsock)
         with created.measuring():

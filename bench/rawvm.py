@@ -83,7 +83,7 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
         descriptors = [listener.fileno() for listener in listeners]
         khz = int((bandsox.engine.layout.runtime / "tsc-khz").read_text())
         binary = shutil.which("qemu-system-x86_64") or ""
-        arguments = command(spec, binary, descriptors[0], descriptors[1:], khz)
+        arguments = command(spec, binary, descriptors[0], descriptors[1:], None, khz)
         arguments += ["-chardev", f"socket,id=raw,fd={raw.fileno()},server=on,wait=off"]
         arguments += ["-device", f"virtserialport,chardev=raw,name={RAW_PORT},nr={MAX_PORTS}"]
         child = await asyncio.create_subprocess_exec(

@@ -12,25 +12,31 @@ import platform
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bandsox import settings
 from bandsox.engine import boot, identity, ownership
+from bandsox.engine.launch import NO_TOKEN
 from bandsox.errors import BootFailed, HostError, InvalidRequest, MissingTool, RequirementNotMet, Unsupported, VMMError
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Confinement, Isolation, Progress, ProgressCallback, Transport
 from bandsox.settings import Layout
 from bandsox.store import ProbeResult, Probes
-from bandsox.vmm.base import VMM, Accelerator, LaunchSpec
+from bandsox.vmm.base import VMM, Accelerator, LaunchSpec, Transports
 from bandsox.vmm.kernel import BootFiles
 
 PROBE_DEADLINE_S = 5.0
 """How long a guest may take to its agent. With hardware behind it, it takes less than a second."""
 
+EMULATION_DEADLINE_S = 60.0
+"""How long one may take that is emulated, on a host that is busy."""
+
 _PROBE_MEM_MIB = 128
 
-_NO_TRANSPORT = "no vsock in this kernel"
-"""What the agent ends its machine with when the kernel cannot do what ``bandsox.transport`` says (docs/protocol.md, "Booting")."""
+_STAGES_OF_TRANSPORT = frozenset({"link", "ready"})
+"""Where a boot stops that another transport may bring further: the agent runs, and its kernel lacks this one, or nothing comes through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class Accelerators:
         ------
         InvalidRequest: there is no such VMM.
         MissingTool: it, or every one, is not installed.
-        Unsupported: it cannot do what `trial` asks for.
+        Unsupported: it cannot do what `trial`, or BANDSOX_TRANSPORT, asks for.
         RequirementNotMet: what works here isolates less than `require`, or nothing does.
         """
         if vmm_name is not None and vmm_name not in self._vmms:
@@ -111,13 +117,21 @@ class Accelerators:
 
     async def verdict(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None = None) -> Verdict:
         """Whether `accelerator` works with this kernel, from memory where it was found out before."""
-        found = ProbeResult(True, accelerator.reason, vmm.transports[0])
+        offered = _transports(vmm)
+        *better, last = offered.names
         if not accelerator.proven:
             found = await self._proven_by_boot(vmm, accelerator, trial, progress)
-        return Verdict(vmm.name, accelerator.name, accelerator.isolation, found.usable, found.reason, found.transport)
+        elif not better:
+            found = ProbeResult(True, accelerator.reason, last)
+        else:
+            tried = await self._proven_by_boot(vmm, accelerator, trial, progress)
+            reason = accelerator.reason if tried.usable else f"{accelerator.reason}; over {last}: {tried.reason}"
+            found = ProbeResult(True, reason, tried.transport if tried.usable else last)
+        reason = f"{found.reason}; {offered.reason}" if offered.reason and found.usable else found.reason
+        return Verdict(vmm.name, accelerator.name, accelerator.isolation, found.usable, reason, found.transport)
 
     async def _proven_by_boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None) -> ProbeResult:
-        key = _key(vmm.name, await vmm.version(), accelerator.name, trial)
+        key = _key(vmm.name, await vmm.version(), accelerator.name, _transports(vmm).names, trial)
         if (known := self._probes.get(key, time.time())) is not None:
             return known
         async with Locks(self._layout.locks / "probe").hold(deadline_s=DEADLINE_S, what="the probe of this host's accelerators"):
@@ -132,17 +146,20 @@ class Accelerators:
         return found
 
     async def _first_that_answers(self, vmm: VMM, accelerator: Accelerator, trial: Trial) -> ProbeResult:
-        """Try the transports in turn, as long as it is only the transport that the guest's kernel lacks."""
-        for transport in vmm.transports:
+        """Try the transports in turn, as long as it may be the transport that is to blame; all but the last of a proven accelerator."""
+        names = _transports(vmm).names
+        refused: list[str] = []
+        for transport in names[:-1] if accelerator.proven else names:
             try:
                 await self._boot(vmm, accelerator, trial, transport)
             except (BootFailed, VMMError) as error:
-                reason = error.cause or error.message
-                if reason != _NO_TRANSPORT:
+                refused.append(f"over {transport}: {error.cause or error.message}")
+                if isinstance(error, BootFailed) and error.stage not in _STAGES_OF_TRANSPORT:
                     break
             else:
-                return ProbeResult(True, "it runs the guest kernel", transport)
-        return ProbeResult(False, f"it did not run the guest kernel ({reason})", vmm.transports[0])
+                worse = f"; not {'; not '.join(refused)}" if refused else ""
+                return ProbeResult(True, f"it runs the guest kernel{worse}", transport)
+        return ProbeResult(False, f"it did not run the guest kernel ({'; '.join(refused)})", names[0])
 
     async def _boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial, transport: Transport) -> None:
         vm_id = identity.new_id()
@@ -166,9 +183,8 @@ class Accelerators:
             )
             try:
                 async with boot.started(vmm, spec) as booting:
-                    await boot.first_answer(
-                        vmm, spec, booting, lambda client: client.ping(timeout=PROBE_DEADLINE_S), b"\0" * 32, PROBE_DEADLINE_S
-                    )
+                    deadline_s = EMULATION_DEADLINE_S if accelerator.proven else PROBE_DEADLINE_S
+                    await boot.first_answer(vmm, spec, booting, lambda client: client.ping(timeout=deadline_s), NO_TOKEN, deadline_s)
                     await ownership.end(booting.process)
             finally:
                 shutil.rmtree(sockets, ignore_errors=True)
@@ -179,12 +195,28 @@ async def _offered(vmm: VMM, trial: Trial) -> tuple[Accelerator, ...]:
     if trial.cpu_template is not None and not vmm.cpu_templates:
         raise Unsupported(f"{vmm.name} knows no CPU templates", remedy="leave cpu_template out, or choose Firecracker")
     await vmm.version()
+    _transports(vmm)
     return await vmm.accelerators()
 
 
-def _key(vmm: str, version: str, accelerator: str, trial: Trial) -> str:
+def _transports(vmm: VMM) -> Transports:
+    """The transports of a VMM, or the one of them that the user's settings ask for.
+
+    Raises
+    ------
+    Unsupported: it does not have that one.
+    """
+    offered, wanted = vmm.transports(), settings.wanted_transport()
+    if wanted is None:
+        return offered
+    if wanted not in offered.names:
+        raise Unsupported(f"{vmm.name} has no transport {wanted} here", cause=offered.reason, remedy="unset BANDSOX_TRANSPORT")
+    return Transports((wanted,))
+
+
+def _key(vmm: str, version: str, accelerator: str, transports: Sequence[Transport], trial: Trial) -> str:
     guest = (str(trial.files.kernel.resolve()), trial.files.initramfs.name, trial.boot_args, trial.cpu_template or "")
-    facts = (vmm, version, accelerator, trial.confinement.name, *guest, platform.release(), _cpu_model())
+    facts = (vmm, version, accelerator, *transports, trial.confinement.name, *guest, platform.release(), _cpu_model())
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,7 +14,7 @@ import anyio
 from bandsox.engine import ownership
 from bandsox.engine.diagnosis import boot_failure
 from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown, Timeout
-from bandsox.guest import Doorbell, GuestClient, PortLink, VsockLink, forget_frames
+from bandsox.guest import Doorbell, GuestClient, HostVsockDoorbell, HostVsockLink, PortLink, UnixDoorbell, VsockLink, forget_frames
 from bandsox.process import ProcessId
 from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
 
@@ -24,7 +25,15 @@ def guest_client(endpoint: Endpoint, token: bytes, revive: Callable[[], Awaitabl
     """A client of the agent behind `endpoint`; `revive` starts what listens there again."""
     if endpoint.transport == "virtio-serial":
         return GuestClient(PortLink(endpoint.path, endpoint.ports, endpoint.more), token)
+    if endpoint.cid is not None:
+        return GuestClient(HostVsockLink(endpoint.cid), token)
     return GuestClient(VsockLink(endpoint.path, revive=revive), token)
+
+
+def _doorbell(endpoint: Endpoint) -> Doorbell | None:
+    if endpoint.transport != "vsock":
+        return None
+    return UnixDoorbell(endpoint.path) if endpoint.cid is None else HostVsockDoorbell(endpoint.cid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +47,12 @@ class Booting:
 @contextlib.asynccontextmanager
 async def started(vmm: VMM, spec: LaunchSpec) -> AsyncIterator[Booting]:
     """A machine that is killed again if the block raises."""
-    endpoint = vmm.endpoint(spec.sockets, spec.transport)
     with contextlib.ExitStack() as stack:
-        rings = endpoint.transport == "vsock" and spec.origin is None
-        doorbell = stack.enter_context(Doorbell(endpoint.path)) if rings else None
+        endpoint = vmm.endpoint(spec.sockets, spec.transport)
+        doorbell = _doorbell(endpoint) if spec.origin is None else None
+        if doorbell is not None:
+            stack.enter_context(doorbell)
+            spec = dataclasses.replace(spec, boot_args=f"{spec.boot_args} {doorbell.boot_args}".strip())
         if spec.origin is not None and endpoint.transport == "virtio-serial":
             forget_frames(endpoint.path, spec.origin.shape.ports)
         process = await _start(vmm, spec)
@@ -67,15 +78,15 @@ async def _start(vmm: VMM, spec: LaunchSpec) -> ProcessId:
 async def first_answer(
     vmm: VMM, spec: LaunchSpec, booting: Booting, ask: Callable[[GuestClient], Awaitable[Answer]], token: bytes, deadline_s: float
 ) -> Answer:
-    """Ask the agent of a machine that is booting, and return its first answer.
+    """Ask the agent of a machine that is booting, and return its first answer; with `token`, unless its doorbell knows of a better one.
 
     Raises
     ------
     BootFailed: the VMM ended, or there was no answer within `deadline_s` seconds, or one that cannot be; it says where the boot
         stopped.
     """
-    client = guest_client(vmm.endpoint(spec.sockets, spec.transport), token)
-    asking = asyncio.ensure_future(_ask_when_there(booting.doorbell, lambda: ask(client)))
+    endpoint = vmm.endpoint(spec.sockets, spec.transport)
+    asking = asyncio.ensure_future(_ask_when_there(booting.doorbell, lambda given: ask(guest_client(endpoint, given or token))))
     ending = asyncio.ensure_future(ownership.wait(booting.process))
     try:
         await asyncio.wait({asking, ending}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
@@ -96,10 +107,8 @@ async def first_answer(
         await _cancelled(ending)
 
 
-async def _ask_when_there(doorbell: Doorbell | None, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    if doorbell is not None:
-        await doorbell.rung()
-    return await ask()
+async def _ask_when_there(doorbell: Doorbell | None, ask: Callable[[bytes | None], Awaitable[Answer]]) -> Answer:
+    return await ask(await doorbell.rung() if doorbell is not None else None)
 
 
 async def _cancelled(task: asyncio.Future[Answer]) -> None:

@@ -16,6 +16,7 @@ from bandsox.settings import default_vmm
 from bandsox.vmm.base import VMM
 from bandsox.vmm.firecracker import release
 from bandsox.vmm.firecracker.release import Program, ProgramName
+from bandsox.vmm.qemu import vhost
 
 if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
@@ -30,7 +31,7 @@ async def examine(engine: Engine, confinement: Confinement) -> list[Finding]:
     The last finding is the choice.
     """
     trial = Trial(await asyncio.to_thread(engine.kernels.boot_files), confinement)
-    findings = [_kvm()]
+    findings = [_kvm(), _vhost_vsock()]
     for vmm in engine.vmms.values():
         if vmm.name == "firecracker":
             findings += await _firecracker(engine)
@@ -50,6 +51,18 @@ def _kvm() -> Finding:
         user = os.environ.get("USER") or str(os.geteuid())
         return Finding("kvm", "note", "this user may not open /dev/kvm", f"sudo usermod -aG kvm {user} && newgrp kvm")
     return Finding("kvm", "ok", "/dev/kvm can be opened; what it is worth is tried with a guest")
+
+
+def _vhost_vsock() -> Finding:
+    missing = vhost.unavailable()
+    if missing is None:
+        return Finding("vhost-vsock", "ok", "QEMU's guests are reached over vsock where their kernel has it")
+    if not vhost.DEVICE.exists():
+        return Finding("vhost-vsock", "note", f"{missing}: QEMU's guests are reached over virtio-serial", "sudo modprobe vhost_vsock")
+    user = os.environ.get("USER") or str(os.geteuid())
+    return Finding(
+        "vhost-vsock", "note", f"{missing}: QEMU's guests are reached over virtio-serial", f"sudo usermod -aG kvm {user} && newgrp kvm"
+    )
 
 
 async def _firecracker(engine: Engine) -> list[Finding]:
@@ -84,7 +97,10 @@ async def _accelerators(engine: Engine, vmm: VMM, trial: Trial) -> list[Finding]
     if vmm.name != "firecracker":
         findings.append(Finding(vmm.name, "ok", f"version {version}"))
     for accelerator in offered:
-        verdict = await engine.accelerators.verdict(vmm, accelerator, trial)
+        try:
+            verdict = await engine.accelerators.verdict(vmm, accelerator, trial)
+        except Unsupported as error:
+            return [*findings, Finding(vmm.name, "note", error.message, error.remedy)]
         subject = f"{vmm.name}/{accelerator.name}"
         findings.append(Finding(subject, "ok" if verdict.usable else "note", f"{verdict.reason} ({verdict.isolation.name.lower()})"))
     return findings

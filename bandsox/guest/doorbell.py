@@ -1,32 +1,56 @@
 """The agent's word that it is there, on transports where a connection before that would be lost.
 
 A guest without a listener refuses a connection over vsock, and a booting guest does so until its agent runs. So that nobody has to ask
-again and again, the agent connects to the host once, when it listens (``docs/protocol.md``, "Boot"). That it connects is all
+again and again, the agent connects to the host once, when it listens (``docs/protocol.md``, "Booting"). That it connects is all
 that is looked at: it says nothing that the host believes, and what the guest says comes in answers to requests.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
+
+from bandsox.guest.frames import TOKEN_SIZE
 
 DOORBELL_PORT = 1025
 """The vsock port of the host that the agent connects to."""
 
 
-class Doorbell:
-    """Listens, from now on, beside the vsock socket `vsock` of a machine, until the block ends.
+class Doorbell(Protocol):
+    """What listens for an agent until the block ends."""
+
+    @property
+    def boot_args(self) -> str:
+        """What the machine's kernel has to be told for it."""
+        ...
+
+    def __enter__(self) -> Doorbell: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    async def rung(self) -> bytes | None:
+        """Return when the agent listens: the token that it takes from now on, or None for any."""
+        ...
+
+
+class UnixDoorbell:
+    """Listens beside the vsock socket `vsock` of a machine.
 
     A hypervisor connects there in the guest's name (Firecracker, ``docs/vsock.md``, "Guest-Initiated Connections").
     """
+
+    boot_args = ""
 
     def __init__(self, vsock: Path) -> None:
         self._path = vsock.with_name(f"{vsock.name}_{DOORBELL_PORT}")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
-    def __enter__(self) -> Doorbell:
+    def __enter__(self) -> UnixDoorbell:
         try:
             self._path.unlink(missing_ok=True)
             self._socket.bind(str(self._path))
@@ -42,7 +66,53 @@ class Doorbell:
         self._socket.close()
         self._path.unlink(missing_ok=True)
 
-    async def rung(self) -> None:
-        """Return when the agent listens."""
+    async def rung(self) -> bytes | None:
+        """See `Doorbell.rung`; nobody but this user reaches the agent, so it takes any token until it has been set up."""
         connection, _ = await asyncio.get_running_loop().sock_accept(self._socket)
         connection.close()
+        return None
+
+
+class HostVsockDoorbell:
+    """Listens on a fresh port of the host's own vsock, which the machine is told with its kernel's arguments.
+
+    Everybody on the host can connect to every guest, and every guest to this port. So the one with the address of this machine, which
+    the kernel vouches for, is given a secret, and its agent serves nobody before it has it.
+
+    Parameters
+    ----------
+    cid: tells the machine's address, once it has begun to boot.
+    """
+
+    def __init__(self, cid: Callable[[], int]) -> None:
+        self._cid = cid
+        self._socket = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+
+    def __enter__(self) -> HostVsockDoorbell:
+        try:
+            self._socket.bind((socket.VMADDR_CID_HOST, socket.VMADDR_PORT_ANY))
+            self._socket.listen()
+            self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._socket.close()
+
+    @property
+    def boot_args(self) -> str:
+        """The port, for the agent."""
+        return f"bandsox.doorbell={self._socket.getsockname()[1]}"
+
+    async def rung(self) -> bytes | None:
+        """See `Doorbell.rung`; who else connects is turned away."""
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, (cid, _) = await loop.sock_accept(self._socket)
+            with connection:
+                if cid == self._cid():
+                    token = secrets.token_bytes(TOKEN_SIZE)
+                    await loop.sock_sendall(connection, token)
+                    return token

@@ -1,7 +1,8 @@
 """How a connection to one machine's guest is opened, whatever the transport.
 
 A `Link` knows the way to one guest; `Link.open` gives a `Channel`, a connected socket that belongs to one operation until it is
-released. `VsockLink` goes through a hypervisor's vsock socket, `bandsox.guest.ports.PortLink` through virtio-serial ports.
+released. `VsockLink` goes through a hypervisor's vsock socket, `HostVsockLink` through the vsock of the host's kernel,
+`bandsox.guest.ports.PortLink` through virtio-serial ports.
 What travels on the socket is none of their business.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import errno
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -20,13 +23,20 @@ import anyio.to_thread
 
 from bandsox import sockets
 from bandsox.errors import MachineStopped, Timeout
-from bandsox.guest.waiting import DeadlinePassed
+from bandsox.guest.waiting import DeadlinePassed, wait_for_io
 
 AGENT_PORT = 1024
 """The vsock port on which the guest's agent listens."""
 
 QUEUE_TIMEOUT = 30.0
 """How long to wait, in seconds, for a listener whose queue is full."""
+
+_CONNECT_S = 10.0
+"""How long one request for a connection over vsock waits, in seconds, until it is made again. A guest may be paused for longer; but
+one that has ended meanwhile says nothing, and only the next request is told so."""
+
+_CONNECT_TIMEOUT = 6
+"""``SO_VM_SOCKETS_CONNECT_TIMEOUT`` (Linux, include/uapi/linux/vm_sockets.h)."""
 
 
 class Lane(enum.IntEnum):
@@ -117,6 +127,56 @@ class VsockLink:
             await self._revive()
             sock = await connect_unix(self.path, deadline)
         return Channel(sock, preamble=self._preamble, may_refuse=True)
+
+
+class HostVsockLink:
+    """A guest behind the vsock of the host's own kernel (vsock(7)).
+
+    Parameters
+    ----------
+    cid: tells the machine's address; it raises MachineStopped where there is none.
+    """
+
+    def __init__(self, cid: Callable[[], int], port: int = AGENT_PORT) -> None:
+        self._cid = cid
+        self._port = port
+
+    async def open(self, lane: Lane, deadline: float | None) -> Channel:
+        """See `Link.open`; every lane has as many connections as it likes."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return Channel(await _connect_vsock(self._cid(), self._port, deadline))
+            except DeadlinePassed as error:
+                if deadline is not None and loop.time() >= deadline:
+                    raise Timeout("the guest did not accept a connection over vsock") from error
+
+
+async def _connect_vsock(cid: int, port: int, deadline: float | None) -> socket.socket:
+    """A non-blocking socket connected to `port` of the machine `cid`.
+
+    Raises
+    ------
+    MachineStopped: there is no such machine, or its agent does not listen.
+    DeadlinePassed: it said nothing until the deadline, or for `_CONNECT_S`.
+    """
+    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as caller, contextlib.ExitStack() as undo:
+        # Python lets nobody set an option of a vsock socket that is not 64 bits wide; under another family's name it does.
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=os.dup(caller.fileno()))
+        undo.callback(sock.close)
+        sock.setsockopt(socket.AF_VSOCK, _CONNECT_TIMEOUT, struct.pack("@ll", int(_CONNECT_S), 0))
+        sock.setblocking(False)
+        caller.setblocking(False)
+        code = caller.connect_ex((cid, port))
+        if code == errno.EINPROGRESS:
+            await wait_for_io(sock, write=True, deadline=deadline)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == errno.ETIMEDOUT:
+            raise DeadlinePassed
+        if code != 0:
+            raise MachineStopped(f"nobody accepts connections at vsock address {cid}", cause=os.strerror(code))
+        undo.pop_all()
+    return sock
 
 
 async def connect_unix(path: Path, deadline: float | None) -> socket.socket:

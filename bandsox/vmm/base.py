@@ -95,23 +95,34 @@ class LaunchSpec:
 class Endpoint:
     """Where the host reaches a machine's agent.
 
-    ``virtio-serial``: `path` is the directory of the sockets of `ports` ports. ``vsock``: it is Firecracker's socket for the vsock device.
-    ``console``: it is the socket of the relay to the serial console (`bandsox.vmm.serial`), which speaks as that does.
-    ``more`` adds a port where there are only as many as it is given, and returns how many there are then.
+    ``virtio-serial``: `path` is the directory of the sockets of `ports` ports. ``vsock``: `cid` tells the machine's address on the host's
+    own vsock; without it, `path` is Firecracker's socket for the vsock device. ``console``: it is the socket of the relay to the serial
+    console (`bandsox.vmm.serial`), which speaks as that does. ``more`` adds a port where there are only as many as it is given, and
+    returns how many there are then.
     """
 
     transport: Transport
     path: Path
     ports: int = 0
     more: Callable[[int], Awaitable[int]] | None = None
+    cid: Callable[[], int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transports:
+    """How the host may reach the agents of a VMM's machines, best first: one that the guest's kernel lacks is followed by the next.
+
+    ``reason``: why a better one is missing.
+    """
+
+    names: tuple[Transport, ...]
+    reason: str | None = None
 
 
 class VMM(Protocol):
     """One hypervisor."""
 
     name: str
-    transports: tuple[Transport, ...]
-    """How the host may reach the agents of its machines, best first: one that the guest's kernel lacks is followed by the next."""
     cpu_templates: bool
     """Whether it can hide parts of the host's CPU from a guest as a template says."""
     networks: bool
@@ -125,6 +136,9 @@ class VMM(Protocol):
         MissingTool: it is not installed.
         Unsupported: it is too old.
         """
+
+    def transports(self) -> Transports:
+        """How the host may reach the agents of its machines, as far as can be told without trying one."""
 
     def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
         """Where the agent of the machine with these sockets is reached over `transport`."""

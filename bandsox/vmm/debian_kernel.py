@@ -34,7 +34,7 @@ WANTED_MODULES = (
 """What a guest needs before its root file system is mounted, each with what it depends on, in this order."""
 
 _MODULE = re.compile(
-    r"lib/modules/.*/kernel/(drivers/(block|char|net|virtio)|fs|lib|crypto|arch|net/vmw_vsock|net/core)/.*\.ko(\.gz|\.xz|\.zst)?$"
+    r"lib/modules/.*/kernel/(drivers/(block|char|net|vhost|virtio)|fs|lib|crypto|arch|net/vmw_vsock|net/core)/.*\.ko(\.gz|\.xz|\.zst)?$"
 )
 
 _FIRST_MODULES = ("virtio_ring", "virtio", "virtio_mmio")

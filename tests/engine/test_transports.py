@@ -10,9 +10,9 @@ import pytest
 from bandsox.engine import accelerators
 from bandsox.engine.accelerators import Accelerators, Trial
 from bandsox.engine.engine import Engine
-from bandsox.models import Confinement, Isolation, Transport
+from bandsox.models import Confinement, Isolation
 from bandsox.store import Probes
-from bandsox.vmm.base import Accelerator
+from bandsox.vmm.base import Accelerator, Transports
 from bandsox.vmm.qemu import Qemu
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.anyio
 class WithoutPorts(Qemu):
     """QEMU where nothing is proven and vsock comes first, which its machines do not have."""
 
-    transports: tuple[Transport, ...] = ("vsock", "console")
+    def transports(self) -> Transports:
+        return Transports(("vsock", "console"))
 
     async def accelerators(self) -> tuple[Accelerator, ...]:
         (emulated,) = (one for one in await super().accelerators() if one.proven)

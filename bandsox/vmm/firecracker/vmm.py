@@ -17,7 +17,7 @@ from bandsox.errors import MachineStopped, Unsupported, VMMError
 from bandsox.models import Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, inotify, serial
-from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
+from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec, Transports
 from bandsox.vmm.confinement import Confiner, Room
 from bandsox.vmm.firecracker import configuration, output, release
 from bandsox.vmm.firecracker.client import DEADLINE_S, Client
@@ -37,7 +37,6 @@ class Firecracker:
     """The Firecracker of this host, run by `confiner`; `installed` is where `bandsox init` has put it."""
 
     name = "firecracker"
-    transports: tuple[Transport, ...] = ("vsock", "console")
     cpu_templates = True
     networks = False
 
@@ -66,6 +65,10 @@ class Firecracker:
             missing = "there is none" if not _KVM.exists() else "this user may not open it"
             raise Unsupported(f"Firecracker needs /dev/kvm, and {missing}", remedy="choose QEMU: vmm='qemu'")
         return (Accelerator("kvm", Isolation.HARDWARE, "/dev/kvm is there"),)
+
+    def transports(self) -> Transports:
+        """vsock, and for guests whose kernel has none, the serial console."""
+        return Transports(("vsock", "console"))
 
     def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
         """The vsock socket of the machine with these sockets, or that of the relay to its console."""

@@ -1,7 +1,7 @@
 """QEMU's command line for one machine.
 
 Machine type: QEMU, docs/system/i386/microvm.rst. Only what is used is there: two disks, one virtio-serial
-controller, an entropy source, a serial console, a network device where there is a network.
+controller or a vsock device, an entropy source, a serial console, a network device where there is a network.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bandsox.vmm import console
 from bandsox.vmm.base import LaunchSpec
 from bandsox.vmm.qemu.migration_stream import RAM_BLOCK
 from bandsox.vmm.qemu.saving import RAM
+from bandsox.vmm.qemu.vhost import Vsock
 
 START_PORTS = 4
 """Connections to the agent that can be open at once when a machine starts."""
@@ -69,13 +70,21 @@ def console_log(directory: Path) -> Path:
 
 
 def command(
-    spec: LaunchSpec, binary: str, monitor_fd: int, port_fds: Sequence[int], tsc_khz: int | None, *, private_memory: str = ""
+    spec: LaunchSpec,
+    binary: str,
+    monitor_fd: int,
+    port_fds: Sequence[int],
+    tsc_khz: int | None,
+    *,
+    vsock: Vsock | None = None,
+    private_memory: str = "",
 ) -> list[str]:
     """The whole command line.
 
     Parameters
     ----------
     monitor_fd, port_fds: listening sockets that the process inherits.
+    vsock: the machine's end of its vsock, whose descriptor the process inherits.
     private_memory: options of this QEMU for a memory file that it may only read.
     """
     emulated = spec.accelerator.name == "tcg"
@@ -99,6 +108,8 @@ def command(
     for number, descriptor in enumerate(port_fds):
         arguments += ["-chardev", f"socket,id=port{number},fd={descriptor},server=on,wait=off"]
         arguments += ["-device", f"virtserialport,chardev=port{number},name=org.bandsox.{number},nr={number + 1}"]
+    if vsock is not None:
+        arguments += ["-device", f"vhost-vsock-device,guest-cid={vsock.cid},vhostfd={vsock.descriptor}"]
     serial = secrets.token_hex(_SERIAL_BYTES)
     for number, disk in enumerate(spec.disks):
         read_only = "on" if disk.read_only else "off"
@@ -139,8 +150,8 @@ def _guest_bytes(spec: LaunchSpec) -> int:
     """The guest's memory: what was asked for, and what the ports take that are there at the start; or what it had in its snapshot."""
     if spec.origin is not None:
         return spec.origin.shape.ram_bytes
-    ports = 0 if spec.transport == "console" else START_PORTS
-    return (spec.mem_mib + _PORT_MIB * (ports + 2)) << 20
+    ports = _PORT_MIB * (START_PORTS + 2) if spec.transport == "virtio-serial" else 0
+    return (spec.mem_mib + ports) << 20
 
 
 def most_memory(mem_mib: int) -> int:

@@ -20,9 +20,9 @@ from bandsox.errors import MachineStopped, MissingTool, Unsupported, VMMError
 from bandsox.models import Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, serial
-from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec
+from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec, Transports
 from bandsox.vmm.confinement import Confiner, Room
-from bandsox.vmm.qemu import preload, qmp, saving
+from bandsox.vmm.qemu import preload, qmp, saving, vhost
 from bandsox.vmm.qemu.command import (
     START_PORTS,
     address_space_mib,
@@ -59,7 +59,6 @@ class Qemu:
     """The QEMU of this host, run by `confiner`; `facts` is a directory that lasts until the next reboot."""
 
     name = "qemu"
-    transports: tuple[Transport, ...] = ("virtio-serial",)
     cpu_templates = False
     networks = True
 
@@ -84,8 +83,15 @@ class Qemu:
             return (replace(emulation, reason=f"{emulation.reason}; {missing}"),)
         return Accelerator("kvm", Isolation.HARDWARE, "/dev/kvm is there"), emulation
 
+    def transports(self) -> Transports:
+        """vsock where the host's kernel has its side of it, and else, or where the guest's has not, virtio-serial."""
+        missing = vhost.unavailable()
+        return Transports(("virtio-serial",), f"no vsock: {missing}") if missing else Transports(("vsock", "virtio-serial"))
+
     def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
-        """The virtio-serial ports of the machine with these sockets, or the relay to its console."""
+        """The vsock address or the virtio-serial ports of the machine with these sockets, or the relay to its console."""
+        if transport == "vsock":
+            return Endpoint(transport, sockets, cid=partial(vhost.cid_of, sockets))
         if transport == "console":
             return Endpoint(transport, sockets / serial.SOCKET)
         return Endpoint(transport, sockets, START_PORTS, partial(add_port, sockets))
@@ -151,12 +157,14 @@ class Qemu:
         with contextlib.ExitStack() as stack:
             monitor = stack.enter_context(listen(monitor_socket(spec.sockets)))
             wires = stack.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
-            count = START_PORTS if spec.origin is None else spec.origin.shape.ports
-            ports = [stack.enter_context(listen(port_socket(spec.sockets, number))) for number in range(0 if wires else count)]
-            inherited = [monitor.fileno(), *(port.fileno() for port in ports)]
+            vsock = stack.enter_context(vhost.claimed(spec.sockets)) if spec.transport == "vsock" else None
+            count = 0 if spec.transport != "virtio-serial" else START_PORTS if spec.origin is None else spec.origin.shape.ports
+            ports = [stack.enter_context(listen(port_socket(spec.sockets, number))).fileno() for number in range(count)]
+            inherited = [monitor.fileno(), *ports, *([vsock.descriptor] if vsock else [])]
             binary = Path(_binary()).resolve()
             memory = self._private_memory(binary) if spec.origin is not None else _PrivateMemory()
-            arguments = command(spec, str(binary), inherited[0], inherited[1:], known_khz(self._facts), private_memory=memory.options)
+            khz = known_khz(self._facts)
+            arguments = command(spec, str(binary), monitor.fileno(), ports, khz, vsock=vsock, private_memory=memory.options)
             inherited += [spec.network.tap] if spec.network is not None and spec.network.tap is not None else []
             log = stack.enter_context(_errors_log(spec.directory).open("ab")).fileno()
             try:

@@ -15,7 +15,7 @@ import pytest
 
 from bandsox.engine import boot, ownership
 from bandsox.errors import BootFailed, MachineStopped, MissingTool, VMMError
-from bandsox.guest import Doorbell
+from bandsox.guest import UnixDoorbell
 from bandsox.process import ProcessId
 from bandsox.vmm import console, follow
 from bandsox.vmm.base import Disk, LaunchSpec
@@ -242,7 +242,7 @@ async def test_who_stops_waiting_for_a_start_leaves_no_process(firecracker: Fire
 
 
 async def test_the_doorbell_is_rung_by_a_connection(tmp_path: Path) -> None:
-    with Doorbell(tmp_path / "vsock.sock") as doorbell:
+    with UnixDoorbell(tmp_path / "vsock.sock") as doorbell:
         _, writer = await asyncio.open_unix_connection(tmp_path / "vsock.sock_1025")
         with anyio.fail_after(10):
             await doorbell.rung()

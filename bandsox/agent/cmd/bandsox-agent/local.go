@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"bandsox.dev/agent/internal/machine"
@@ -20,7 +21,7 @@ import (
 // for real: hostname, clock and files are those of the machine it runs on.
 func serveLocally(arguments []string) int {
 	flags := flag.NewFlagSet("bandsox-agent", flag.ContinueOnError)
-	listen := flags.String("listen", "", "serve on a Unix socket: unix:PATH")
+	listen := flags.String("listen", "", "serve on a socket: unix:PATH or vsock:PORT")
 	cgroup := flags.String("cgroup", "", "cgroup v2 directory for processes; without it they are killed by process group")
 	showVersion := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(arguments); err != nil {
@@ -30,19 +31,18 @@ func serveLocally(arguments []string) int {
 		fmt.Println(version)
 		return 0
 	}
-	path, ok := strings.CutPrefix(*listen, "unix:")
-	if !ok || path == "" {
-		fmt.Fprintln(os.Stderr, "bandsox-agent: it is the /init of a BandSox machine; elsewhere: --listen unix:PATH")
+	if *listen == "" {
+		fmt.Fprintln(os.Stderr, "bandsox-agent: it is the /init of a BandSox machine; elsewhere: --listen unix:PATH or vsock:PORT")
 		return 2
 	}
-	if err := listenLocally(path, *cgroup); err != nil {
+	if err := listenLocally(*listen, *cgroup); err != nil {
 		fmt.Fprintln(os.Stderr, "bandsox-agent:", err)
 		return 1
 	}
 	return 0
 }
 
-func listenLocally(path, cgroup string) error {
+func listenLocally(address, cgroup string) error {
 	var groups *process.Groups
 	if cgroup != "" {
 		var err error
@@ -57,14 +57,31 @@ func listenLocally(path, cgroup string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := transport.ListenUnix(path)
+	listener, kind, err := openListener(address)
 	if err != nil {
 		return err
 	}
 	server := &serve.Server{
-		Version: version, Transport: "unix", BootID: bootID, Capabilities: capabilities,
+		Version: version, Transport: kind, BootID: bootID, Capabilities: capabilities,
 		Machine: &machine.Machine{}, Processes: process.NewTable(groups),
 		Shutdown: func(wire.ShutdownRequest) { os.Exit(0) },
 	}
+	fmt.Println("listening")
 	return server.Listen(listener)
+}
+
+func openListener(address string) (listener *transport.Listener, kind string, err error) {
+	kind, place, _ := strings.Cut(address, ":")
+	switch {
+	case kind == "unix" && place != "":
+		listener, err = transport.ListenUnix(place)
+	case kind == "vsock":
+		var port uint64
+		if port, err = strconv.ParseUint(place, 10, 32); err == nil {
+			listener, err = transport.ListenLocalVsock(uint32(port))
+		}
+	default:
+		err = fmt.Errorf("no address to listen on: %q", address)
+	}
+	return listener, kind, err
 }

@@ -98,7 +98,7 @@ func addFreezer(server *serve.Server, cgroup string) {
 	server.Capabilities = append(server.Capabilities, "freeze")
 }
 
-// errNoVsock is the host's sign to start the machine again with the console for a link (bandsox/engine/accelerators.py).
+// errNoVsock is what the host tells of a kernel that it then reaches in another way (bandsox/engine/accelerators.py).
 var errNoVsock = errors.New("no vsock in this kernel")
 
 // link serves the host over what the machine has. It only returns when that fails.
@@ -122,8 +122,14 @@ func link(system *boot.System, server *serve.Server, ready func()) error {
 		if err != nil {
 			return err
 		}
+		if port := system.Settings.Doorbell; port == 0 {
+			go transport.RingHost()
+		} else if token, err := transport.AskHost(port); err != nil {
+			return err
+		} else {
+			server.RequireToken(token)
+		}
 		ready()
-		go transport.RingHost()
 		return server.Listen(listener)
 	case "console":
 		ready() // from here on the console is the line

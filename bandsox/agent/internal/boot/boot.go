@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ type Settings struct {
 	Overlay   string // block device of the writable layer, or "tmpfs"
 	Transport string // "virtio-serial", "vsock", "console", or empty for what there is
 	Network   bool   // there is a network device
+	Doorbell  uint32 // vsock port of the host that gives the token; 0: there is none
 }
 
 // System is what the boot leaves behind.
@@ -191,6 +193,9 @@ func parseArguments(line string) (s Settings) {
 			s.Transport = value
 		case "bandsox.network":
 			s.Network = true
+		case "bandsox.doorbell":
+			port, _ := strconv.ParseUint(value, 10, 32)
+			s.Doorbell = uint32(port)
 		}
 	}
 	return s

@@ -41,6 +41,9 @@ type Server struct {
 	connections map[*conn]struct{}
 }
 
+// RequireToken makes token the one that a host must have. Until then, or a setup with one, any will do.
+func (s *Server) RequireToken(token *[32]byte) { s.token.Store(token) }
+
 // Serve runs one connection to its end, in the caller's goroutine.
 func (s *Server) Serve(ch transport.Channel) {
 	c := &conn{server: s, ch: ch, in: wire.NewReader(ch)}

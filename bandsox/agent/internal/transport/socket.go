@@ -75,12 +75,19 @@ func fromHost(peer unix.Sockaddr) bool {
 	return ok && vm.CID == unix.VMADDR_CID_HOST
 }
 
+func fromAnybody(unix.Sockaddr) bool { return true }
+
+// ListenLocalVsock listens on a vsock port for everybody, for tests outside a machine.
+func ListenLocalVsock(port uint32) (*Listener, error) {
+	return listen(unix.AF_VSOCK, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: port}, fromAnybody)
+}
+
 // ListenUnix listens on a Unix socket, for tests outside a machine.
 func ListenUnix(path string) (*Listener, error) {
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
-	return listen(unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, func(unix.Sockaddr) bool { return true })
+	return listen(unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, fromAnybody)
 }
 
 func listen(family int, address unix.Sockaddr, accept func(unix.Sockaddr) bool) (*Listener, error) {
