@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from bandsox.errors import VMMError
 from bandsox.guest.frames import TOKEN_SIZE
 
 DOORBELL_PORT = 1025
@@ -82,20 +83,25 @@ class HostVsockDoorbell:
     Parameters
     ----------
     cid: tells the machine's address, once it has begun to boot.
+
+    The block raises VMMError where the host's kernel has no vsock, or not a host's side of it.
     """
 
     def __init__(self, cid: Callable[[], int]) -> None:
         self._cid = cid
-        self._socket = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
 
     def __enter__(self) -> HostVsockDoorbell:
+        try:
+            self._socket = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        except OSError as error:
+            raise VMMError("this host has no vsock", cause=error.strerror) from error
         try:
             self._socket.bind((socket.VMADDR_CID_HOST, socket.VMADDR_PORT_ANY))
             self._socket.listen()
             self._socket.setblocking(False)
-        except BaseException:
+        except OSError as error:
             self._socket.close()
-            raise
+            raise VMMError("no machine of this host can reach it over vsock", cause=error.strerror) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -7,15 +7,24 @@ from typing import Any
 import pytest
 
 from bandsox.settings import DEFAULT_IMAGE
+from bandsox.vmm.qemu import vhost
 from tests.faces import FACES, Face, Machine
 from tests.firecracker import VMMS, found, options_for
 
+_TRANSPORTS = ("virtio-serial", "vsock") if vhost.unavailable() is None else ("virtio-serial",)
+"""How this host can reach QEMU's machines. What Firecracker's are reached over depends on their kernel alone."""
 
-@pytest.fixture(scope="module", params=[f"{face}-{vmm}" for vmm in VMMS for face in FACES])
+_WAYS = [f"qemu/{transport}" if vmm == "qemu" else vmm for vmm in VMMS for transport in (_TRANSPORTS if vmm == "qemu" else ("",))]
+
+
+@pytest.fixture(scope="module", params=[f"{face}-{way}" for way in _WAYS for face in FACES])
 def face(request: pytest.FixtureRequest, storage: Path) -> Iterator[Face]:
-    """Each face in turn, with machines on each VMM in turn."""
-    name, vmm = request.param.split("-")
-    with options_for(vmm) as options:
+    """Each face in turn, with machines on each VMM in turn, reached in each way in turn."""
+    name, way = request.param.split("-", 1)
+    vmm, _, transport = way.partition("/")
+    with options_for(vmm) as options, pytest.MonkeyPatch.context() as patch:
+        if transport:
+            patch.setenv("BANDSOX_TRANSPORT", transport)
         opened = FACES[name](storage, options)
         if vmm == "firecracker":
             opened.create = _with_at_most(found().cpus, opened.create)

@@ -55,13 +55,13 @@ def test_a_guest_that_powers_itself_off_is_dead(own: MicroVM) -> None:
 
 STAGES = ["directory", "record", "disk", "spawn", "boot"]
 
-_CREATOR = """
+_MAKER = """
     import os, signal, sys
     from bandsox import BandSox
-    from bandsox.engine import boot, disks, engine, launch
+    from bandsox.engine import boot, disks, launch
     from bandsox.store import VMs
 
-    stage = sys.argv[2]
+    stage, ephemeral = sys.argv[2], sys.argv[3] == "ephemeral"
 
     def die(*_arguments, **_options):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -76,8 +76,17 @@ _CREATOR = """
         VMs.update = die
     elif stage == "boot":
         launch.set_up = die
-    BandSox(sys.argv[1]).create_vm(name="half made")
+    vm = BandSox(sys.argv[1]).create_vm(name="owned" if ephemeral else "half made", ephemeral=ephemeral)
+    if stage == "waiter":
+        vm._async._engine._owned[vm.vm_id]._waiter.kill()
+    vm.exec_command("echo started; sleep 1000", on_stdout=die, timeout=None)
 """
+"""Makes a machine, and is killed at a stage of that, or when a command runs in it."""
+
+
+def _killed_maker(bandsox: BandSox, stage: str, kind: str) -> None:
+    script = [sys.executable, "-c", textwrap.dedent(_MAKER), str(bandsox.storage_dir), stage, kind]
+    assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -85,8 +94,7 @@ def test_a_creator_killed_at_any_stage_leaves_what_cleanup_removes(bandsox: Band
     layout = Layout.open(bandsox.storage_dir)
     bandsox.cleanup()
     before = Traces.of(layout)
-    creator = subprocess.run([sys.executable, "-c", textwrap.dedent(_CREATOR), str(bandsox.storage_dir), stage], check=False)
-    assert creator.returncode == -signal.SIGKILL
+    _killed_maker(bandsox, stage, "lasting")
 
     bandsox.cleanup()
 
@@ -96,42 +104,13 @@ def test_a_creator_killed_at_any_stage_leaves_what_cleanup_removes(bandsox: Band
         assert machine.exec_command("true") == 0
 
 
-_OWNER = """
-    import os, signal, subprocess, sys
-    from bandsox import BandSox
-    from bandsox.engine import boot, disks, engine, launch
-    from bandsox.store import VMs
-
-    stage = sys.argv[2]
-
-    def die(*_arguments, **_options):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if stage == "record":
-        disks.create = die
-    elif stage == "disk":
-        boot.started = die
-    elif stage == "boot":
-        launch.set_up = die
-    vm = BandSox(sys.argv[1]).create_vm(name="owned", ephemeral=True)
-    if stage == "waiter":
-        vm._async._engine._owned[vm.vm_id]._waiter.kill()
-    vm.exec_command("echo started; sleep 1000", on_stdout=die, timeout=None)
-"""
-
-
-def _killed_owner(bandsox: BandSox, stage: str) -> None:
-    script = [sys.executable, "-c", textwrap.dedent(_OWNER), str(bandsox.storage_dir), stage]
-    assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("stage", ["record", "disk", "boot", "command"])
 def test_an_ephemeral_machine_is_removed_at_once_when_its_maker_is_killed(bandsox: BandSox, stage: str) -> None:
     layout = Layout.open(bandsox.storage_dir)
     bandsox.cleanup()
     before = Traces.of(layout)
 
-    _killed_owner(bandsox, stage)
+    _killed_maker(bandsox, stage, "ephemeral")
     for remover in processes_with("bandsox.engine.cleanup_child", str(layout.root)):
         asyncio.run(remover.wait())
 
@@ -143,7 +122,7 @@ def test_whoever_looks_next_removes_an_ephemeral_machine_whose_waiter_was_killed
     bandsox.cleanup()
     before = Traces.of(layout)
 
-    _killed_owner(bandsox, "waiter")
+    _killed_maker(bandsox, "waiter", "ephemeral")
 
     assert len(list(layout.vms.glob("*/owner"))) == 1
     assert all(info["name"] != "owned" for info in bandsox.list_vms())
