@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bandsox.core import AsyncBandSox
 from bandsox.engine import disks
+from bandsox.errors import Unsupported
 from bandsox.guest import GuestClient, PortLink, frames
 from bandsox.models import Confinement, VMRecord
 from bandsox.process import ProcessId
@@ -58,7 +59,9 @@ class RawVM:
 
 @asynccontextmanager
 async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
-    """Start a machine with the artefacts of the machine `like`; it has only begun to boot."""
+    """Start a machine with the artefacts of the machine `like`, which is reached over ports too; it has only begun to boot."""
+    if like.transport != "virtio-serial":
+        raise Unsupported("this floor is measured over virtio-serial ports", remedy="set BANDSOX_TRANSPORT=virtio-serial")
     with tempfile.TemporaryDirectory(dir=bandsox.engine.layout.temporary) as work:
         directory, sockets = Path(work), bandsox.engine.layout.runtime / f"raw-{secrets.token_hex(4)}"
         sockets.mkdir(mode=0o700)
@@ -78,12 +81,12 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
             boot_args="bandsox.root=vda bandsox.overlay=vdb bandsox.transport=virtio-serial",
             accelerator=Accelerator(like.accelerator, like.isolation, ""),
             confinement=Confinement.NONE,
-            transport=like.transport,
+            transport="virtio-serial",
         )
         descriptors = [listener.fileno() for listener in listeners]
         khz = int((bandsox.engine.layout.runtime / "tsc-khz").read_text())
         binary = shutil.which("qemu-system-x86_64") or ""
-        arguments = command(spec, binary, descriptors[0], descriptors[1:], None, khz)
+        arguments = command(spec, binary, descriptors[0], descriptors[1:], khz)
         arguments += ["-chardev", f"socket,id=raw,fd={raw.fileno()},server=on,wait=off"]
         arguments += ["-device", f"virtserialport,chardev=raw,name={RAW_PORT},nr={MAX_PORTS}"]
         child = await asyncio.create_subprocess_exec(

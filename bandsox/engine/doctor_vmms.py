@@ -56,13 +56,12 @@ def _kvm() -> Finding:
 def _vhost_vsock() -> Finding:
     missing = vhost.unavailable()
     if missing is None:
-        return Finding("vhost-vsock", "ok", "QEMU's guests are reached over vsock where their kernel has it")
+        return Finding("vhost-vsock", "ok", "QEMU's guests can be reached over vsock (BANDSOX_TRANSPORT=vsock)")
+    text = f"{missing}: QEMU's guests are reached over virtio-serial"
     if not vhost.DEVICE.exists():
-        return Finding("vhost-vsock", "note", f"{missing}: QEMU's guests are reached over virtio-serial", "sudo modprobe vhost_vsock")
+        return Finding("vhost-vsock", "note", text, "sudo modprobe vhost_vsock")
     user = os.environ.get("USER") or str(os.geteuid())
-    return Finding(
-        "vhost-vsock", "note", f"{missing}: QEMU's guests are reached over virtio-serial", f"sudo usermod -aG kvm {user} && newgrp kvm"
-    )
+    return Finding("vhost-vsock", "note", text, f"sudo usermod -aG kvm {user} && newgrp kvm")
 
 
 async def _firecracker(engine: Engine) -> list[Finding]:

@@ -84,9 +84,9 @@ class Qemu:
         return Accelerator("kvm", Isolation.HARDWARE, "/dev/kvm is there"), emulation
 
     def transports(self) -> Transports:
-        """vsock where the host's kernel has its side of it, and else, or where the guest's has not, virtio-serial."""
+        """virtio-serial; on demand vsock, where the host's kernel has its side of it: a machine that is reached so cannot be saved."""
         missing = vhost.unavailable()
-        return Transports(("virtio-serial",), f"no vsock: {missing}") if missing else Transports(("vsock", "virtio-serial"))
+        return Transports(("virtio-serial",), on_demand=() if missing else ("vsock",), reason=missing)
 
     def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
         """The vsock address or the virtio-serial ports of the machine with these sockets, or the relay to its console."""
