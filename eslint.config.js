@@ -14,6 +14,7 @@ export default defineConfig(
     rules: {
       "no-console": "error",
       eqeqeq: "error",
+      "@typescript-eslint/no-empty-object-type": ["error", { allowInterfaces: "with-single-extends" }],
       "@typescript-eslint/consistent-type-imports": ["error", { fixStyle: "inline-type-imports" }],
       "@typescript-eslint/explicit-module-boundary-types": "error",
       // Numbers in a text are not a mistake.

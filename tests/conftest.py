@@ -12,7 +12,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,15 +35,22 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def storage() -> Iterator[Path]:
-    """A storage directory with the default kernel and the default image, which is also named ``python:3-alpine``.
+    """A storage directory with the default kernel and the default image, which is also named ``python:3-alpine``."""
+    with prepared(STORAGE) as directory:
+        yield directory
+
+
+@contextmanager
+def prepared(directory: Path) -> Iterator[Path]:
+    """A storage directory with the artefacts of `PREPARED`, for the time of the block.
 
     Several test runs may share it. The one that has it to itself first removes what earlier, interrupted runs have left.
     """
-    STORAGE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if STORAGE != PREPARED:
-        _share(PREPARED, STORAGE)
-    os.environ["BANDSOX_STORAGE"] = str(STORAGE)
-    with (STORAGE / "test-runs.lock").open("w") as lock, BandSox(STORAGE) as bandsox:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory != PREPARED:
+        _share(PREPARED, directory)
+    os.environ["BANDSOX_STORAGE"] = str(directory)
+    with (directory / "test-runs.lock").open("w") as lock, BandSox(directory) as bandsox:
         if _alone(lock.fileno()):
             bandsox.cleanup()
             for info in bandsox.list_vms():
@@ -51,7 +58,7 @@ def storage() -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_SH)
         bandsox.pull_image(DEFAULT_IMAGE, "missing")
         bandsox.tag_image(DEFAULT_IMAGE, "python:3-alpine")
-        yield STORAGE
+        yield directory
 
 
 def _share(prepared: Path, own: Path) -> None:

@@ -1,1 +1,24 @@
-export const CHUNK = 65536;
+/**
+ * BandSox from TypeScript: any OCI image as a real virtual machine, on a server that runs `bandsox serve`.
+ *
+ * @packageDocumentation
+ */
+
+export { BandSox } from "./client.js";
+export {
+  AccessDenied,
+  BandSoxError,
+  ERROR_CODES,
+  GuestError,
+  HostError,
+  ImageError,
+  InvalidRequest,
+  MachineError,
+  NotFound,
+  OutcomeUnknown,
+  Timeout,
+  type ErrorCode,
+  type Failure,
+} from "./errors.js";
+export { MicroVM } from "./microvm.js";
+export type * from "./types.js";

@@ -1,0 +1,239 @@
+/** Requests to a server: what each carries, what a failure of one means, and when trying again is safe. */
+
+import { BandSoxError, HostError, InvalidRequest, OutcomeUnknown, describedError } from "./errors.js";
+import { type Answer, type Request as Wanted, type Route, type Verb } from "./schema.js";
+import { type BandSoxConfig, type CallOptions } from "./types.js";
+
+/** What is sent besides what the document calls JSON. */
+interface Extras extends CallOptions {
+  /** A body that is no JSON. */
+  content?: BodyInit | undefined;
+  headers?: Record<string, string> | undefined;
+  /** Whether the server may take as long as it likes. */
+  patient?: boolean | undefined;
+}
+
+type Query = Record<string, string | number | boolean | null | undefined>;
+
+interface Parts {
+  path?: Record<string, string>;
+  query?: Query;
+  body?: unknown;
+}
+
+/** A request, ready to be sent. */
+interface Prepared {
+  verb: Verb;
+  url: URL;
+  init: RequestInit & { duplex?: "half" };
+  /** Milliseconds until the answer has to be there. */
+  timeout: number | undefined;
+  signal: AbortSignal | undefined;
+  /** Whether sending it twice does no more than sending it once, and it can be sent twice. */
+  repeatable: boolean;
+}
+
+const DEFAULT_TIMEOUT_MS = 60_000;
+const DEFAULT_RETRIES = 2;
+const FIRST_PAUSE_MS = 100;
+
+/** What the platforms call a connection that did not come about, so that nothing was sent. */
+const NEVER_CONNECTED = new Set([
+  "ECONNREFUSED",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+  "UND_ERR_CONNECT_TIMEOUT",
+  "ConnectionRefused",
+  "FailedToOpenSocket",
+]);
+
+/** A way to one server. */
+export class Connection {
+  readonly base: URL;
+  readonly WebSocket: BandSoxConfig["WebSocket"];
+  readonly #fetch: typeof fetch;
+  readonly #headers: Headers;
+  readonly #timeout: number;
+  readonly #retries: number;
+
+  constructor(config: BandSoxConfig) {
+    this.base = baseOf(config.baseUrl);
+    this.WebSocket = config.WebSocket;
+    this.#fetch = config.fetch ?? ((...given) => fetch(...given));
+    this.#headers = new Headers(config.headers);
+    this.#timeout = config.timeout ?? DEFAULT_TIMEOUT_MS;
+    this.#retries = config.retries ?? DEFAULT_RETRIES;
+  }
+
+  /** What opens this server's doors, without the word `Bearer`; undefined where callers need nothing or have a cookie. */
+  get token(): string | undefined {
+    return /^bearer +(.+)$/i.exec(this.#headers.get("authorization") ?? "")?.[1];
+  }
+
+  set token(token: string | undefined) {
+    if (token === undefined) this.#headers.delete("authorization");
+    else this.#headers.set("authorization", `Bearer ${token}`);
+  }
+
+  /**
+   * Send a request, and return what it is answered.
+   *
+   * @throws BandSoxError: what the server says; `server_unavailable` where it was not reached; OutcomeUnknown where the connection was lost
+   * after something was sent that has effects. The reason of the signal, when it is aborted.
+   */
+  async call<V extends Verb, R extends Route<V>>(verb: V, route: R, wanted: Wanted<V, R>, extras: Extras = {}): Promise<Answer<V, R>> {
+    return this.#attempts(this.#prepared(verb, route, wanted as Parts, extras), async (answer) => (await answer.json()) as Answer<V, R>);
+  }
+
+  /** Send a request, and return its answer, the body of which is still to be read. Throws as `call`. */
+  async open<V extends Verb, R extends Route<V>>(verb: V, route: R, wanted: Wanted<V, R>, extras: Extras = {}): Promise<Response> {
+    return this.#attempts(this.#prepared(verb, route, wanted as Parts, extras), (answer) => Promise.resolve(answer));
+  }
+
+  /** An address of this server. */
+  url(route: string, { path = {}, query = {} }: Parts): URL {
+    const url = new URL(this.base);
+    url.pathname = url.pathname.replace(/\/$/, "") + route.replace(/\{(\w+)\}/g, (_, name: string) => segment(path[name] ?? ""));
+    for (const [name, value] of Object.entries(query)) {
+      if (value !== undefined && value !== null) url.searchParams.set(name, String(value));
+    }
+    return url;
+  }
+
+  #prepared(verb: Verb, route: string, parts: Parts, extras: Extras): Prepared {
+    const headers = new Headers(this.#headers);
+    for (const [name, value] of Object.entries(extras.headers ?? {})) headers.set(name, value);
+    const init: Prepared["init"] = { method: verb.toUpperCase(), headers, redirect: "error", credentials: "same-origin" };
+    if (parts.body !== undefined) {
+      headers.set("content-type", "application/json");
+      init.body = JSON.stringify(parts.body);
+    } else if (extras.content !== undefined) {
+      init.body = extras.content;
+      if (extras.content instanceof ReadableStream) init.duplex = "half";
+    }
+    const timeout = extras.timeout ?? (extras.patient === true ? undefined : this.#timeout);
+    return { verb, url: this.url(route, parts), init, timeout, signal: extras.signal, repeatable: verb === "get" };
+  }
+
+  async #attempts<T>(request: Prepared, read: (answer: Response) => Promise<T>): Promise<T> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await this.#attempt(request, read);
+      } catch (error) {
+        const again = request.repeatable && error instanceof HostError && error.code === "server_unavailable" && attempt < this.#retries;
+        if (!again) throw error;
+        await pause(FIRST_PAUSE_MS * 2 ** attempt * (0.5 + Math.random()), request.signal);
+      }
+    }
+  }
+
+  async #attempt<T>(request: Prepared, read: (answer: Response) => Promise<T>): Promise<T> {
+    const deadline = new Deadline(request.timeout, request.signal);
+    try {
+      const answer = await this.#fetch(request.url, { ...request.init, signal: deadline.signal });
+      if (!answer.ok) throw describedError(await json(answer), answer.status, answer.statusText);
+      return await read(answer);
+    } catch (error) {
+      if (error instanceof BandSoxError) throw error;
+      request.signal?.throwIfAborted();
+      throw this.#failure(request, deadline.passed ? new Error(`no answer for ${String(request.timeout)} ms`) : error);
+    } finally {
+      deadline.end();
+    }
+  }
+
+  #failure(request: Prepared, cause: unknown): BandSoxError {
+    if (request.verb === "get" || neverConnected(cause)) return unreachable(this.base, cause);
+    const what = `${request.verb.toUpperCase()} ${request.url.pathname}`;
+    return new OutcomeUnknown("outcome_unknown", `the connection to ${this.base.origin} was lost in the middle of ${what}`, { cause });
+  }
+}
+
+/** The error of a server that was not reached. */
+export function unreachable(base: URL, cause: unknown): HostError {
+  const remedy = "see whether `bandsox serve` runs there";
+  return new HostError("server_unavailable", `the server at ${base.origin} cannot be reached`, { cause, remedy, retryable: true });
+}
+
+function baseOf(given: string): URL {
+  try {
+    const url = new URL(given, (globalThis as { location?: { href: string } }).location?.href);
+    if (url.protocol === "http:" || url.protocol === "https:") return url;
+  } catch {
+    // said below
+  }
+  throw new InvalidRequest("invalid_request", `${JSON.stringify(given)} is no address of a server`, {
+    remedy: "give one such as https://host:8000",
+  });
+}
+
+/** A name as one segment of a path: never several of them, as a server reads them, and never a way upwards. */
+function segment(name: string): string {
+  if (/^\.{0,2}$|\//.test(name)) throw new InvalidRequest("invalid_request", `${JSON.stringify(name)} is no id and no name`);
+  return encodeURIComponent(name);
+}
+
+async function json(answer: Response): Promise<unknown> {
+  try {
+    return await answer.json();
+  } catch {
+    return undefined;
+  }
+}
+
+function neverConnected(error: unknown): boolean {
+  for (let each: unknown = error; each instanceof Error; each = each.cause) {
+    if ("code" in each && NEVER_CONNECTED.has(String(each.code))) return true;
+  }
+  return false;
+}
+
+/** Ends a request when its time is over, or its caller's signal says so. */
+class Deadline {
+  readonly #controller = new AbortController();
+  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #signal: AbortSignal | undefined;
+  passed = false;
+
+  constructor(timeout: number | undefined, signal: AbortSignal | undefined) {
+    this.#signal = signal;
+    signal?.addEventListener("abort", this.#abort, { once: true });
+    if (signal?.aborted === true) this.#abort();
+    if (timeout !== undefined && Number.isFinite(timeout)) {
+      this.#timer = setTimeout(() => {
+        this.passed = true;
+        this.#controller.abort();
+      }, timeout);
+    }
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  end(): void {
+    clearTimeout(this.#timer);
+  }
+
+  readonly #abort = (): void => {
+    this.#controller.abort(this.#signal?.reason);
+  };
+}
+
+/** Wait for so many milliseconds, unless the signal is aborted before. */
+export async function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  signal?.throwIfAborted();
+  await new Promise<void>((resolve, reject) => {
+    const aborted = (): void => {
+      clearTimeout(timer);
+      reject(signal?.reason as Error);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", aborted);
+      resolve();
+    }, ms);
+    signal?.addEventListener("abort", aborted, { once: true });
+  });
+}
