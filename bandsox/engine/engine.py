@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
 import secrets
@@ -23,7 +24,7 @@ from bandsox.engine import deadlines, identity, ownership
 from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
 from bandsox.engine.frozen import is_frozen
 from bandsox.engine.rooms import Rooms
-from bandsox.errors import BandSoxError, Conflict, InvalidRequest, StorageFull, VMNotFound
+from bandsox.errors import BandSoxError, Conflict, InvalidRequest, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
 from bandsox.process import ProcessId
@@ -484,6 +485,8 @@ class Engine(Rooms):
 
 
 def _as_storage_error(error: OSError, root: Path) -> BandSoxError:
-    if error.errno == 28:
-        return StorageFull(f"no room left on the file system of {root}", remedy="free some room, or run `bandsox image prune`")
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        from bandsox.workers import storage_full
+
+        return storage_full(root)
     return InvalidRequest(f"the storage directory cannot be used: {error}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bandsox.errors import HostError, StorageFull
+from bandsox.errors import HostError
 
 _BUSY_TIMEOUT_S = 30.0
 _FULL = "database or disk is full"  # SQLITE_FULL, whose code Python tells from 3.11 on
@@ -125,9 +125,9 @@ class Database:
             if connection.in_transaction:  # SQLite ends it by itself where it has no room
                 connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError) and str(error) == _FULL:
-                raise StorageFull(
-                    f"no room left on the file system of {self.path.parent}", remedy="free some room, or run `bandsox image prune`"
-                ) from error
+                from bandsox.workers import storage_full
+
+                raise storage_full(self.path.parent) from error
             raise
 
     def close(self) -> None:

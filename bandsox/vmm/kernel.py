@@ -21,6 +21,7 @@ from bandsox.locks import Locks
 from bandsox.models import ProgressCallback, report
 from bandsox.settings import Layout, replace_link, write_atomically
 from bandsox.vmm import bzimage, debian_kernel, initramfs
+from bandsox.workers import storage_errors
 
 _WANTED = "modules.wanted"
 """The file that names the modules which were looked for in a package."""
@@ -58,9 +59,11 @@ class Kernels:
         KernelNotFound: there is no file at `kernel_path`.
         CorruptImage: it is not a kernel.
         HostError: the default kernel is not installed and cannot be fetched.
+        StorageFull: there is no room for them.
         """
-        directory = self._import(Path(kernel_path)) if kernel_path else self._default(progress)
-        return BootFiles(directory / "vmlinux", self._initramfs(directory))
+        with storage_errors(self._layout.kernels):
+            directory = self._import(Path(kernel_path)) if kernel_path else self._default(progress)
+            return BootFiles(directory / "vmlinux", self._initramfs(directory))
 
     def install_package(self, progress: ProgressCallback | None = None) -> Path:
         """Fetch the newest kernel package and make it the default. Blocks for seconds."""
@@ -165,9 +168,7 @@ class Kernels:
         if not path.is_file():
             names = (directory / "modules.order").read_text().split()
             content = initramfs.build(agent, [directory / "modules" / f"{name}.ko" for name in names])
-            with tempfile.NamedTemporaryFile(dir=self._layout.temporary, delete=False) as work:
-                work.write(content)
-            Path(work.name).rename(path)
+            write_atomically(path, content)
         return path
 
     def _set_default(self, directory: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 # Runs in a mount namespace of its own, on a small file system that it fills.
 _PROGRAM = """
-    import contextlib, shutil, sys
+    import asyncio, contextlib, os, shutil, sys
     from pathlib import Path
-    from bandsox import BandSox
+    from bandsox import AsyncBandSox, BandSox
     from bandsox.errors import StorageFull
     from tests.engine.leaks import Traces
     from bandsox.settings import Layout
@@ -40,6 +40,10 @@ _PROGRAM = """
             else:
                 raise AssertionError(f"{what} on a full disk did not fail")
 
+    async def sync(vm_id):
+        async with AsyncBandSox(storage) as bandsox:
+            await (await bandsox.get_vm(vm_id)).guest.sync()
+
     layout = Layout.open(storage)
     shutil.copytree(kernels, layout.kernels, symlinks=True, dirs_exist_ok=True)
     with BandSox(storage) as bandsox:
@@ -56,8 +60,15 @@ _PROGRAM = """
             machine.write_bytes("/file", bytes(1 << 20))
             fails("download", lambda: machine.download_file("/file", storage / "download"))
             assert not (storage / "download").exists()
+            asyncio.run(sync(machine.vm_id))
             with full():
+                machine.write_bytes("/more", os.urandom(8 << 20))
+                asyncio.run(sync(machine.vm_id))
                 assert machine.read_bytes("/file") == bytes(1 << 20)  # a running machine can be used
+            machine.stop()
+            machine.start()  # and what it could not write is all that it has lost
+            assert machine.read_bytes("/file") == bytes(1 << 20)
+            machine.write_bytes("/more", b"again")
             fails("rename", lambda: [bandsox.rename_vm(machine.vm_id, f"name {n}" * 9) for n in range(1000)])
             with full():
                 machine.delete()  # as one does then

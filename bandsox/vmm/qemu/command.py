@@ -114,7 +114,8 @@ def command(
     for number, disk in enumerate(spec.disks):
         read_only = "on" if disk.read_only else "off"
         cache = "cache.direct=off,cache.no-flush=off,discard=unmap,detect-zeroes=unmap"
-        options = f"id=disk{number},if=none,format=raw,read-only={read_only},{cache}{_throttling(spec.disk_limits)}"
+        errors = "rerror=report,werror=report"  # left to itself QEMU stops the guest where the host is full
+        options = f"id=disk{number},if=none,format=raw,read-only={read_only},{errors},{cache}{_throttling(spec.disk_limits)}"
         arguments += ["-drive", f"{options},file={_escape(disk.path)}"]
         arguments += ["-device", f"virtio-blk-device,drive=disk{number},serial={serial}"]
     if spec.network is not None:
