@@ -32,7 +32,7 @@ from bandsox.guest.link import AGENT_PORT
 from bandsox.models import Isolation, VMRecord, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.vmm.base import Accelerator, LaunchSpec
-from bandsox.vmm.firecracker import Firecracker, configuration, release
+from bandsox.vmm.firecracker import Firecracker, configuration, release, saving
 from bandsox.vmm.firecracker.requests import Request, State
 from bandsox.vmm.kernel import BootFiles
 from bench.figures import Samples, table
@@ -177,9 +177,9 @@ def _place(engine: Engine, like: VMRecord) -> Iterator[LaunchSpec]:
         own = tuple(disk if disk.read_only else replace(disk, path=directory / "disk.img") for disk in spec.disks)
         disks.create(engine.layout, like.spec.disk_size_mib, directory / "disk.img")
         spec = replace(spec, vm_id=f"raw-{secrets.token_hex(4)}", directory=directory, sockets=sockets, disks=own)
-        for name, target in configuration.links(spec).items():
+        for name, target in {configuration.RUN: sockets, **configuration.links(spec)}.items():
             (directory / name).symlink_to(target)
-        os.mkfifo(directory / configuration.METRICS)
+        saving.prepare(directory)
         try:
             yield spec
         finally:

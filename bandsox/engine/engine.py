@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bandsox.engine.snapshots import Snapshots
     from bandsox.guest import GuestClient
     from bandsox.network.keeper import Namespace
+    from bandsox.vmm.base import NetworkDevice
 
 BOOT_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
@@ -369,13 +370,14 @@ class Engine(Rooms):
         vmm, directory, sockets = self.vmms[record.vmm], self.layout.vm(record.id), self.layout.sockets(record.id)
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
+        owner = self.confiner.user(record.id, record.confinement) if vmm.opens_taps else None
         report(progress, "boot", f"{'booting' if past is None else 'going on'} on {record.vmm} ({record.accelerator})")
         try:
             async with (
                 publishing.Listeners(record.spec.publish) as published,
-                networking.attached(self.networks, vmm, directory, record) as (connected, namespace),
+                networking.attached(self.networks, directory, record, owner) as (connected, namespace),
             ):
-                running = await self._boot(connected, namespace, past)
+                running = await self._boot(connected, networking.device(connected.network, namespace, owner), namespace, past)
                 if published.ports:
                     running = await self.update(record.id, spec_publish=published.ports)
                     await publishing.carry(directory, lambda: self.direct_client(running), published.listening)
@@ -388,12 +390,12 @@ class Engine(Rooms):
         report(progress, "boot", "the machine is up", finished=True)
         return running
 
-    async def _boot(self, record: VMRecord, namespace: Namespace | None, past: Past | None) -> VMRecord:
+    async def _boot(self, record: VMRecord, device: NetworkDevice | None, namespace: Namespace | None, past: Past | None) -> VMRecord:
         """Boot a machine whose network is there, or let it go on."""
-        from bandsox.engine import boot, launch, networking
+        from bandsox.engine import boot, launch
 
         vmm = self.vmms[record.vmm]
-        spec = launch.launch_spec(self.layout, record, networking.device(record.network, namespace), past)
+        spec = launch.launch_spec(self.layout, record, device, past)
         async with boot.started(vmm, spec) as booting:
             if namespace is not None:
                 namespace.bind(booting.process)

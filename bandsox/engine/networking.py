@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from bandsox.errors import BandSoxError, HostError, Unsupported
+from bandsox.errors import BandSoxError, HostError
 from bandsox.models import NetworkConfig, VMRecord
 from bandsox.network.plan import with_length
 from bandsox.vmm.base import NetworkDevice
@@ -20,14 +21,19 @@ from bandsox.vmm.base import NetworkDevice
 if TYPE_CHECKING:
     from bandsox.network.keeper import Namespace
     from bandsox.network.networks import Networks
-    from bandsox.vmm.base import VMM
 
 
 @contextlib.asynccontextmanager
-async def attached(networks: Networks, vmm: VMM, directory: Path, record: VMRecord) -> AsyncIterator[tuple[VMRecord, Namespace | None]]:
+async def attached(
+    networks: Networks, directory: Path, record: VMRecord, owner: int | None
+) -> AsyncIterator[tuple[VMRecord, Namespace | None]]:
     """The record with its network, which is there, and the namespace, to which the VMM is to be bound within the block.
 
     Where a machine that need not have a network cannot get one, the record says why.
+
+    Parameters
+    ----------
+    owner: the user who opens the TAP device; None: the VMM inherits it.
 
     Raises
     ------
@@ -37,9 +43,7 @@ async def attached(networks: Networks, vmm: VMM, directory: Path, record: VMReco
         yield dataclasses.replace(record, network=None, network_reason="it was asked for without"), None
         return
     try:
-        if not vmm.networks:
-            raise Unsupported(f"{vmm.name} gives VMs no network in this version", remedy="choose QEMU: vmm='qemu'")
-        config, namespace = await _make(networks, directory, record)
+        config, namespace = await _make(networks, directory, record, owner)
     except HostError as error:
         if record.spec.enable_networking:
             raise
@@ -53,9 +57,10 @@ async def attached(networks: Networks, vmm: VMM, directory: Path, record: VMReco
 _REASONS = {"veth": "a pair of devices with NAT, by root", "pasta": "pasta, without root"}
 
 
-async def _make(networks: Networks, directory: Path, record: VMRecord) -> tuple[NetworkConfig, Namespace]:
+async def _make(networks: Networks, directory: Path, record: VMRecord, owner: int | None) -> tuple[NetworkConfig, Namespace]:
     """Who stops waiting leaves no network: it is awaited all the same, and let go of."""
-    making = asyncio.ensure_future(asyncio.to_thread(networks.make, directory, dns=record.spec.dns, before=record.network))
+    make = functools.partial(networks.make, directory, dns=record.spec.dns, before=record.network, owner=owner)
+    making = asyncio.ensure_future(asyncio.to_thread(make))
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:
@@ -64,11 +69,11 @@ async def _make(networks: Networks, directory: Path, record: VMRecord) -> tuple[
         raise
 
 
-def device(config: NetworkConfig | None, namespace: Namespace | None) -> NetworkDevice | None:
-    """What the VMM gets of it."""
+def device(config: NetworkConfig | None, namespace: Namespace | None, owner: int | None) -> NetworkDevice | None:
+    """What the VMM gets of it; `owner` as for `attached`."""
     if config is None or namespace is None:
         return None
-    return NetworkDevice(config.guest_mac, config.tap_name, namespace.tap, namespace.descriptor)
+    return NetworkDevice(config.guest_mac, config.tap_name, namespace.tap, namespace.descriptor, namespace.users, owner)
 
 
 def guest_side(config: NetworkConfig) -> dict[str, Any]:

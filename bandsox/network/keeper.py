@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -27,6 +28,9 @@ _ANSWER_LIMIT = 64 << 10
 _MTU_PASTA = 65520
 """pasta ends every TCP connection itself, so no path behind it bounds a segment, and the largest is the fastest (passt(1), ``--mtu``)."""
 
+_NS_GET_USERNS = 0xB701
+"""ioctl_ns(2)."""
+
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 _TUN = "load the driver (modprobe tun) and let users open it (chmod 666 /dev/net/tun), as distributions do"
 
@@ -48,10 +52,12 @@ class AddressesTaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A machine's namespace that has just been made: descriptors of it and of its TAP device, and the socket to its keeper."""
+    """A machine's namespace that has just been made: descriptors of it, of its TAP device and, where that is not the host's, of the user
+    namespace that owns it; and the socket to its keeper."""
 
     descriptor: int
     tap: int | None
+    users: int | None
     keeper: socket.socket
     reply: Reply
 
@@ -64,7 +70,7 @@ class Namespace:
     def close(self) -> None:
         """Let go of it."""
         self.keeper.close()
-        for descriptor in (self.descriptor, self.tap):
+        for descriptor in (self.descriptor, self.tap, self.users):
             if descriptor is not None:
                 os.close(descriptor)
 
@@ -108,8 +114,9 @@ def make(program: Path, directory: Path, config: NetworkConfig, lease: int, owne
             raise AddressesTaken
         if answer.error is not None or not descriptors:
             raise _refusal(answer.error or "the keeper of the network ended")
+        users = fcntl.ioctl(descriptors[0], _NS_GET_USERNS) if config.uplink == "pasta" else None
         undo.pop_all()
-    return Namespace(descriptors[0], descriptors[1] if len(descriptors) > 1 else None, here, answer)
+    return Namespace(descriptors[0], descriptors[1] if len(descriptors) > 1 else None, users, here, answer)
 
 
 def interface_of(vm_id: str) -> str:
@@ -142,7 +149,7 @@ def _request(config: NetworkConfig, vm_id: str, owner: int | None) -> dict[str, 
             "mac": config.host_mac,
             "mtu": _MTU_PASTA if rootless else 0,
             "addresses": [plan.with_length(config.host_ip), plan.with_length(config.host_ipv6)],
-            "owner": owner,
+            "owner": 0 if rootless and owner is not None else owner,  # an ordinary user is root where his keeper is
         },
         "guest": {"mac": config.guest_mac, "addresses": [config.guest_ip, config.guest_ipv6]},
         "rules": rules.namespace_rules(config),

@@ -39,15 +39,18 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class NetworkDevice:
-    """A TAP device in a network namespace: its name there and, where its owner is not to open it by that, a descriptor of it.
+    """A TAP device in a network namespace: its name there, and a descriptor of it or the user who may open it by that name.
 
-    ``mac`` is the guest's hardware address; ``namespace`` a descriptor too.
+    ``mac`` is the guest's hardware address; ``namespace`` is a descriptor too, and so is ``users``, of the user namespace that owns it
+    where that is not the host's.
     """
 
     mac: str
     name: str
     tap: int | None
     namespace: int
+    users: int | None = None
+    owner: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class LaunchSpec:
     transport: Transport
     cpu_template: str | None = None
     disk_limits: RateLimits = UNLIMITED
+    network_limits: RateLimits = UNLIMITED
     debug_console: bool = False
     network: NetworkDevice | None = None
     origin: Origin | None = None
@@ -126,8 +130,11 @@ class VMM(Protocol):
     name: str
     cpu_templates: bool
     """Whether it can hide parts of the host's CPU from a guest as a template says."""
-    networks: bool
-    """Whether it gives its machines network devices."""
+    opens_taps: bool
+    """Whether it opens a TAP device itself, by its name and in the namespace of that, instead of inheriting it."""
+    grace_s: float
+    """How many seconds longer the programs of a machine stand still whose saver was killed, because its agent is not sure to tell the
+    machine from a copy: more than a copy takes to be renewed. 0: it is sure."""
 
     async def version(self) -> str:
         """The hypervisor's version.
@@ -140,6 +147,9 @@ class VMM(Protocol):
 
     def transports(self) -> Transports:
         """How the host may reach the agents of its machines, as far as can be told without trying one."""
+
+    def reads(self, written_by: str, version: str) -> bool:
+        """Whether its `version` goes on from what the version `written_by` has saved."""
 
     def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
         """Where the agent of the machine with these sockets is reached over `transport`."""

@@ -13,27 +13,30 @@ bwrap any more: if somebody kills that, the machine goes on, and nothing of it i
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
 import os
 import platform
 import re
+import resource
 import shutil
 import signal
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bandsox.errors import HostError, RequirementNotMet, VMMError
-from bandsox.models import UNLIMITED, Confinement, ConfinementDemand, RateLimits
+from bandsox.models import Confinement, ConfinementDemand
 from bandsox.process import ProcessId
 from bandsox.settings import write_atomically
 from bandsox.vmm import console, programs, seccomp
 from bandsox.vmm.cgroup import Groups, Limits
+from bandsox.vmm.room import Room, mounts
 
 _OLDEST = (0, 8)
 """The first bubblewrap with --disable-userns."""
@@ -47,47 +50,6 @@ _NEVER_DUMP = 1
 
 _INSTALL = "apt-get install bubblewrap"
 _ALLOW = "let this user make user namespaces: see kernel.unprivileged_userns_clone, user.max_user_namespaces, AppArmor's profile of bwrap"
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What one VMM sees, and how much of the host it may take.
-
-    Parameters
-    ----------
-    owner: the machine's id.
-    directory: where it works, which exists for it even when nothing of it is named below.
-    program: the VMM, and ``data``: files that belong to it; copies of them are what it sees.
-    readable: files that it can read, and shares with other machines.
-    own: directories of the machine's alone that it can read.
-    writable: files and directories of the machine's alone that it can also write.
-    devices: device nodes, besides /dev/null and /dev/urandom.
-    memory_mib: its address space.
-    threads: how many it may have.
-    resident_mib: how much of its address space it has a use for at once; root's is held to it.
-    cpus: how many CPUs' time it has a use for; so is this.
-    disk_limits: limits on what it reads and writes; so are these.
-    largest_file: the size in bytes beyond which it can write to no file; None: no limit.
-    memory_files: whether it may hold memory in files (memfd_create(2)), which no limit counts.
-    preload: a library that its loader loads first (ld.so(8), ``LD_PRELOAD``), and that it can read.
-    """
-
-    owner: str
-    directory: Path
-    program: Path
-    data: Sequence[Path]
-    readable: Sequence[Path]
-    writable: Sequence[Path]
-    devices: Sequence[Path]
-    memory_mib: int
-    threads: int
-    resident_mib: int
-    cpus: int
-    disk_limits: RateLimits = UNLIMITED
-    own: Sequence[Path] = ()
-    largest_file: int | None = None
-    memory_files: bool = False
-    preload: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +126,10 @@ class Confiner:
             )
         return offer
 
+    def user(self, owner: str, confinement: Confinement) -> int:
+        """The user that a machine's VMM is going to run as."""
+        return free_user(owner) if confinement is Confinement.JAIL else os.geteuid()
+
     def launch(
         self,
         arguments: Sequence[str],
@@ -192,14 +158,16 @@ class Confiner:
         if confinement is Confinement.NONE:
             _give(room, os.geteuid())
             limited = arguments if room.largest_file is None else console.limited(arguments)
-            vmm = _spawn(limited, room.directory, (input_, output, errors), inherited, room.preload)
+            words = [*entrance(room.network, room.users), *limited]
+            vmm = _spawn(words, room.directory, (input_, output, errors), inherited, room.preload)
             self._add_child(vmm)
             return vmm
         grouped = confinement is Confinement.JAIL and self._groups.obstacle() is None
         if grouped:
             self._groups.make(room.owner, Limits(room.cpus, room.resident_mib, room.threads, room.directory, room.disk_limits))
         with contextlib.ExitStack() as stack:
-            filter_end = stack.enter_context(_descriptor_of(seccomp.program(memory_files=room.memory_files)))
+            filter_ = seccomp.program(memory_files=room.memory_files, local_only=room.local_only)
+            filter_end = stack.enter_context(_descriptor_of(filter_))
             told, telling = os.pipe()
             stack.callback(os.close, told)
             held, letting_go = os.pipe()
@@ -208,38 +176,38 @@ class Confiner:
                 handed.callback(os.close, telling)
                 handed.callback(os.close, held)
                 command = self.command(arguments, room, confinement, Ends(filter_end, telling, held))
-                wrapper = _spawn(command, room.directory, (input_, output, errors), [*inherited, filter_end, telling, held])
+                descriptors = [*inherited, filter_end, telling, held]
+                words = [*entrance(room.network, room.users), *command]
+                wrapper = _spawn(words, room.directory, (input_, output, errors), descriptors)
             self._add_child(wrapper)
             vmm = _child(told)
-            if grouped:
-                try:
+            try:
+                _limit(vmm.pid, room)
+                if grouped:
                     self._groups.add(room.owner, vmm.pid)
-                except HostError:
-                    vmm.signal(signal.SIGKILL)
-                    raise
+            except HostError:
+                vmm.signal(signal.SIGKILL)
+                raise
             return vmm
 
     def command(self, arguments: Sequence[str], room: Room, confinement: Confinement, ends: Ends) -> list[str]:
         """The command line that runs `arguments` in `room`; the room's files are given to the user that it runs as."""
-        setpriv, prlimit = _tool("setpriv"), _tool("prlimit")
-        tree = programs.tree(self._store, [room.program, setpriv, prlimit], room.data)
         jailed = confinement is Confinement.JAIL
-        uid = free_user(room.owner) if jailed else os.geteuid()
+        setpriv = [_tool("setpriv")] if jailed else []
+        tree = programs.tree(self._store, [room.program, *setpriv], room.data)
+        uid = self.user(room.owner, confinement) if room.user is None else room.user
         _give(room, uid)
-        limits = [f"--as={room.memory_mib << 20}", f"--nproc={room.threads}", f"--core={_NEVER_DUMP}"]
-        if room.largest_file is not None:
-            limits.append(f"--fsize={room.largest_file}")
         return [
             str(_tool("bwrap")),
-            *(_JAIL if jailed else _NAMESPACES),
-            *("--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
+            *(_JAIL if jailed else (*_NAMESPACES, "--uid", str(uid), "--gid", str(os.getegid()))),
+            *("--unshare-pid", "--as-pid-1", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
+            *(("--unshare-net",) if room.network is None else ()),
             *("--setenv", "MALLOC_ARENA_MAX", "2"),  # a thread's own arena reserves 64 MiB of the address space that is bounded here
             *(("--setenv", "LD_PRELOAD", str(room.preload)) if room.preload is not None else ()),
             *("--hostname", "bandsox", "--seccomp", str(ends.filter), "--info-fd", str(ends.info), "--block-fd", str(ends.block)),
-            *_mounts(tree, room, _devices(room, uid) if jailed else {device: device for device in room.devices}),
+            *mounts(tree, room, _devices(room, uid) if jailed else {device: device for device in room.devices}),
             *("--chdir", str(room.directory), "--"),
-            *((str(setpriv), "--reuid", str(uid), "--regid", str(uid), *_WITHOUT_PRIVILEGES) if jailed else ()),
-            *(str(prlimit), *limits),
+            *((str(setpriv[0]), "--reuid", str(uid), "--regid", str(uid), *_WITHOUT_PRIVILEGES) if jailed else ()),
             *arguments,
         ]
 
@@ -271,7 +239,7 @@ class Confiner:
             oldest = ".".join(map(str, _OLDEST))
             return Offer(Confinement.NONE, f"{version.strip() or wrapper} is too old: {oldest} is needed", _INSTALL)
         try:
-            program = _tool("prlimit")
+            program = _tool("setpriv")
             room = Room("0" * 16, self._store, program, (), (), (), (), memory_mib=1024, threads=16, resident_mib=64, cpus=1)
             with _descriptor_of(seccomp.program()) as filter_end, Path(os.devnull).open("r+b") as nowhere:
                 ends = Ends(filter_end, nowhere.fileno(), nowhere.fileno())
@@ -290,7 +258,8 @@ class Confiner:
         return Offer(Confinement.NONE, reason, remedy)
 
 
-_NAMESPACES = ("--unshare-user", "--disable-userns")
+_NAMESPACES = ("--unshare-user", "--disable-userns", "--cap-drop", "ALL")
+"""In the user namespace of a network an ordinary user is root, whose capabilities bwrap would leave to the VMM."""
 
 _JAIL = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
 """Just what setpriv needs to change the user, and then gives up."""
@@ -306,43 +275,15 @@ def user_of(vm_id: str, attempt: int = 0) -> int:
 
 def free_user(vm_id: str) -> int:
     """The first such user who has no process now: two machines with one user would share its limits, and could signal each other."""
-    taken = set()
-    for entry in os.scandir("/proc"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            taken.add(entry.stat().st_uid)
-    return next(uid for attempt in itertools.count() if (uid := user_of(vm_id, attempt)) not in taken)
+    return next(uid for attempt in itertools.count() if not _has_processes(uid := user_of(vm_id, attempt)))
 
 
-def _mounts(tree: Path, room: Room, devices: Mapping[Path, Path]) -> Iterator[str]:
-    """The room's file system: the programs of `tree`, the room's files, `devices` by the name the VMM knows them by."""
-    nodes = {**{node: node for node in (Path("/dev/null"), Path("/dev/urandom"))}, **devices}
-    readable = [*room.own, *room.readable, *([room.preload] if room.preload is not None else [])]
-    places = {parent for path in (*nodes, *readable, *room.writable) for parent in path.parents} | {room.directory}
-    parts = {Path("/", part.relative_to(tree)): part for part in _parts(tree, tree, places)}
-    for place in sorted(places.union(*(name.parents for name in parts))):  # named one by one: bwrap would make them for root alone
-        yield from ("--dir", str(place))
-    for name, part in parts.items():
-        yield from ("--ro-bind", str(part), str(name))
-    for name, node in nodes.items():
-        yield from ("--dev-bind", str(node), str(name))
-    for path in readable:
-        yield from ("--ro-bind-try", str(path), str(path))  # what is not there the VMM misses itself, and says so
-    for path in room.writable:
-        yield from ("--bind-try", str(path), str(path))
-    yield from ("--remount-ro", "/")
-
-
-def _parts(directory: Path, tree: Path, places: Set[Path]) -> Iterator[Path]:
-    """The fewest parts of `directory` that show all its files and leave room for `places`, since each costs a mount."""
-    entries = sorted(directory.iterdir())
-    if any(entry.is_file() for entry in entries) and Path("/", directory.relative_to(tree)) not in places:
-        yield directory
-        return
-    for entry in entries:
-        if entry.is_dir():
-            yield from _parts(entry, tree, places)
-        else:
-            yield entry
+def _has_processes(uid: int) -> bool:
+    try:
+        os.getpriority(os.PRIO_USER, uid)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _devices(room: Room, uid: int) -> dict[Path, Path]:
@@ -380,11 +321,47 @@ def _give(room: Room, uid: int) -> None:
             path.chmod(mode | stat.S_IRGRP | stat.S_IROTH)
 
 
+def entrance(network: int | None, users: int | None) -> list[str]:
+    """The words before a command line that have its program in a network namespace, and in the user namespace that owns it.
+
+    They open both by the descriptors of this process, which have to stay open as long; the program inherits none.
+    """
+    if network is None:
+        return []
+    own = f"/proc/{os.getpid()}/fd"
+    way_in = ["--preserve-credentials", f"--user={own}/{users}"] if users is not None else []
+    return [str(_tool("nsenter")), *way_in, f"--net={own}/{network}", "--"]
+
+
+def _limit(pid: int, room: Room) -> None:
+    """Bound what a VMM takes that has not begun yet, for good, unless it is bound to less already.
+
+    Raises
+    ------
+    HostError: it has ended.
+    """
+    limits = {resource.RLIMIT_AS: room.memory_mib << 20, resource.RLIMIT_NPROC: room.threads, resource.RLIMIT_CORE: _NEVER_DUMP}
+    if room.largest_file is not None:
+        limits[resource.RLIMIT_FSIZE] = room.largest_file
+    try:
+        for limit, value in limits.items():
+            _, most = resource.prlimit(pid, limit)
+            least = value if most == resource.RLIM_INFINITY else min(value, most)
+            resource.prlimit(pid, limit, (least, least))
+    except OSError as error:
+        raise HostError("a VMM's resources cannot be bounded", cause=str(error)) from error
+
+
 def _tool(name: str) -> Path:
-    found = shutil.which(name)
+    found = _which(name, os.environ.get("PATH"))
     if found is None:
         raise HostError(f"{name} is not installed", remedy=_INSTALL if name == "bwrap" else "apt-get install util-linux")
     return Path(found)
+
+
+@functools.cache
+def _which(name: str, path: str | None) -> str | None:
+    return shutil.which(name, path=path)
 
 
 @contextlib.contextmanager

@@ -42,8 +42,15 @@ _REFUSED = {
 }  # fmt: skip
 
 
-def program(*, memory_files: bool = False) -> bytes:
-    """The filter as an array of ``struct sock_filter``; with `memory_files` it lets memfd_create(2) pass."""
+def program(*, memory_files: bool = False, local_only: bool = False) -> bytes:
+    """The filter as an array of ``struct sock_filter``.
+
+    Parameters
+    ----------
+    memory_files: memfd_create(2) passes.
+    local_only: no socket is made but Unix ones, so that nothing is reached of a network namespace but what is handed over.
+    """
+    families = (socket.AF_UNIX,) if local_only else _FAMILIES
     refuse, unknown = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
     instructions = [
         (_LOAD, 0, 0, _ARCH),
@@ -60,10 +67,10 @@ def program(*, memory_files: bool = False) -> bytes:
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         *_answer(_ANY_BIT, _CLONE_THREAD, _ALLOW),
         (_RETURN, 0, 0, refuse),
-        (_EQUAL, 0, 2 + 2 * len(_FAMILIES), _SOCKET),
+        (_EQUAL, 0, 2 + 2 * len(families), _SOCKET),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
     ]
-    for family in _FAMILIES:
+    for family in families:
         instructions += _answer(_EQUAL, family, _ALLOW)
     instructions += [(_RETURN, 0, 0, refuse), (_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)

@@ -24,7 +24,8 @@ _IN_THE_MACHINE = """
     from pathlib import Path
     from bandsox.models import Confinement, RateLimits
     from bandsox.vmm.cgroup import Groups, Limits
-    from bandsox.vmm.confinement import Confiner, Room
+    from bandsox.vmm.confinement import Confiner
+    from bandsox.vmm.room import Room
 
     place = Path("/srv/place")
     for name in ("machine", "runtime", "few"):

@@ -24,11 +24,15 @@ from tests.users import CHECKOUT, as_user, ordinary_user, script
 MEMORY_MIB, THREADS = 2048, 40
 
 _LAUNCH = f"""
-    import asyncio, json, os, sys
+    import asyncio, json, os, platform, sys
+    from functools import partial
     from pathlib import Path
     from bandsox.engine import ownership
     from bandsox.models import Confinement
-    from bandsox.vmm.confinement import Confiner, Room
+    from bandsox.network.networks import Networks
+    from bandsox.vmm.built import built_program
+    from bandsox.vmm.confinement import Confiner
+    from bandsox.vmm.room import Room
 
     place = Path(os.environ["PLACE"])
     directory = place / "machine"
@@ -40,11 +44,23 @@ _LAUNCH = f"""
     confiner = Confiner(place / "programs", place)
     confinement = Confinement.JAIL if os.geteuid() == 0 else Confinement.NAMESPACES
     assert confiner.offer().confinement is confinement
+    owner, options = "0123456789abcdef", {{"largest_file": 1 << 40}}
     files = [place / "kernel"], [directory / "disk"], []
-    room = Room("0123456789abcdef", directory, probe, (), *files, {MEMORY_MIB}, {THREADS}, 1024, 1, largest_file=1 << 40)
+    namespace = None
+    if os.environ["NETWORK"]:
+        networks = Networks(place / "leases", partial(built_program, "bandsox-network", "the keeper", platform.machine()))
+        options["user"] = confiner.user(owner, confinement)
+        _, namespace = networks.make(directory, owner=options["user"])
+        options.update(network=namespace.descriptor, users=namespace.users, local_only=True)
+        files = *files[:2], [Path("/dev/net/tun")]
+    room = Room(owner, directory, probe, (), *files, {MEMORY_MIB}, {THREADS}, 1024, 1, **options)
     with (place / "output").open("wb") as output:
         log = output.fileno()
         vmm = confiner.launch([str(probe), os.environ["TARGETS"]], room, confinement, output=log, errors=log)
+    if namespace is not None:
+        namespace.bind(vmm)
+        assert os.fstat(namespace.descriptor).st_ino != os.stat("/proc/self/ns/net").st_ino
+        namespace.close()
     asyncio.run(ownership.wait(vmm))
     print(confinement.name)
 """
@@ -58,6 +74,7 @@ class Findings:
     results: dict[str, str]
     afterwards: str
     place: Path
+    network: bool
 
     def __getitem__(self, attempt: str) -> str:
         return self.results[attempt]
@@ -116,22 +133,22 @@ def _home_of(user: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module", params=["as root", "as an ordinary user"])
+@pytest.fixture(scope="module", params=["as root", "as an ordinary user", "as root with a network", "as an ordinary user with a network"])
 def inside(
     request: pytest.FixtureRequest, probe: Path, targets: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Findings]:
     """What the program found in its room."""
-    user = request.param == "as an ordinary user"
+    user, network = "ordinary" in request.param, "network" in request.param
     place = _home_of(user, tmp_path_factory)
     shutil.copy(probe, place / "probe")
     wanted = {**targets, "files": [*targets["files"], *map(str, (place / "machine/secret", place, place / "machine"))], "threads": 200}
-    environment = {"PLACE": str(place), "TARGETS": json.dumps(wanted)}
+    environment = {"PLACE": str(place), "TARGETS": json.dumps(wanted), "NETWORK": "yes" if network else ""}
     done = script(_LAUNCH, **environment) if user else _as_root(environment)
     assert done.returncode == 0, done.stderr
     output = (place / "output").read_text()
     first, _, rest = output.partition("\n")
     assert first.startswith("{"), output
-    yield Findings(done.stdout.strip(), json.loads(first), rest, place)
+    yield Findings(done.stdout.strip(), json.loads(first), rest, place, network)
     shutil.rmtree(place)
 
 
@@ -172,13 +189,15 @@ def test_a_user_who_has_processes_is_not_given_again() -> None:
 def test_nothing_is_visible_but_programs_and_the_rooms_files(inside: Findings) -> None:
     (tree,) = [found for found in (inside.place / "programs").iterdir() if (found / str(inside.place / "probe").lstrip("/")).exists()]
     programs = {f"/{path.relative_to(tree)}" for path in tree.rglob("*") if path.is_file()}
-    own = {"/dev/null", "/dev/urandom", str(inside.place / "kernel"), str(inside.place / "machine/disk")}
+    own = {"/dev/net/tun"} if inside.network else set()
+    own |= {"/dev/null", "/dev/urandom", str(inside.place / "kernel"), str(inside.place / "machine/disk")}
     assert set(inside["see"].splitlines()) == programs | own
-    assert {Path(path).name for path in programs if "/bin/" in path} == {"setpriv", "prlimit"}
+    assert {Path(path).name for path in programs if "/bin/" in path} == ({"setpriv"} if inside.confinement == "JAIL" else set())
 
 
 def test_none_of_the_hosts_files_can_be_opened(inside: Findings, targets: dict[str, Any]) -> None:
-    for path in (*targets["files"], str(inside.place / "machine/secret")):
+    hidden = {*targets["files"], str(inside.place / "machine/secret")} - ({"/dev/net/tun"} if inside.network else set())
+    for path in hidden:
         assert inside[f"read {path}"].endswith("no such file or directory"), path
 
 
@@ -206,8 +225,10 @@ def test_there_are_no_privileges_and_no_way_to_them(inside: Findings) -> None:
 
 
 def test_no_network_is_reached(inside: Findings) -> None:
+    """Also where there is one around it: the only way into that is the guest's, the TAP device."""
     for attempt in ("reach the host over TCP", "reach another host"):
         assert inside[attempt].startswith("error"), attempt
+        assert inside[attempt].endswith("operation not permitted") is inside.network, attempt
 
 
 def test_no_socket_of_the_host_is_reached(inside: Findings) -> None:

@@ -13,6 +13,7 @@ import pytest
 from bandsox import BandSox, MicroVM
 from bandsox.engine.frozen import is_frozen
 from bandsox.settings import Layout
+from tests.firecracker import VMMS, options_for
 
 KILLED = """
 import os, signal, sys
@@ -20,19 +21,20 @@ from bandsox import BandSox
 from bandsox.engine import sparse
 from bandsox.engine.engine import Engine
 from bandsox.engine.snapshots import Snapshots
-from bandsox.vmm.qemu import saving
+from bandsox.vmm.firecracker import configuration, saving
+from bandsox.vmm.qemu import saving as saving_qemu
 from bandsox.store import Snapshots as Table
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-storage, vm_id, step = sys.argv[1:]
+storage, vm_id, vmm, step = sys.argv[1:]
 place, name = {
     "while the disk is copied": (sparse, "copy"),
-    "before the stream is taken apart": (saving, "settle"),
+    "before what was written is settled": ({"qemu": saving_qemu, "firecracker": saving}[vmm], "settle"),
     "before it takes its place": (Table, "insert"),
     "before a clone starts": (Engine, "bring_up"),
-    "before a clone goes on": (saving, "load"),
+    "before a clone goes on": {"qemu": (saving_qemu, "load"), "firecracker": (configuration, "_go_on")}[vmm],
 }[step]
 setattr(place, name, die)
 vm = BandSox(storage).get_vm(vm_id)
@@ -41,21 +43,23 @@ vm.fork() if "clone" in step else vm.snapshot()
 
 STEPS = (
     "while the disk is copied",
-    "before the stream is taken apart",
+    "before what was written is settled",
     "before it takes its place",
     "before a clone starts",
     "before a clone goes on",
 )
 
 
-@pytest.fixture(scope="module")
-def source(bandsox: BandSox) -> Iterator[MicroVM]:
-    with bandsox.create_vm(mem_mib=256, vmm="qemu", enable_networking=False) as machine:
+@pytest.fixture(scope="module", params=VMMS)
+def source(request: pytest.FixtureRequest, bandsox: BandSox) -> Iterator[MicroVM]:
+    with options_for(request.param) as options, bandsox.create_vm(mem_mib=256, enable_networking=False, **options) as machine:
         yield machine
 
 
 def _killed(storage: Path, source: MicroVM, step: str) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(storage), source.vm_id, step], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(storage), source.vm_id, source.info()["vmm"], step], capture_output=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ from bandsox import BandSox, MicroVM
 from bandsox.errors import Conflict, CorruptSnapshot, SnapshotNotFound
 from bandsox.settings import Layout
 from tests.engine.leaks import Traces
+from tests.firecracker import VMMS, options_for
 
 
-@pytest.fixture(scope="module")
-def source(bandsox: BandSox) -> Iterator[MicroVM]:
-    """A machine with a running program, a file in memory and one on disk."""
-    with bandsox.create_vm(mem_mib=256, vmm="qemu", env_vars={"OWN": "source", "KEPT": "yes"}, metadata={"team": "web"}) as machine:
+@pytest.fixture(scope="module", params=VMMS)
+def source(request: pytest.FixtureRequest, bandsox: BandSox) -> Iterator[MicroVM]:
+    """A machine on each hypervisor with a running program, a file in memory and one on disk."""
+    own = {"env_vars": {"OWN": "source", "KEPT": "yes"}, "metadata": {"team": "web"}}
+    with options_for(request.param) as options, bandsox.create_vm(mem_mib=256, **own, **options) as machine:
         machine.run(
             "echo in memory > /dev/shm/kept; echo on disk > /root/kept; (while :; do date +%s%N > /dev/shm/beat; sleep 0.05; done) &"
         )
@@ -185,12 +188,16 @@ def test_a_file_that_was_touched_but_not_changed_is_fine(bandsox: BandSox, saved
 def test_the_memory_of_a_snapshot_cannot_be_written_by_its_clones(bandsox: BandSox, saved: str, path: Path) -> None:
     with bandsox.restore_vm(saved) as clone:
         assert clone.process is not None
-        opened = Path(f"/proc/{clone.process.pid}/fd")
-        memory = [fd for fd in opened.iterdir() if fd.readlink().name == "memory"]
-        assert memory, "the clone maps the snapshot's file"
-        for descriptor in memory:
-            flags = (Path(f"/proc/{clone.process.pid}/fdinfo") / descriptor.name).read_text()
-            assert int(flags.split("flags:")[1].split()[0], 8) & os.O_ACCMODE == os.O_RDONLY
+        process = Path(f"/proc/{clone.process.pid}")
+        maps = [line.split() for line in (process / "maps").read_text().splitlines()]
+        mapped = [words[1] for words in maps if words[-1].endswith("/memory")]
+        assert mapped, "the clone maps the snapshot's file"
+        assert all(mode.endswith("p") for mode in mapped)
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it has been closed meanwhile
+                if descriptor.readlink().name == "memory":
+                    flags = (process / "fdinfo" / descriptor.name).read_text()
+                    assert int(flags.split("flags:")[1].split()[0], 8) & os.O_ACCMODE == os.O_RDONLY
 
 
 def test_cold_boots_from_the_disk_alone(bandsox: BandSox, source: MicroVM) -> None:

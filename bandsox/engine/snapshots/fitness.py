@@ -24,11 +24,11 @@ async def check_host(engine: Engine, snapshot: Snapshot) -> None:
     Unsupported, RequirementNotMet: they cannot; the message says why.
     """
     version = await _version_with(engine, snapshot.vmm, snapshot.accelerator)
-    if _series(version) != _series(snapshot.vmm_version):
+    if not engine.vmms[snapshot.vmm].reads(snapshot.vmm_version, version):
         raise Unsupported(
             f"the snapshot {snapshot.name} cannot be restored by this {snapshot.vmm}",
             cause=f"it was taken with {snapshot.vmm_version}, and this is {version}",
-            remedy=f"install {snapshot.vmm} {_series(snapshot.vmm_version)}, or {COLD}",
+            remedy=f"install {snapshot.vmm} {'.'.join(snapshot.vmm_version.split('.')[:2])}, or {COLD}",
         )
     if snapshot.isolation < engine.require:
         raise RequirementNotMet(f"the snapshot {snapshot.name} was taken of a VM with less isolation than is required", remedy=COLD)
@@ -59,8 +59,3 @@ def check_artefacts(layout: Layout, snapshot: Snapshot) -> None:
     for what, path in {"kernel": snapshot.kernel, "initramfs": snapshot.initramfs, "root file system": snapshot.rootfs}.items():
         if not (layout.root / path).is_file():
             raise Unsupported(f"the snapshot {snapshot.name} needs a {what} that is not here", cause=f"{path} does not exist")
-
-
-def _series(version: str) -> str:
-    """The part of a version within which a VMM reads what it has written: ``7.2`` of ``7.2.22``."""
-    return ".".join(version.split(".")[:2])

@@ -295,7 +295,8 @@ class Snapshots:
         guest's kernel cannot do that, which the receipts of the copies tell."""
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(self._engine.direct_client(record).frozen())
+                grace_s = self._engine.vmms[record.vmm].grace_s
+                await stack.enter_async_context(self._engine.direct_client(record).frozen(grace=grace_s))
             except Unsupported:
                 yield False
             else:

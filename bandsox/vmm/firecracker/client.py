@@ -1,4 +1,4 @@
-"""A client of Firecracker's API: HTTP/1.1 over a Unix socket, one request at a time on one connection.
+"""A client of Firecracker's API: HTTP/1.1 over a Unix socket, on one connection.
 
 It blocks, and is used in a thread: a request takes a fraction of a millisecond. An HTTP library costs many times that, and what is
 needed of HTTP here is a dozen lines. Every wait has a deadline and every answer a bound: a guest may have taken the VMM over.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -39,6 +40,7 @@ class Client:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._received = bytearray()
         try:
             self._socket.settimeout(DEADLINE_S)
             sockets.connect(self._socket, path)
@@ -62,6 +64,16 @@ class Client:
         """
         self._exchange(request.method, request.path, msgspec.json.encode(request), deadline_s)
 
+    def send_all(self, requests: Sequence[Request]) -> None:
+        """Make several requests, which Firecracker has before it answers the first, so that nobody waits in between; errors as `send`.
+
+        Those behind one that was refused are carried out all the same.
+        """
+        self._socket.settimeout(DEADLINE_S)
+        self._put(b"".join(_encoded(request.method, request.path, msgspec.json.encode(request)) for request in requests), "requests")
+        for request in requests:
+            self._take(request.method, request.path, DEADLINE_S)
+
     def get(self, path: str, answer: type[AnswerT]) -> AnswerT:
         """What Firecracker says of a resource; errors as `send`."""
         body = self._exchange("GET", path, b"", DEADLINE_S)
@@ -72,10 +84,19 @@ class Client:
 
     def _exchange(self, method: str, path: str, body: bytes, deadline_s: float) -> bytes:
         self._socket.settimeout(deadline_s)
-        length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n"
+        self._put(_encoded(method, path, body), f"{method} {path}")
+        return self._take(method, path, deadline_s)
+
+    def _put(self, content: bytes, what: str) -> None:
         try:
-            self._socket.sendall(head.encode() + body)
+            self._socket.sendall(content)
+        except TimeoutError as error:
+            raise VMMError(f"Firecracker did not take {what} in time") from error
+        except OSError as error:
+            raise MachineStopped("the VMM ended", cause=str(error)) from error
+
+    def _take(self, method: str, path: str, deadline_s: float) -> bytes:
+        try:
             status, answer = self._answer()
         except TimeoutError as error:
             raise VMMError(f"Firecracker did not answer {method} {path} within {deadline_s:g} s") from error
@@ -87,25 +108,32 @@ class Client:
         return answer
 
     def _answer(self) -> tuple[int, bytes]:
-        received = bytearray()
-        while (end := received.find(b"\r\n\r\n")) < 0:
-            if len(received) > _HEAD_LIMIT:
+        """The next answer; what has come of the one after it is kept."""
+        while (end := self._received.find(b"\r\n\r\n")) < 0:
+            if len(self._received) > _HEAD_LIMIT:
                 raise VMMError("Firecracker's API sent something that is not HTTP")
-            self._receive(received)
-        head, body = bytes(received[: end + 2]), received[end + 4 :]
+            self._receive()
+        head = bytes(self._received[: end + 2])
         status, length = _STATUS.match(head), _LENGTH.search(head)
         size = int(length[1]) if length else 0
         if status is None or size > _BODY_LIMIT:
             raise VMMError("Firecracker's API sent something that is not HTTP, or too much")
-        while len(body) < size:
-            self._receive(body)
-        return int(status[1]), bytes(body[:size])
+        while len(self._received) < end + 4 + size:
+            self._receive()
+        body = bytes(self._received[end + 4 : end + 4 + size])
+        del self._received[: end + 4 + size]
+        return int(status[1]), body
 
-    def _receive(self, into: bytearray) -> None:
+    def _receive(self) -> None:
         data = self._socket.recv(1 << 16)
         if not data:
             raise ConnectionResetError("the connection was closed")
-        into += data
+        self._received += data
+
+
+def _encoded(method: str, path: str, body: bytes) -> bytes:
+    length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n".encode() + body
 
 
 def _fault(answer: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The requests that make one machine, in the order in which Firecracker wants them.
+"""The requests that make one machine, or have it go on from a snapshot, in the order in which Firecracker wants them.
 
 Everything is named relative to the machine's directory, where links lead to what lies elsewhere. So machines never collide, a snapshot
 can move, and a VMM that is locked into a directory of its own finds everything under the same names.
@@ -15,7 +15,7 @@ import msgspec
 from bandsox.models import RateLimits
 from bandsox.vmm import cpu_template
 from bandsox.vmm.base import LaunchSpec
-from bandsox.vmm.firecracker import requests
+from bandsox.vmm.firecracker import requests, saving
 from bandsox.vmm.firecracker.requests import RateLimiter, Request, StaticTemplate, TokenBucket
 
 RUN = "run"
@@ -25,7 +25,11 @@ API_SOCKET = "firecracker.sock"
 VSOCK_SOCKET = "vsock.sock"
 KERNEL = "vmlinux"
 INITRAMFS = "initramfs"
-METRICS = "metrics"
+METRICS = f"{saving.PLACE}/{saving.METRICS}"
+
+NETWORK = "eth0"
+"""What the network device is called here. The TAP device behind it has the same name in each machine's namespace, so a machine that goes
+on finds it as its source did."""
 
 GUEST_CID = 3
 """The guest's address on its own vsock device: the first that is not reserved. No two machines share a device."""
@@ -42,14 +46,32 @@ _REFILL_MS = 1000
 
 
 def links(spec: LaunchSpec) -> dict[str, Path]:
-    """What the names in the machine's directory stand for."""
-    return {RUN: spec.sockets, KERNEL: spec.kernel, INITRAMFS: spec.initramfs, **_disk_links(spec)}
+    """What the names in the machine's directory stand for, besides `RUN`."""
+    return {name: path for name, path in shared(spec).items() if path != spec.directory / name}
+
+
+def shared(spec: LaunchSpec) -> dict[str, Path]:
+    """The files of this host that the machine needs, by the names that it knows them by."""
+    disks = {_disk_name(spec, number): disk.path for number, disk in enumerate(spec.disks)}
+    if spec.origin is not None:
+        return {name: spec.origin.directory / name for name in (saving.STATE, saving.MEMORY)} | disks
+    return {KERNEL: spec.kernel, INITRAMFS: spec.initramfs} | disks
 
 
 def configure(spec: LaunchSpec) -> Iterator[Request]:
-    """The requests up to the start of the guest."""
+    """The requests up to where the guest runs."""
     yield requests.Logger(level="Warning", show_level=True)
     yield requests.Metrics(metrics_path=METRICS)
+    yield from _boot(spec) if spec.origin is None else _go_on()
+
+
+def _go_on() -> Iterator[Request]:
+    """The devices are as in the snapshot, and so are their names: each stands in this machine's directory for what is this machine's."""
+    memory = requests.MemoryBackend(backend_type="File", backend_path=saving.MEMORY)
+    yield requests.SnapshotLoad(snapshot_path=saving.STATE, mem_backend=memory, resume_vm=True)
+
+
+def _boot(spec: LaunchSpec) -> Iterator[Request]:
     static: StaticTemplate | None = None
     if spec.cpu_template in cpu_template.STATIC:
         static = cast(StaticTemplate, spec.cpu_template)
@@ -65,6 +87,15 @@ def configure(spec: LaunchSpec) -> Iterator[Request]:
             is_read_only=disk.read_only,
             cache_type=None if disk.read_only else "Writeback",
             rate_limiter=rate_limiter(spec.disk_limits),
+        )
+    if spec.network is not None:
+        limiter = rate_limiter(spec.network_limits)
+        yield requests.NetworkInterface(
+            iface_id=NETWORK,
+            host_dev_name=spec.network.name,
+            guest_mac=spec.network.mac,
+            rx_rate_limiter=limiter,
+            tx_rate_limiter=limiter,
         )
     if spec.transport == "vsock":
         yield requests.Vsock(guest_cid=GUEST_CID, uds_path=f"{RUN}/{VSOCK_SOCKET}")
@@ -96,7 +127,3 @@ def _disk_name(spec: LaunchSpec, number: int) -> str:
     """A disk of the machine's own under its own name; another by a link."""
     path = spec.disks[number].path
     return path.name if path.parent == spec.directory else _drive_id(number)
-
-
-def _disk_links(spec: LaunchSpec) -> dict[str, Path]:
-    return {_drive_id(number): disk.path for number, disk in enumerate(spec.disks) if disk.path.parent != spec.directory}

@@ -144,6 +144,12 @@ def inspect(name: ProgramName, path: Path, origin: str) -> Program:
     return Program(path.resolve(), version, origin)
 
 
+def parse(version: str) -> tuple[int, int, int]:
+    """The triple of a version as `Program.version_text` writes it."""
+    major, minor, patch = map(int, version.split("."))
+    return major, minor, patch
+
+
 def install(archive_path: Path, digest: str, directory: Path, work: Path) -> None:
     """Install the programs of a release's archive under `directory`, where the link ``firecracker`` leads to them.
 

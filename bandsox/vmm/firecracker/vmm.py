@@ -1,4 +1,4 @@
-"""Firecracker as a VMM: start, pause, resume, console, metrics."""
+"""Firecracker as a VMM: start, pause, resume, save, go on, console, metrics."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from bandsox.models import Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, inotify, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec, Transports
-from bandsox.vmm.confinement import Confiner, Room
-from bandsox.vmm.firecracker import configuration, output, release
+from bandsox.vmm.confinement import Confiner
+from bandsox.vmm.firecracker import configuration, output, release, saving
 from bandsox.vmm.firecracker.client import DEADLINE_S, Client
+from bandsox.vmm.firecracker.features import snapshot_format
 from bandsox.vmm.firecracker.requests import Action, State
+from bandsox.vmm.room import Room
 
 _KVM = Path("/dev/kvm")
+_TUN = Path("/dev/net/tun")
 _METRICS_LIMIT = 1 << 20
 
 _OWN_MIB = 512
@@ -38,7 +41,8 @@ class Firecracker:
 
     name = "firecracker"
     cpu_templates = True
-    networks = False
+    opens_taps = True
+    grace_s = 15.0
 
     def __init__(self, installed: Path, confiner: Confiner) -> None:
         self._installed = installed
@@ -97,17 +101,25 @@ class Firecracker:
         """Let the guest's CPUs go on."""
         await asyncio.to_thread(_send, sockets, State(state="Resumed"))
 
-    async def save(self, spec: LaunchSpec, target: Path) -> Shape:
-        """See `VMM.save`.
+    def reads(self, written_by: str, version: str) -> bool:
+        """See `VMM.reads`: snapshots have a format, which versions share; what a later one wrote an earlier one is not given."""
+        writer, reader = release.parse(written_by)[:2], release.parse(version)[:2]
+        format_ = snapshot_format(release.parse(version))
+        if format_ is None:
+            return writer == reader
+        return writer <= reader and snapshot_format(release.parse(written_by)) == format_
 
-        Raises
-        ------
-        Unsupported: always; this version saves machines on QEMU only.
-        """
-        raise Unsupported("this version cannot save a VM that runs on Firecracker", remedy="make it with vmm='qemu'")
+    async def save(self, spec: LaunchSpec, target: Path) -> Shape:
+        """See `VMM.save`."""
+        if spec.transport != "vsock":
+            raise Unsupported("a VM whose agent is reached over its console cannot be saved")
+        shape = Shape(spec.mem_mib << 20)
+        await asyncio.to_thread(saving.save, spec.sockets / configuration.API_SOCKET, spec.directory, target, shape.ram_bytes)
+        return shape
 
     async def settle(self, target: Path, shape: Shape) -> None:
-        """See `VMM.settle`; nothing was saved."""
+        """See `VMM.settle`."""
+        await asyncio.to_thread(saving.settle, target, shape.ram_bytes)
 
     async def metrics(self, directory: Path, sockets: Path) -> list[dict[str, Any]]:
         """Firecracker's own counters (Firecracker, ``docs/metrics.md``) since they were last read.
@@ -132,7 +144,7 @@ class Firecracker:
 
     def _start(self, spec: LaunchSpec) -> ProcessId:
         program = release.find("firecracker", self._installed)
-        _arrange(spec)
+        _prepare(spec)
         with contextlib.ExitStack() as undo:
             log = output.create(_log(spec.directory))
             undo.callback(os.close, log)
@@ -140,6 +152,7 @@ class Firecracker:
             wires = undo.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
             process = self._spawn(program.path.resolve(), spec, log, wires)
             undo.push(lambda kind, error, trace: None if kind is None else _kill(process))
+            _arrange(spec)  # while it is on its way to its API
             if wires is not None:
                 logs = serial.Logs(_log(spec.directory), _errors_log(spec.directory))
                 serial.start_relay(spec.sockets, spec.directory, logs)
@@ -168,22 +181,31 @@ class Firecracker:
         """Make the machine and start its guest, once the API is there."""
         try:
             with _connect(spec.sockets / configuration.API_SOCKET, process, watch) as client:
-                for request in configuration.configure(spec):
-                    client.send(request)
+                *prepared, last = configuration.configure(spec)
+                client.send_all(prepared)
+                client.send(last)
         except MachineStopped as error:
             _kill(process)
             raise VMMError("Firecracker ended while it was started", cause=self.errors(spec.directory) or error.cause) from error
 
 
+def _prepare(spec: LaunchSpec) -> None:
+    """Make the places in the machine's directory where Firecracker writes and has its sockets."""
+    saving.prepare(spec.directory)
+    _link(spec.directory / configuration.RUN, spec.sockets)
+
+
 def _arrange(spec: LaunchSpec) -> None:
-    """Put everything into the machine's directory that Firecracker finds there."""
+    """Put everything into the machine's directory that the requests name, and nothing that an earlier Firecracker found there."""
+    for name in (saving.STATE, saving.MEMORY):
+        (spec.directory / name).unlink(missing_ok=True)
     for name, target in configuration.links(spec).items():
-        link = spec.directory / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
-    metrics = spec.directory / configuration.METRICS
-    metrics.unlink(missing_ok=True)
-    os.mkfifo(metrics, 0o600)
+        _link(spec.directory / name, target)
+
+
+def _link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
 
 
 def _room(spec: LaunchSpec, program: Path) -> Room:
@@ -191,21 +213,26 @@ def _room(spec: LaunchSpec, program: Path) -> Room:
 
     A limit on file size would end it; see `bandsox.vmm.firecracker.output`.
     """
+    own_disks = [disk.path for disk in spec.disks if not disk.read_only]
     return Room(
         owner=spec.vm_id,
         directory=spec.directory,
         program=program,
         data=(),
-        readable=[spec.kernel, spec.initramfs, *(disk.path for disk in spec.disks if disk.read_only)],
+        readable=[path for path in configuration.shared(spec).values() if path not in own_disks],
         own=[spec.directory],
-        writable=[spec.sockets, spec.directory / configuration.METRICS, *(disk.path for disk in spec.disks if not disk.read_only)],
-        devices=[_KVM],
+        writable=[spec.sockets, spec.directory / saving.PLACE, *own_disks],
+        devices=[_KVM] if spec.network is None else [_KVM, _TUN],
         memory_mib=spec.mem_mib + _OWN_MIB,
         threads=spec.vcpu + _THREADS,
         resident_mib=spec.mem_mib + _OWN_MIB,
         cpus=spec.vcpu + 1,  # its own threads' work besides the guest's
         disk_limits=spec.disk_limits,
         memory_files=True,  # the queues of its vsock device are mapped twice in a row
+        local_only=True,
+        network=None if spec.network is None else spec.network.namespace,
+        users=None if spec.network is None else spec.network.users,
+        user=None if spec.network is None else spec.network.owner,
     )
 
 
@@ -241,9 +268,9 @@ def _send(sockets: Path, request: State | Action) -> None:
 def _metrics(fifo: Path, sockets: Path) -> list[dict[str, Any]]:
     """Have the counters written, and read them with what was written before."""
     try:
-        descriptor = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise MachineStopped("the VMM is not running") from error
+        descriptor = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:  # the place is the VMM's own, to put there what it likes
+        raise MachineStopped("the VMM is not running", cause=str(error)) from error
     try:
         lines = _lines(descriptor)
         _send(sockets, Action(action_type="FlushMetrics"))

@@ -21,7 +21,7 @@ from bandsox.models import Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, serial
 from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec, Transports
-from bandsox.vmm.confinement import Confiner, Room
+from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.qemu import preload, qmp, saving, vhost
 from bandsox.vmm.qemu.command import (
     START_PORTS,
@@ -34,6 +34,7 @@ from bandsox.vmm.qemu.command import (
     resident_mib,
 )
 from bandsox.vmm.qemu.ports import add_port, count_ports, listen
+from bandsox.vmm.room import Room
 from bandsox.vmm.tsc import known_khz
 
 _KVM = Path("/dev/kvm")
@@ -60,7 +61,8 @@ class Qemu:
 
     name = "qemu"
     cpu_templates = False
-    networks = True
+    opens_taps = False
+    grace_s = 0.0
 
     def __init__(self, facts: Path, confiner: Confiner) -> None:
         self._facts = facts
@@ -121,6 +123,10 @@ class Qemu:
                     raise VMMError("QEMU could not go on from the snapshot", cause=self.errors(spec.directory)) from error
                 raise
         return process
+
+    def reads(self, written_by: str, version: str) -> bool:
+        """See `VMM.reads`: within a series such as 7.2."""
+        return written_by.split(".")[:2] == version.split(".")[:2]
 
     async def save(self, spec: LaunchSpec, target: Path) -> Shape:
         """See `VMM.save`."""

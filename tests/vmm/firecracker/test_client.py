@@ -80,6 +80,16 @@ def test_a_refusal_without_a_fault_message_is_still_shown(tmp_path: Path) -> Non
         client.send(REQUEST)
 
 
+def test_answers_to_several_requests_are_told_apart(tmp_path: Path) -> None:
+    """However they come: here all at once, and the last one is a refusal."""
+    answer = b"HTTP/1.1 204 \r\n\r\nHTTP/1.1 200 \r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 400 \r\nContent-Length: 4\r\n\r\noops"
+    with impostor(tmp_path / "api", answer, stays=True), Client(tmp_path / "api") as client:
+        with pytest.raises(VMMError, match="refused PATCH /vm: oops"):
+            client.send_all([REQUEST] * 3)
+        with pytest.raises(VMMError, match="did not answer"):
+            client.send(REQUEST, deadline_s=0.05)
+
+
 def test_an_answer_of_another_kind_is_an_error(tmp_path: Path) -> None:
     answer = b'HTTP/1.1 200 \r\ncontent-length: 9\r\n\r\n{"id": 1}'
     with (

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -233,6 +234,17 @@ def test_network_cards_with_limits_metadata_and_another_tap_after_a_restore(fres
             )
         )
         assert second.client.get("/", InstanceInfo).state == "Paused"
+
+
+def test_many_requests_at_once_are_carried_out_in_their_order(fresh: Bare) -> None:
+    _furnish(fresh.directory)
+    drives = [Drive(drive_id=f"disk{number}", path_on_host="disk.img", is_root_device=False, is_read_only=True) for number in range(20)]
+    sizes = [MachineConfig(vcpu_count=1, mem_size_mib=size) for size in (64, 128, 96)]
+    with pytest.raises(VMMError, match=r"refused PUT /boot-source: .*No such file"):
+        fresh.client.send_all([*drives, *sizes, BootSource(kernel_image_path="nowhere")])
+    seen = fresh.client.get("/vm/config", dict[str, Any])
+    assert [drive["drive_id"] for drive in seen["drives"]] == [drive.drive_id for drive in drives]
+    assert seen["machine-config"]["mem_size_mib"] == 96
 
 
 def test_a_refusal_has_firecrackers_own_words(fresh: Bare) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -180,20 +181,20 @@ async def test_a_missing_disk_is_refused(firecracker: Firecracker, spec: MakeSpe
     assert processes(machine.directory) == []
 
 
-@pytest.mark.parametrize("killed_at", ["/machine-config", "/drives/disk1", "/actions"])
+@pytest.mark.parametrize(("step", "path"), [("_take", "/machine-config"), ("_take", "/drives/disk1"), ("send", "/actions")])
 async def test_a_firecracker_that_is_killed_while_it_is_configured(
-    firecracker: Firecracker, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, killed_at: str
+    firecracker: Firecracker, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, step: str, path: str
 ) -> None:
     machine = spec()
-    send = Client.send
+    original = getattr(Client, step)
 
-    def killing(client: Client, request: configuration.Request, deadline_s: float = 10) -> None:
-        if request.path == killed_at:
+    def killing(client: Client, *arguments: Any) -> Any:
+        if path in {arguments[0], *arguments[1:2]} or getattr(arguments[0], "path", None) == path:
             for process in processes(machine.directory):
                 process.signal(signal.SIGKILL)
-        send(client, request, deadline_s)
+        return original(client, *arguments)
 
-    monkeypatch.setattr(module.Client, "send", killing)
+    monkeypatch.setattr(module.Client, step, killing)
     with pytest.raises(VMMError, match="ended while it was started"):
         await firecracker.start(machine)
     assert processes(machine.directory) == []
