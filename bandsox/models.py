@@ -212,7 +212,8 @@ class VMSpec:
     ``ttl`` is how many seconds it may run, ``idle_timeout`` how many without being used; ``auto_resume``: a paused one goes on at the next
     operation. ``cpu_template`` is a static template's name or a custom one's JSON text; ``disk_limits`` hold for each of its disks.
     ``enable_networking`` None: a network where host and guest can have one; ``dns``: other name servers than the host's.
-    The host's ports in ``publish`` are numbers once the machine has run.
+    The host's ports in ``publish`` are numbers once the machine has run. ``network_limits`` hold in each direction. ``balloon_mib`` is what
+    a balloon takes from the guest, None: it has no balloon; ``mmds`` what its metadata service says, None: it has no such service.
     """
 
     image: str
@@ -236,6 +237,20 @@ class VMSpec:
     on_expiry: OnExpiry = "delete"
     auto_resume: bool = False
     publish: tuple[PublishedPort, ...] = ()
+    network_limits: RateLimits = UNLIMITED
+    balloon_mib: int | None = None
+    mmds: Mapping[str, Any] | None = None
+
+    @property
+    def special(self) -> frozenset[str]:
+        """What it asks for that not every hypervisor has, by the names of the options."""
+        asked = {
+            "cpu_template": self.cpu_template is not None,
+            "network_bandwidth_mbps": self.network_limits != UNLIMITED,
+            "balloon_mib": self.balloon_mib is not None,
+            "mmds": self.mmds is not None,
+        }
+        return frozenset(name for name, asked_for in asked.items() if asked_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,6 +476,17 @@ class Metrics:
     disk_free: int
     process_count: int
     processes: tuple[ProcessInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Balloon:
+    """The balloon in a guest's memory, in MiB: how large it is to be, and how large it is; and what the guest says of the rest."""
+
+    target_mib: int
+    actual_mib: int
+    free_mib: int | None = None
+    available_mib: int | None = None
+    total_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

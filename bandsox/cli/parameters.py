@@ -96,6 +96,22 @@ def metadata_of(settings: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object, or that of a file, ``@FILE``.
+
+    Raises
+    ------
+    click.BadParameter: it is none.
+    """
+    try:
+        found = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{text!r} is not a JSON object: {error}") from error
+    if not isinstance(found, dict):
+        raise click.BadParameter(f"{text!r} is not a JSON object")
+    return found
+
+
 def _together(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         for decorator in reversed(decorators):
@@ -160,6 +176,19 @@ def machine_options(function: Function) -> Function:
         click.option("--cpu-template", metavar="NAME|FILE", help="What of the host's CPU it sees, as a template of Firecracker says."),
         click.option("--disk-bandwidth", type=float, metavar="MB/s", help="Limit each of its disks, in 10^6 bytes a second."),
         click.option("--disk-iops", type=int, metavar="N", help="Limit each of its disks, in operations a second."),
+        click.option("--network-bandwidth", type=float, metavar="MB/s", help="Limit its network in each direction; Firecracker only."),
+        click.option(
+            "--balloon",
+            type=mebibytes,
+            metavar="MiB",
+            help="Give it a balloon that takes so much of its memory at first, or 0; see `vm balloon`; Firecracker only.",
+        ),
+        click.option(
+            "--mmds",
+            type=json_object,
+            metavar="JSON|@FILE",
+            help="Give it a metadata service (version 2) that says this, a JSON object; Firecracker only.",
+        ),
         click.option(
             "--confinement",
             type=click.Choice(["auto", "none", "namespaces", "jail"]),
@@ -214,6 +243,9 @@ class MachineOptions:
     cpu_template: str | None
     disk_bandwidth: float | None
     disk_iops: int | None
+    network_bandwidth: float | None
+    balloon: int | None
+    mmds: dict[str, Any] | None
     kernel: str | None
     boot_args: str
     confinement: str | None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bandsox.core.opening import Opening
-from bandsox.engine.identity import check_dns
+from bandsox.engine.identity import check_dns, check_mmds
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
 from bandsox.models import OnExpiry, ProgressCallback, PublishedPort, RateLimits, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
@@ -49,6 +49,9 @@ class Machines(Opening):
         on_expiry: OnExpiry = "delete",
         auto_resume: bool = False,
         publish: Mapping[int | str, int] | Iterable[PublishedPort | str] | None = None,
+        network_bandwidth_mbps: float | None = None,
+        balloon_mib: int | None = None,
+        mmds: Mapping[str, Any] | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
@@ -80,6 +83,11 @@ class Machines(Opening):
         auto_resume: when it is paused, it goes on at the next operation on its guest.
         publish: ports of this host that lead to ports of the guest, as ``{8080: 80}`` or ``["127.0.0.1:8080:80", "80"]``; on loopback
             unless an address is given. They hold for every start of the machine.
+        network_bandwidth_mbps: a limit on its network in each direction, in 10^6 bytes a second. Firecracker only, as the next two.
+        balloon_mib: how much of its memory a balloon takes from it at first; 0 for a balloon that is empty. `AsyncMicroVM.set_balloon`
+            changes that. None: it has no balloon.
+        mmds: what its metadata service says (Firecracker, ``docs/mmds``, version 2), at http://169.254.169.254/ to who has asked there for
+            a token; at most 50 KiB as JSON. It comes over the network, which the machine then has to have. None: there is no such service.
         ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
 
@@ -100,7 +108,7 @@ class Machines(Opening):
             disk_size_mib=disk_size_mib,
             env_vars=dict(env_vars or {}),
             metadata=dict(metadata or {}),
-            enable_networking=enable_networking,
+            enable_networking=True if enable_networking is None and mmds is not None else enable_networking,
             dns=check_dns(dns),
             kernel_path=os.fspath(kernel_path) if kernel_path is not None else None,
             boot_args=boot_args,
@@ -114,6 +122,9 @@ class Machines(Opening):
             on_expiry=on_expiry,
             auto_resume=auto_resume,
             publish=_published(publish),
+            network_limits=RateLimits(_bytes_a_second("a network's", network_bandwidth_mbps)),
+            balloon_mib=balloon_mib,
+            mmds=None if mmds is None else check_mmds(mmds),
         )
         return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
 
@@ -222,6 +233,12 @@ def _disk_limits(bandwidth_mbps: float | None, operations: int | None) -> RateLi
     default_bandwidth, default_operations = default_disk_limits()
     bandwidth_mbps = default_bandwidth if bandwidth_mbps is None else bandwidth_mbps
     operations = default_operations if operations is None else operations
-    if not (bandwidth_mbps is None or (math.isfinite(bandwidth_mbps) and bandwidth_mbps > 0)):
-        raise InvalidRequest(f"a disk's bandwidth must be a positive number of MB/s, not {bandwidth_mbps!r}")
-    return RateLimits(None if bandwidth_mbps is None else max(1, round(bandwidth_mbps * 1e6)), operations)
+    return RateLimits(_bytes_a_second("a disk's", bandwidth_mbps), operations)
+
+
+def _bytes_a_second(whose: str, bandwidth_mbps: float | None) -> int | None:
+    if bandwidth_mbps is None:
+        return None
+    if not (math.isfinite(bandwidth_mbps) and bandwidth_mbps > 0):
+        raise InvalidRequest(f"{whose} bandwidth must be a positive number of MB/s, not {bandwidth_mbps!r}")
+    return max(1, round(bandwidth_mbps * 1e6))

@@ -38,12 +38,16 @@ _STAGES_OF_TRANSPORT = frozenset({"link", "ready"})
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is booted to see whether an accelerator works: a kernel, and the settings without which it may not run."""
+    """What is booted to see whether an accelerator works: a kernel, and the settings without which it may not run.
+
+    ``special``: what the machine is going to have that not every hypervisor has; it takes no part in the boot.
+    """
 
     files: BootFiles
     confinement: Confinement
     boot_args: str = ""
     cpu_template: str | None = None
+    special: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +185,8 @@ class Accelerators:
 
 async def _offered(vmm: VMM, trial: Trial) -> tuple[Accelerator, ...]:
     """The accelerators of a VMM that is there and can do what is asked."""
-    if trial.cpu_template is not None and not vmm.cpu_templates:
-        raise Unsupported(f"{vmm.name} knows no CPU templates", remedy="leave cpu_template out, or choose Firecracker")
+    if missing := sorted(trial.special - vmm.options):
+        raise Unsupported(f"{vmm.name} does not know {' and '.join(missing)}", remedy="leave that out, or choose Firecracker")
     await vmm.version()
     _transports(vmm)
     return await vmm.accelerators()

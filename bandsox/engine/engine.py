@@ -112,7 +112,7 @@ class Engine(Rooms):
         image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
         files = await asyncio.to_thread(self.kernels.boot_files, spec.kernel_path, progress)
         offer = await asyncio.to_thread(self.confiner.choose, spec.confinement)
-        trial = Trial(files, offer.confinement, spec.boot_args, spec.cpu_template)
+        trial = Trial(files, offer.confinement, spec.boot_args, spec.cpu_template, spec.special)
         choice = await self.accelerators.choose(trial, spec.vmm, self.require, progress)
         record = launch.new_record(spec, image, files, choice, await choice.vmm.version(), offer)
         async with self.making(record.id, ephemeral=ephemeral):

@@ -22,6 +22,9 @@ _MAX_RATE = 1 << 40
 _MOST_NAME_SERVERS = 3
 _MAX_SECONDS = 100 * 366 * 86_400.0
 _METADATA_LIMIT = 1 << 20
+_MMDS_LIMIT = 51_200
+"""As Firecracker has it (Firecracker, ``--mmds-size-limit``)."""
+
 _ENVIRONMENT_LIMIT = 256 * 1024
 
 
@@ -90,7 +93,11 @@ def check_spec(spec: VMSpec) -> None:
     _check_range("mem_mib", spec.mem_mib, MIN_MEM_MIB, MAX_MEM_MIB)
     if spec.disk_size_mib != 0:
         _check_range("disk_size_mib", spec.disk_size_mib, disks.MIN_MIB, disks.MAX_MIB)
-    for field, rate in {"disk bandwidth": spec.disk_limits.bandwidth, "disk_iops": spec.disk_limits.operations}.items():
+    for field, rate in {
+        "disk bandwidth": spec.disk_limits.bandwidth,
+        "disk_iops": spec.disk_limits.operations,
+        "network bandwidth": spec.network_limits.bandwidth,
+    }.items():
         if rate is not None:
             _check_range(field, rate, 1, _MAX_RATE)
     for field, seconds in {"ttl": spec.ttl, "idle_timeout": spec.idle_timeout}.items():
@@ -102,8 +109,37 @@ def check_spec(spec: VMSpec) -> None:
         from bandsox.engine import publishing
 
         publishing.check(spec.publish)
+    if spec.balloon_mib is not None:
+        check_balloon(spec.balloon_mib, spec.mem_mib)
+    if spec.mmds is not None:
+        check_mmds(spec.mmds)
+        if spec.enable_networking is False:
+            raise InvalidRequest("a metadata service comes over the network, which was asked for without", remedy="leave mmds out")
     if re.search(r"[\0\n\r]", spec.boot_args):
         raise InvalidRequest("boot_args must be one line")
+
+
+def check_balloon(mib: int, mem_mib: int) -> None:
+    """What a balloon may take of so much memory: all but what the smallest machine has.
+
+    Raises
+    ------
+    InvalidRequest: it is more.
+    """
+    _check_range("balloon_mib", mib, 0, max(0, mem_mib - MIN_MEM_MIB))
+
+
+def check_mmds(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a metadata service says, as a plain dictionary, which JSON can represent in at most 50 KiB.
+
+    Raises
+    ------
+    InvalidRequest: it cannot be represented, or is larger.
+    """
+    plain = check_metadata(data)
+    if len(msgspec.json.encode(plain)) > _MMDS_LIMIT:
+        raise InvalidRequest(f"what a metadata service says must not be larger than {_MMDS_LIMIT} bytes as JSON")
+    return plain
 
 
 def _check_range(field: str, value: int, lowest: int, highest: int) -> None:

@@ -82,6 +82,7 @@ def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None 
     in_memory = record.spec.disk_size_mib == 0
     words = ["bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}"]
     words += ["bandsox.network"] if network is not None else []
+    words += ["bandsox.balloon"] if record.spec.balloon_mib is not None else []
     return LaunchSpec(
         vm_id=record.id,
         directory=directory,
@@ -97,6 +98,9 @@ def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None 
         transport=record.transport,
         cpu_template=record.spec.cpu_template,
         disk_limits=record.spec.disk_limits,
+        network_limits=record.spec.network_limits,
+        balloon_mib=record.spec.balloon_mib,
+        mmds=record.spec.mmds,
         debug_console=record.spec.debug_console,
         network=network,
         origin=None if past is None else past.origin,

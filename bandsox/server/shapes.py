@@ -65,6 +65,9 @@ class NewVM(Shape):
     vmm: str | None = Field(None, examples=["qemu"])
     disk_bandwidth_mbps: float | None = Field(None, gt=0)
     disk_iops: int | None = Field(None, ge=1)
+    network_bandwidth_mbps: float | None = Field(None, gt=0, description="in each direction; Firecracker only, as the next two")
+    balloon_mib: int | None = Field(None, ge=0, le=1 << 24, description="what a balloon takes from its memory at first")
+    mmds: dict[str, Any] | None = Field(None, description="what its metadata service (version 2) says")
     confinement: str | None = Field(None, examples=["namespaces"])
     ttl: Seconds | None = Field(None, description="how many seconds it may run")
     idle_timeout: Seconds | None = Field(None, description="how many seconds it may run while nothing is done in it")
@@ -118,6 +121,7 @@ class VM(Given):
     confinement: str
     confinement_reason: str
     transport: str
+    balloon_mib: int | None
     ports: list[Port]
     expires_at: float | None
     idle_timeout: float | None

@@ -91,6 +91,10 @@ class MicroVM:
     connect = sync(AsyncMicroVM.connect).then(lambda _, stream: BlockingStream(stream))
     send_http_request = sync(AsyncMicroVM.send_http_request)
 
+    balloon = sync(AsyncMicroVM.balloon)
+    set_balloon = sync(AsyncMicroVM.set_balloon)
+    set_mmds = sync(AsyncMicroVM.set_mmds)
+
     metrics = sync(AsyncMicroVM.metrics)
     guest_info = sync(AsyncMicroVM.guest_info)
     console = sync(AsyncMicroVM.console)

@@ -23,7 +23,7 @@ from bandsox.vm.sessions import GuestSessions
 if TYPE_CHECKING:
     from bandsox.engine import Engine
     from bandsox.guest import GuestClient
-    from bandsox.models import GuestInfo, Metrics, ProgressCallback, RestoreReceipt, VMRecord
+    from bandsox.models import Balloon, GuestInfo, Metrics, ProgressCallback, RestoreReceipt, VMRecord
 
 
 class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
@@ -152,6 +152,36 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
         """
         records = await self._engine.snapshots.fork(self.vm_id, count, name, env_vars=env_vars, metadata=metadata, progress=progress)
         return [type(self)(self._engine, record) for record in records]
+
+    # ── devices that only some have ─────────────────────────────────────────────────────────────
+
+    async def balloon(self) -> Balloon:
+        """How large its balloon is, and what the guest says of the rest of its memory.
+
+        Raises
+        ------
+        Conflict: it does not run, or was made without a balloon. VMMError: the guest has no driver for it.
+        """
+        from bandsox.engine import devices
+
+        return await devices.balloon(self._engine, self.vm_id)
+
+    async def set_balloon(self, mib: int) -> None:
+        """Have its balloon take `mib` MiB of its memory from it, little by little, now and at later starts; errors as `balloon`."""
+        from bandsox.engine import devices
+
+        await devices.set_balloon(self._engine, self.vm_id, mib)
+
+    async def set_mmds(self, data: Mapping[str, Any]) -> None:
+        """Have its metadata service say `data`, now and at later starts.
+
+        Raises
+        ------
+        Conflict: it does not run, or was made without ``mmds``. InvalidRequest: it is no JSON object of at most 50 KiB.
+        """
+        from bandsox.engine import devices
+
+        await devices.set_mmds(self._engine, self.vm_id, data)
 
     # ── the whole machine ───────────────────────────────────────────────────────────────────────
 

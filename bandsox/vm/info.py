@@ -39,6 +39,7 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "confinement": record.confinement.name.lower(),
         "confinement_reason": record.confinement_reason,
         "transport": record.transport,
+        "balloon_mib": spec.balloon_mib,
         "ports": [_port_info(port) for port in spec.publish],
         "expires_at": record.expires_at,
         "idle_timeout": spec.idle_timeout,

@@ -7,12 +7,12 @@ that is needed later stands in the `LaunchSpec` and the `VMRecord`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from bandsox.models import UNLIMITED, Confinement, Isolation, RateLimits, Shape, Transport
+from bandsox.models import UNLIMITED, Balloon, Confinement, Isolation, RateLimits, Shape, Transport
 from bandsox.process import ProcessId
 
 
@@ -87,6 +87,8 @@ class LaunchSpec:
     network_limits: RateLimits = UNLIMITED
     debug_console: bool = False
     network: NetworkDevice | None = None
+    balloon_mib: int | None = None
+    mmds: Mapping[str, Any] | None = None
     origin: Origin | None = None
 
     @property
@@ -124,12 +126,27 @@ class Transports:
     reason: str | None = None
 
 
+class Devices(Protocol):
+    """What can be done with devices of a running machine that not every hypervisor has."""
+
+    async def balloon(self, sockets: Path) -> Balloon:
+        """How large the balloon is to be, and is."""
+
+    async def set_balloon(self, sockets: Path, mib: int) -> None:
+        """Have the balloon take `mib` MiB from the guest, as far as it can."""
+
+    async def set_mmds(self, sockets: Path, data: Mapping[str, Any]) -> None:
+        """Have the metadata service say something else."""
+
+
 class VMM(Protocol):
     """One hypervisor."""
 
     name: str
-    cpu_templates: bool
-    """Whether it can hide parts of the host's CPU from a guest as a template says."""
+    options: frozenset[str]
+    """Which of the options of a machine it has that not every hypervisor has (`bandsox.models.VMSpec.special`)."""
+    devices: Devices | None
+    """What can be done with the devices of such options; None where it has none of them."""
     opens_taps: bool
     """Whether it opens a TAP device itself, by its name and in the namespace of that, instead of inheriting it."""
     grace_s: float

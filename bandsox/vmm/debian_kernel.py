@@ -29,6 +29,7 @@ PACKAGES = {
 
 WANTED_MODULES = (
     *("virtio_mmio", "virtio_blk", "virtio_console", "vmw_vsock_virtio_transport", "virtio_rng", "virtio_net"),
+    "virtio_balloon",
     *("squashfs", "ext4", "overlay"),
 )
 """What a guest needs before its root file system is mounted, each with what it depends on, in this order."""

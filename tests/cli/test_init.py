@@ -210,3 +210,12 @@ def test_a_kernel_and_an_image_from_the_web(fresh: Cli, storage: Path, tmp_path:
 def test_an_output_that_cannot_be_written_is_an_error(cli: Cli, tmp_path: Path) -> None:
     done = cli("--json", "init", "--skip-firecracker", "--skip-rootfs", "--kernel-output", str(tmp_path / "nowhere/kernel"))
     assert (done.status, done.error["code"]) == (2, "invalid_request")
+
+
+def test_options_of_earlier_versions_are_taken_and_change_nothing(fresh: Cli) -> None:
+    skipped = [f"--skip-{part}" for part in ("kernel", "rootfs", "firecracker", "cni")]
+    done = fresh("init", *skipped, "--cni-url", "http://127.0.0.1:1/cni.tgz", "--cni-dir", "/nowhere")
+    assert done.status == 0
+    assert "no CNI plugins" in done.errors
+    assert not Path("/nowhere").exists()
+    assert "cni" not in fresh("init", "--help").text

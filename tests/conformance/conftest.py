@@ -11,10 +11,13 @@ from bandsox.vmm.qemu import vhost
 from tests.faces import FACES, Face, Machine
 from tests.firecracker import VMMS, found, options_for
 
-_TRANSPORTS = ("virtio-serial", "vsock") if vhost.unavailable() is None else ("virtio-serial",)
-"""How this host can reach QEMU's machines. What Firecracker's are reached over depends on their kernel alone."""
+_TRANSPORTS = {
+    "qemu": ("virtio-serial", "vsock") if vhost.unavailable() is None else ("virtio-serial",),
+    "firecracker": ("vsock", "console"),
+}
+"""How this host can reach the machines of each VMM."""
 
-_WAYS = [f"qemu/{transport}" if vmm == "qemu" else vmm for vmm in VMMS for transport in (_TRANSPORTS if vmm == "qemu" else ("",))]
+_WAYS = [f"{vmm}/{transport}" for vmm in VMMS for transport in _TRANSPORTS[vmm]]
 
 
 @pytest.fixture(scope="module", params=[f"{face}-{way}" for way in _WAYS for face in FACES])
@@ -23,8 +26,7 @@ def face(request: pytest.FixtureRequest, storage: Path) -> Iterator[Face]:
     name, way = request.param.split("-", 1)
     vmm, _, transport = way.partition("/")
     with options_for(vmm) as options, pytest.MonkeyPatch.context() as patch:
-        if transport:
-            patch.setenv("BANDSOX_TRANSPORT", transport)
+        patch.setenv("BANDSOX_TRANSPORT", transport)
         opened = FACES[name](storage, options)
         if vmm == "firecracker":
             opened.create = _with_at_most(found().cpus, opened.create)

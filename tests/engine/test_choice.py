@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,13 +60,31 @@ def test_a_machine_says_why_it_did_not_get_the_better_one(bandsox: BandSox, with
         assert vm.run("dd if=/dev/zero of=/root/file bs=1M count=4 conv=fsync").exit_code == 0
 
 
-def test_qemu_refuses_a_cpu_template(bandsox: BandSox) -> None:
-    with pytest.raises(Unsupported, match="qemu knows no CPU templates"):
-        bandsox.create_vm(vmm="qemu", cpu_template="T2A")
+@pytest.mark.parametrize("option", [{"cpu_template": "T2A"}, {"network_bandwidth_mbps": 1}, {"balloon_mib": 0}, {"mmds": {}}])
+def test_qemu_refuses_what_only_firecracker_has(bandsox: BandSox, option: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match=f"qemu does not know {next(iter(option))}"):
+        bandsox.create_vm(vmm="qemu", **option)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"network_bandwidth_mbps": 0},
+        {"network_bandwidth_mbps": float("nan")},
+        {"balloon_mib": -1},
+        {"balloon_mib": 100, "mem_mib": 128},
+        {"mmds": {"key": "x" * 60_000}},
+        {"mmds": {"key": object()}},
+        {"mmds": {}, "enable_networking": False},
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_chosen(bandsox: BandSox, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        bandsox.create_vm(**options)
 
 
 def test_without_firecracker_nothing_has_a_cpu_template(bandsox: BandSox, without_firecracker: None) -> None:
-    with pytest.raises(Unsupported, match="no CPU templates"):
+    with pytest.raises(Unsupported, match="cpu_template"):
         bandsox.create_vm(cpu_template='{"msr_modifiers": []}')
 
 

@@ -11,7 +11,7 @@ import click
 from bandsox.cli.command import Command
 from bandsox.cli.machines import image_info
 from bandsox.cli.operation import operation
-from bandsox.cli.output import print_json, visible
+from bandsox.cli.output import notice, print_json, visible
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
@@ -36,6 +36,8 @@ class _Choices:
     skip_image: bool
     skip_firecracker: bool
     skip_cni: bool
+    cni_url: str | None
+    cni_dir: str | None
     force: bool
 
 
@@ -64,6 +66,8 @@ class _Choices:
 @click.option("--skip-rootfs", "--skip-image", "skip_image", is_flag=True, help="Leave the default image alone.")
 @click.option("--skip-firecracker", is_flag=True, help="Leave Firecracker alone.")
 @click.option("--skip-cni", is_flag=True, hidden=True)
+@click.option("--cni-url", hidden=True, metavar="URL")
+@click.option("--cni-dir", hidden=True, metavar="DIR")
 @click.option("--force", is_flag=True, help="Fetch everything although it is here.")
 @operation
 async def init(call: Call, /, **values: Any) -> None:
@@ -73,6 +77,8 @@ async def init(call: Call, /, **values: Any) -> None:
     host. Nothing outside the storage directory changes.
     """
     choices = _Choices(**values)
+    if choices.cni_url is not None or choices.cni_dir is not None:
+        notice("VMs need no CNI plugins: --cni-url and --cni-dir are taken for the sake of scripts, and change nothing", call.state)
     result: dict[str, Any] = {"storage": str(call.bandsox.storage_dir)}
     result.update(kernel=None, image=None, firecracker=None, accelerator=None)
     if not choices.skip_kernel:

@@ -11,7 +11,7 @@ from bandsox.cli.command import CommandGroup
 from bandsox.cli.machines import for_each
 from bandsox.cli.operation import operation
 from bandsox.cli.output import age, print_facts, print_json, print_table
-from bandsox.cli.parameters import metadata_of, seconds, variables, vm_argument
+from bandsox.cli.parameters import json_object, mebibytes, metadata_of, seconds, variables, vm_argument
 from bandsox.errors import InvalidRequest
 
 _EXAMPLES = (
@@ -103,6 +103,46 @@ async def pause(call: Call, vms: tuple[str, ...]) -> int:
 async def resume(call: Call, vms: tuple[str, ...]) -> int:
     """Let paused VMs go on."""
     return await for_each(call, vms, lambda machine: _changed(machine, machine.resume()))
+
+
+@vm.command(
+    examples=(
+        ("bandsox vm balloon dev 512", "take half a GiB of its memory from it"),
+        ("bandsox vm balloon dev 0", "give it back"),
+        ("bandsox vm balloon dev", "how large it is"),
+    )
+)
+@vm_argument("name", metavar="VM")
+@click.argument("mib", type=mebibytes, required=False, metavar="[MiB]")
+@operation
+async def balloon(call: Call, name: str, mib: int | None) -> None:
+    """Show or set how much of a VM's memory its balloon takes from it.
+
+    Only a VM that was created with --balloon has one.
+    """
+    machine = await call.vm(name)
+    if mib is not None:
+        await machine.set_balloon(mib)
+        return
+    found = await machine.balloon()
+    if call.state.json:
+        print_json(dataclasses.asdict(found))
+        return
+    click.echo(f"{found.actual_mib} MiB, to be {found.target_mib} MiB")
+    if found.available_mib is not None and found.total_mib is not None:
+        click.echo(f"{found.available_mib} of the other {found.total_mib} MiB are available")
+
+
+@vm.command(examples=(('bandsox vm mmds dev \'{"role": "web"}\'', "in the place of what it said before"),))
+@vm_argument("name", metavar="VM")
+@click.argument("contents", type=json_object, metavar="JSON|@FILE")
+@operation
+async def mmds(call: Call, name: str, contents: dict[str, Any]) -> None:
+    """Set what a VM's metadata service says, a JSON object.
+
+    Only a VM that was created with --mmds has one.
+    """
+    await (await call.vm(name)).set_mmds(contents)
 
 
 @vm.command(

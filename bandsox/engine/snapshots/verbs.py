@@ -433,7 +433,7 @@ class Snapshots:
 
         spec = record.spec
         offer = await asyncio.to_thread(self._engine.confiner.choose, spec.confinement)
-        trial = Trial(BootFiles(record.kernel, record.initramfs), offer.confinement, spec.boot_args, spec.cpu_template)
+        trial = Trial(BootFiles(record.kernel, record.initramfs), offer.confinement, spec.boot_args, spec.cpu_template, spec.special)
         choice = await self._engine.accelerators.choose(trial, spec.vmm, self._engine.require)
         return dataclasses.replace(
             record,

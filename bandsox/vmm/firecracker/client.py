@@ -62,7 +62,7 @@ class Client:
         VMMError: Firecracker refused it, in its own words, or does not answer within `deadline_s` seconds.
         MachineStopped: it ended meanwhile.
         """
-        self._exchange(request.method, request.path, msgspec.json.encode(request), deadline_s)
+        self._exchange(request.method, request.path, request.encoded(), deadline_s)
 
     def send_all(self, requests: Sequence[Request]) -> None:
         """Make several requests, which Firecracker has before it answers the first, so that nobody waits in between; errors as `send`.
@@ -70,7 +70,7 @@ class Client:
         Those behind one that was refused are carried out all the same.
         """
         self._socket.settimeout(DEADLINE_S)
-        self._put(b"".join(_encoded(request.method, request.path, msgspec.json.encode(request)) for request in requests), "requests")
+        self._put(b"".join(_encoded(request.method, request.path, request.encoded()) for request in requests), "requests")
         for request in requests:
             self._take(request.method, request.path, DEADLINE_S)
 

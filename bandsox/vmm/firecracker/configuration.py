@@ -44,6 +44,9 @@ one serial port stays, because what it says explains a machine that does not com
 
 _REFILL_MS = 1000
 
+_BALLOON_INTERVAL_S = 1
+"""How often the guest is asked for what the balloon's statistics say."""
+
 
 def links(spec: LaunchSpec) -> dict[str, Path]:
     """What the names in the machine's directory stand for, besides `RUN`."""
@@ -62,13 +65,19 @@ def configure(spec: LaunchSpec) -> Iterator[Request]:
     """The requests up to where the guest runs."""
     yield requests.Logger(level="Warning", show_level=True)
     yield requests.Metrics(metrics_path=METRICS)
-    yield from _boot(spec) if spec.origin is None else _go_on()
+    yield from _boot(spec) if spec.origin is None else _go_on(spec)
 
 
-def _go_on() -> Iterator[Request]:
-    """The devices are as in the snapshot, and so are their names: each stands in this machine's directory for what is this machine's."""
+def _go_on(spec: LaunchSpec) -> Iterator[Request]:
+    """The devices are as in the snapshot, and so are their names: each stands in this machine's directory for what is this machine's.
+
+    What the metadata service says is in no snapshot.
+    """
     memory = requests.MemoryBackend(backend_type="File", backend_path=saving.MEMORY)
-    yield requests.SnapshotLoad(snapshot_path=saving.STATE, mem_backend=memory, resume_vm=True)
+    yield requests.SnapshotLoad(snapshot_path=saving.STATE, mem_backend=memory)
+    if spec.mmds is not None:
+        yield requests.MmdsContents(contents=dict(spec.mmds))
+    yield requests.State(state="Resumed")
 
 
 def _boot(spec: LaunchSpec) -> Iterator[Request]:
@@ -97,6 +106,11 @@ def _boot(spec: LaunchSpec) -> Iterator[Request]:
             rx_rate_limiter=limiter,
             tx_rate_limiter=limiter,
         )
+        if spec.mmds is not None:
+            yield requests.MmdsConfig(network_interfaces=[NETWORK], version="V2")
+            yield requests.MmdsContents(contents=dict(spec.mmds))
+    if spec.balloon_mib is not None:
+        yield requests.Balloon(amount_mib=spec.balloon_mib, deflate_on_oom=True, stats_polling_interval_s=_BALLOON_INTERVAL_S)
     if spec.transport == "vsock":
         yield requests.Vsock(guest_cid=GUEST_CID, uds_path=f"{RUN}/{VSOCK_SOCKET}")
     yield requests.Entropy()

@@ -30,6 +30,10 @@ class Request(Body, frozen=True):
         """The resource that is written."""
         return self.resource
 
+    def encoded(self) -> bytes:
+        """The body as JSON."""
+        return msgspec.json.encode(self)
+
 
 # ── rate limiters ───────────────────────────────────────────────────────────────────────────────
 
@@ -222,6 +226,18 @@ class MmdsConfig(Request, frozen=True):
     network_interfaces: list[str]
     version: Literal["V1", "V2"] = "V1"
     ipv4_address: str | None = None
+
+
+class MmdsContents(Request, frozen=True):
+    """What the metadata service says, in the place of what it said before: any JSON object."""
+
+    resource = "/mmds"
+
+    contents: dict[str, Any]
+
+    def encoded(self) -> bytes:
+        """See `Request.encoded`."""
+        return msgspec.json.encode(self.contents)
 
 
 # ── what the VMM says of itself ─────────────────────────────────────────────────────────────────

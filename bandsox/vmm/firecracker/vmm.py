@@ -17,10 +17,11 @@ from bandsox.errors import MachineStopped, Unsupported, VMMError
 from bandsox.models import Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, inotify, serial
-from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec, Transports
+from bandsox.vmm.base import Accelerator, Devices, Endpoint, LaunchSpec, Transports
 from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.firecracker import configuration, output, release, saving
 from bandsox.vmm.firecracker.client import DEADLINE_S, Client
+from bandsox.vmm.firecracker.devices import FirecrackerDevices
 from bandsox.vmm.firecracker.features import snapshot_format
 from bandsox.vmm.firecracker.requests import Action, State
 from bandsox.vmm.room import Room
@@ -40,7 +41,8 @@ class Firecracker:
     """The Firecracker of this host, run by `confiner`; `installed` is where `bandsox init` has put it."""
 
     name = "firecracker"
-    cpu_templates = True
+    options = frozenset({"cpu_template", "network_bandwidth_mbps", "balloon_mib", "mmds"})
+    devices: Devices | None = FirecrackerDevices()
     opens_taps = True
     grace_s = 15.0
 

@@ -20,7 +20,7 @@ from bandsox.errors import MachineStopped, MissingTool, Unsupported, VMMError
 from bandsox.models import Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, serial
-from bandsox.vmm.base import Accelerator, Endpoint, LaunchSpec, Transports
+from bandsox.vmm.base import Accelerator, Devices, Endpoint, LaunchSpec, Transports
 from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.qemu import preload, qmp, saving, vhost
 from bandsox.vmm.qemu.command import (
@@ -60,7 +60,8 @@ class Qemu:
     """The QEMU of this host, run by `confiner`; `facts` is a directory that lasts until the next reboot."""
 
     name = "qemu"
-    cpu_templates = False
+    options: frozenset[str] = frozenset()
+    devices: Devices | None = None
     opens_taps = False
     grace_s = 0.0
 

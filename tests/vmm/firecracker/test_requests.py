@@ -32,6 +32,7 @@ from bandsox.vmm.firecracker.requests import (
     MemoryBackend,
     Metrics,
     MmdsConfig,
+    MmdsContents,
     NetworkInterface,
     NetworkInterfaceUpdate,
     NetworkOverride,
@@ -219,6 +220,7 @@ def test_network_cards_with_limits_metadata_and_another_tap_after_a_restore(fres
             iface_id="eth0", host_dev_name=tap, guest_mac="06:00:AC:10:00:02", rx_rate_limiter=limiter, tx_rate_limiter=limiter
         ),
         MmdsConfig(network_interfaces=["eth0"], version="V2", ipv4_address="169.254.170.2"),
+        MmdsContents(contents={"role": "web", "deep": {"er": [1, None, "grün"]}}),
         Action(action_type="InstanceStart"),
         NetworkInterfaceUpdate(iface_id="eth0", rx_rate_limiter=limiter),
         State(state="Paused"),

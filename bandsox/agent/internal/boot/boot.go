@@ -30,6 +30,7 @@ type Settings struct {
 	Overlay   string // block device of the writable layer, or "tmpfs"
 	Transport string // "virtio-serial", "vsock", "console", or empty for what there is
 	Network   bool   // there is a network device
+	Balloon   bool   // there is a balloon
 	Doorbell  uint32 // vsock port of the host that gives the token; 0: there is none
 }
 
@@ -139,12 +140,17 @@ var transportModules = map[string]string{
 // networkModules are those that only a network device needs.
 var networkModules = []string{"failover", "net_failover", "virtio_net"}
 
+const balloonModule = "virtio_balloon"
+
 // spares tells whether the machine has no use for a module: it belongs to a transport that the
 // host has not chosen, or to a device that is not there.
 func (s Settings) spares(path string) bool {
 	name := strings.TrimSuffix(filepath.Base(path), ".ko")
 	if slices.Contains(networkModules, name) {
 		return !s.Network
+	}
+	if name == balloonModule {
+		return !s.Balloon
 	}
 	transport, bound := transportModules[name]
 	return bound && s.Transport != "" && s.Transport != transport
@@ -193,6 +199,8 @@ func parseArguments(line string) (s Settings) {
 			s.Transport = value
 		case "bandsox.network":
 			s.Network = true
+		case "bandsox.balloon":
+			s.Balloon = true
 		case "bandsox.doorbell":
 			port, _ := strconv.ParseUint(value, 10, 32)
 			s.Doorbell = uint32(port)

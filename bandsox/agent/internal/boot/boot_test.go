@@ -38,6 +38,17 @@ func TestModulesOfOtherTransportsAreSpared(t *testing.T) {
 	}
 }
 
+func TestModulesOfDevicesThatAreNotThereAreSpared(t *testing.T) {
+	for _, module := range []string{"virtio_net", "net_failover", "virtio_balloon"} {
+		if !parseArguments("").spares("/modules/" + module + ".ko") {
+			t.Errorf("%s is loaded for nothing", module)
+		}
+		if parseArguments("bandsox.network bandsox.balloon").spares("/modules/" + module + ".ko") {
+			t.Errorf("%s is missing", module)
+		}
+	}
+}
+
 func TestAMountPointThatIsASymlinkIsReplacedAndNotFollowed(t *testing.T) {
 	dir := t.TempDir()
 	elsewhere := filepath.Join(dir, "elsewhere")
