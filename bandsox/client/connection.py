@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -11,6 +11,7 @@ import msgspec
 
 from bandsox.client.faults import error_of
 from bandsox.errors import BandSoxError, OutcomeUnknown, ServerUnavailable
+from bandsox.models import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MESSAGEPACK = "application/msgpack"
+LINES = "application/x-ndjson"
 _CONNECT_S = 10.0
 _SAFE = frozenset({"GET", "HEAD"})
 
@@ -71,6 +73,36 @@ class Connection:
         if answer.headers.get("content-type") == MESSAGEPACK:
             return msgspec.msgpack.decode(answer.content, type=kind)
         return msgspec.json.decode(answer.content, type=kind)
+
+    async def lines(self, method: str, path: str, **options: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """An answer that goes on, line by line; raises as `call`, and what the server says in the middle."""
+        headers = {"Accept": LINES, **options.pop("headers", {})}
+        async with self.streaming(method, path, patient=True, headers=headers, **options) as answer:
+            with self._failures(method, path):
+                async for line in answer.aiter_lines():
+                    if line:
+                        said = msgspec.json.decode(line, type=dict[str, Any])
+                        if said.get("type") == "error":
+                            raise error_of(said.get("failure"))
+                        yield said
+
+    async def work(self, method: str, path: str, progress: ProgressCallback | None = None, **options: Any) -> dict[str, Any]:
+        """Have the server do something long, and return its result. Raises as `call`.
+
+        Parameters
+        ----------
+        progress: called with each step; the connection is then never silent for long, whatever lies between.
+        """
+        if progress is None:
+            answer = await self.call(method, path, patient=True, **options)
+            return msgspec.json.decode(answer.content, type=dict[str, Any])
+        async with contextlib.aclosing(self.lines(method, path, **options)) as lines:
+            async for line in lines:
+                if line.get("type") == "result":
+                    result: dict[str, Any] = line["result"]
+                    return result
+                progress(msgspec.convert({name: value for name, value in line.items() if name != "type"}, Progress))
+        raise OutcomeUnknown(f"{self.url} ended its answer to {method} {path} before the result")
 
     @contextlib.asynccontextmanager
     async def streaming(

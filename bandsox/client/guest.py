@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +15,7 @@ import anyio
 import httpx
 import msgspec
 
+from bandsox.client.connecting import RemoteStream
 from bandsox.client.connection import MESSAGEPACK, Connection
 from bandsox.client.execution import RemoteExecution
 from bandsox.client.streams import extracted, of_file, of_tree, to_file
@@ -25,13 +26,14 @@ from bandsox.guest.files import DEFAULT_MAX_ENTRIES
 from bandsox.guest.link import Channel, Lane
 from bandsox.guest.processes import DEFAULT_MAX_OUTPUT, CommandOptions
 from bandsox.guest.progress import Reporter
+from bandsox.guest.streams import CONNECT_TIMEOUT
 from bandsox.guest.tarwrite import TreeFilter
-from bandsox.models import DirEntry, ExecResult, FileStat, GuestInfo, Metrics, ProgressCallback, SessionInfo, TreeResult
+from bandsox.models import DirEntry, ExecResult, FileChange, FileStat, GuestInfo, Metrics, ProgressCallback, SessionInfo, TreeResult
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from bandsox.guest import Execution, GuestText, Stream
+    from bandsox.guest import Execution, GuestStream, GuestText, Stream
 
 
 class _NoLink:
@@ -133,6 +135,16 @@ class RemoteGuest(GuestClient):
             undo.pop_all()
         return execution
 
+    async def connect(self, port: int, host: str = "", *, timeout: float = CONNECT_TIMEOUT) -> GuestStream:
+        """Connect to a TCP port of the guest."""
+        socket = await self._server.websocket(f"{self._base}/ports/{port}/connect?{httpx.QueryParams(host=host, timeout=timeout)}")
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(socket.close)
+            stream = RemoteStream(socket, port)
+            await stream.begin()
+            undo.pop_all()
+        return stream
+
     async def send_input(self, session: str, data: bytes, *, close: bool = False, timeout: float = DEFAULT_TIMEOUT) -> int:
         """Send input to a session without following it."""
         with _deadline(timeout):
@@ -191,6 +203,15 @@ class RemoteGuest(GuestClient):
         if not follow:
             refuse()
         await self._post("/files/mode", {"path": _text(path), "mode": mode, "recursive": recursive}, "PUT", patient=True)
+
+    @contextlib.asynccontextmanager
+    async def watch(self, path: GuestText, *, recursive: bool = False) -> AsyncIterator[AsyncIterator[FileChange]]:
+        """What changes at and below `path` from the beginning of the block on, as an iterator without end."""
+        params = {"path": _text(path), "recursive": recursive}
+        async with contextlib.aclosing(self._server.lines("GET", f"{self._base}/watch", params=params)) as lines:
+            await anext(lines)  # it is being watched
+            async with contextlib.aclosing(_changes(lines)) as changes:
+                yield changes
 
     async def read_bytes(
         self,
@@ -316,6 +337,12 @@ class RemoteGuest(GuestClient):
         with _deadline(timeout):
             async with request as answer, Reporter(progress, local, None) as reporter:
                 return await extracted(answer.aiter_raw(), local, max_entries, max_bytes, reporter)
+
+
+async def _changes(lines: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[FileChange, None]:
+    async for line in lines:
+        to = line["to"]
+        yield FileChange(line["type"], line["path"].encode(), None if to is None else to.encode())
 
 
 @contextlib.contextmanager

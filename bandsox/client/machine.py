@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bandsox.client.connection import Connection
+import httpx
+import msgspec
+
+from bandsox.client.connection import MESSAGEPACK, Connection
 from bandsox.client.guest import RemoteGuest, refuse
-from bandsox.errors import VMNotFound
-from bandsox.models import VMStatus
+from bandsox.errors import LimitExceeded, Unsupported, VMNotFound
+from bandsox.guest.http import HttpResponse, build_request
+from bandsox.models import PortState, ProgressCallback, PublishedPort, RestoreReceipt, VMStatus
 from bandsox.vm.handle import AsyncMicroVM
 
 if TYPE_CHECKING:
@@ -36,6 +42,10 @@ class RemoteMicroVM(AsyncMicroVM):
         return str(self._info["id"])
 
     @property
+    def _path(self) -> str:
+        return f"/api/vms/{self.vm_id}"
+
+    @property
     def name(self) -> str:
         """Its name, as this handle last saw it."""
         return str(self._info["name"])
@@ -52,7 +62,7 @@ class RemoteMicroVM(AsyncMicroVM):
 
     async def info(self) -> dict[str, Any]:
         """What is known of it now."""
-        self._info = await self._server.get(f"/api/vms/{self.vm_id}", dict[str, Any])
+        self._info = await self._server.get(self._path, dict[str, Any])
         return dict(self._info)
 
     async def status(self) -> VMStatus:
@@ -76,15 +86,21 @@ class RemoteMicroVM(AsyncMicroVM):
         await self._change("resume")
 
     async def _change(self, verb: str, **options: Any) -> None:
-        await self._server.call("POST", f"/api/vms/{self.vm_id}/{verb}", patient=True, **options)
+        await self._server.call("POST", f"{self._path}/{verb}", patient=True, **options)
 
     async def delete(self) -> None:
         """Kill it and remove everything it owns; no error when it is gone already."""
         await self.disconnect()
         try:
-            await self._server.call("DELETE", f"/api/vms/{self.vm_id}", patient=True)
+            await self._server.call("DELETE", self._path, patient=True)
         except VMNotFound:
             return
+
+    @property
+    def receipt(self) -> RestoreReceipt | None:
+        """What was done to make it a machine of its own, if it goes on from another; as this handle last saw it."""
+        found = self._info["receipt"]
+        return None if found is None else msgspec.convert(found, RestoreReceipt)
 
     async def keep(self) -> None:
         """Refused: machines of a server end with no process."""
@@ -92,12 +108,98 @@ class RemoteMicroVM(AsyncMicroVM):
 
     async def console(self) -> str:
         """What it has printed on its console since it was started."""
-        return str((await self._server.get(f"/api/vms/{self.vm_id}/console", dict[str, Any]))["console"])
+        return str((await self._server.get(f"{self._path}/console", dict[str, Any]))["console"])
 
     async def follow_console(self) -> AsyncIterator[str]:
-        """Refused: there is no route for it."""
-        refuse()
-        yield ""
+        """What it has printed on its console, and what it prints from now on, as it comes, until it stops."""
+        async with contextlib.aclosing(self._server.lines("GET", f"{self._path}/console/follow")) as lines:
+            async for line in lines:
+                yield line["data"]
+
+    async def snapshot(
+        self, snapshot_name: str | None = None, metadata: Mapping[str, Any] | None = None, progress: ProgressCallback | None = None
+    ) -> str:
+        """Save it, running or paused, and return the snapshot's name."""
+        body = {"name": snapshot_name, "metadata": None if metadata is None else dict(metadata)}
+        return str((await self._server.work("POST", f"{self._path}/snapshot", progress, json=body))["snapshot_id"])
+
+    async def fork(
+        self,
+        count: int = 1,
+        name: str | None = None,
+        *,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> list[AsyncMicroVM]:
+        """Make clones of it, running or paused, and let it go on."""
+        body = {
+            "count": count,
+            "name": name,
+            "env_vars": None if env_vars is None else dict(env_vars),
+            "metadata": None if metadata is None else dict(metadata),
+        }
+        made = await self._server.work("POST", f"{self._path}/fork", progress, json=body)
+        return [RemoteMicroVM(self._server, info) for info in made["vms"]]
+
+    # ── ports ──
+
+    async def expose(self, port: int, host_port: int = 0, host: str = "127.0.0.1") -> str:
+        """Publish a TCP port of the guest on the server's host, and return the URL, which is as seen from there."""
+        body = {"guest_port": port, "host_port": host_port, "host": host}
+        return str((await self._server.work("POST", f"{self._path}/ports", json=body))["url"])
+
+    async def unexpose(self, port: int) -> None:
+        """Undo every `expose` of a port of the guest."""
+        await self._server.call("DELETE", f"{self._path}/ports/{port}")
+
+    async def ports(self) -> list[PortState]:
+        """The ports that it publishes on the server's host, and how they are used."""
+        found = await self._server.get(f"{self._path}/ports", list[dict[str, Any]])
+        return [_port_state(each) for each in found]
+
+    async def send_http_request(
+        self,
+        port: int,
+        path: str = "/",
+        method: str = "GET",
+        *,
+        params: Any = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | str | None = None,
+        data: Mapping[str, Any] | bytes | str | None = None,
+        json: Any = None,
+        files: Any = None,
+        cookies: Mapping[str, str] | None = None,
+        host: str = "localhost",
+        timeout: float = 30.0,
+        max_bytes: int = 64 << 20,
+        allow_redirects: bool = False,
+    ) -> HttpResponse:
+        """Send an HTTP request to a port of the guest, and return the answer. It can be read as a mapping as well, with the keys
+        ``status_code``, ``headers`` and ``body`` (text), as earlier versions had it."""
+        if allow_redirects:
+            raise Unsupported("redirects are not followed", remedy="look at the answer's Location, and send another request")
+        request = build_request(
+            method, port, path, params=params, headers=headers, content=content, data=data, json=json, files=files, cookies=cookies
+        )
+        body = {
+            "port": port,
+            "path": request.url.raw_path.decode("ascii"),
+            "method": request.method,
+            "headers": {name: value for name, value in request.headers.items() if name not in {"content-length", "connection"}},
+            "body": base64.b64encode(request.read()).decode(),
+            "encoding": "base64",
+            "host": host,
+            "timeout": timeout,
+        }
+        accept = {"Accept": MESSAGEPACK}
+        answer = await self._server.call("POST", f"{self._path}/http", json=body, headers=accept, patient=True)
+        facts = msgspec.msgpack.decode(answer.content, type=dict[str, Any])
+        if len(facts["body"]) > max_bytes:
+            raise LimitExceeded(f"the guest's answer is longer than {max_bytes} bytes", remedy="allow more with max_bytes")
+        head = httpx.Headers([(name, value) for name, value in facts["header_list"]])
+        return RemoteResponse(facts["status_code"], facts["reason"], head, facts["body"], facts["url"], facts["elapsed"])
 
     async def get_guest_ip(self) -> str | None:
         """Its address; None when it has no network."""
@@ -116,9 +218,22 @@ class RemoteMicroVM(AsyncMicroVM):
         """A text file, or some lines of it."""
         window = {"offset": offset, "limit": limit, "show_line_numbers": show_line_numbers}
         shown = {"show_header": show_header, "show_footer": show_footer}
-        answer = await self._server.get(f"/api/vms/{self.vm_id}/read-file", dict[str, Any], path=path, **window, **shown)
+        answer = await self._server.get(f"{self._path}/read-file", dict[str, Any], path=path, **window, **shown)
         return str(answer["content"])
 
     async def _live(self) -> RemoteGuest:
         """The client of its agent; the server says so where it does not run."""
         return self.guest
+
+
+class RemoteResponse(HttpResponse):
+    """The answer to a request, which can be read as a mapping too."""
+
+    def __getitem__(self, name: str) -> Any:
+        """``status_code``, ``headers`` or ``body``."""
+        return {"status_code": self.status_code, "headers": dict(self.headers), "body": self.text}[name]
+
+
+def _port_state(facts: dict[str, Any]) -> PortState:
+    port = PublishedPort(facts["guest_port"], facts["host_port"], facts["host"])
+    return PortState(port, facts["listening"], facts["open"], facts["accepted"], facts["refused"])

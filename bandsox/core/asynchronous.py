@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from bandsox.core.events import Events
 from bandsox.core.host import Host
 from bandsox.core.images import Images
 from bandsox.core.machines import Machines
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class AsyncBandSox(Machines, Snapshots, Images, Host):
+class AsyncBandSox(Machines, Snapshots, Images, Events, Host):
     """The machines and images of one storage directory, or of a server.
 
     Parameters

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.models import Isolation
-from bandsox.portal import sync
+from bandsox.portal import iterate, sync
 
 if TYPE_CHECKING:
+    from bandsox.models import Change
     from bandsox.vm import AsyncMicroVM, MicroVM
 
 
@@ -81,6 +82,10 @@ class BandSox:
     delete_vm = sync(AsyncBandSox.delete_vm)
     snapshot_vm = sync(AsyncBandSox.snapshot_vm)
     restore_vm = sync(AsyncBandSox.restore_vm).then(lambda _, vm: _blocking(vm))
+
+    def events(self, after: int | None = None) -> Iterator[Change]:
+        """What happens to machines, snapshots and images, as it happens; see `AsyncBandSox.events`."""
+        return iterate(self._async.events(after))
 
 
 def _blocking(vm: AsyncMicroVM) -> MicroVM:

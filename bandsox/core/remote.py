@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import quote
 
 import msgspec
 
+from bandsox.client import forms
 from bandsox.client.connection import Connection
 from bandsox.client.guest import refuse
 from bandsox.client.machine import RemoteMicroVM
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
-from bandsox.models import Image, Isolation, OnExpiry, ProgressCallback, PublishedPort
+from bandsox.models import Change, Image, Isolation, OnExpiry, ProgressCallback, PublishedPort
 from bandsox.settings import DEFAULT_IMAGE, isolation_of
 
 if TYPE_CHECKING:
@@ -25,12 +27,15 @@ if TYPE_CHECKING:
     from bandsox.vm import AsyncMicroVM
     from bandsox.vmm.firecracker.release import Program
 
+_DOCKERFILE_OPTIONS = frozenset(
+    {"enable_networking", "force_rebuild", "dns", "vmm", "disk_bandwidth_mbps", "disk_iops", "confinement", "ttl", "idle_timeout"}
+    | {"on_expiry", "auto_resume", "publish"}
+)
+"""What may be given to `create_vm_from_dockerfile` beyond its parameters."""
+
 
 class RemoteBandSox(AsyncBandSox):
-    """The machines and images of a server. `AsyncBandSox` with a URL makes one of these; used as that.
-
-    Progress of what the server does is not reported; that of transfers is.
-    """
+    """The machines and images of a server. `AsyncBandSox` with a URL makes one of these; used as that."""
 
     def __init__(
         self,
@@ -108,10 +113,9 @@ class RemoteBandSox(AsyncBandSox):
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
-        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files and ports of this host."""
-        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or publish or ephemeral:
+        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host."""
+        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or ephemeral:
             refuse()
-        del progress
         wanted = {
             "image": docker_image,
             "name": name,
@@ -136,16 +140,56 @@ class RemoteBandSox(AsyncBandSox):
             "idle_timeout": idle_timeout,
             "on_expiry": on_expiry,
             "auto_resume": auto_resume,
+            "publish": _published(publish),
         }
-        made = await self._server.call("POST", "/api/vms", json=wanted, patient=True)
-        vm = await self.get_vm(made.json()["id"])
+        made = await self._server.work("POST", "/api/vms", progress, json=wanted)
+        return await self._made(made)
+
+    async def _made(self, made: Mapping[str, Any]) -> AsyncMicroVM:
+        vm = await self.get_vm(made["id"])
         if vm is None:
             raise VMNotFound("the machine was deleted as soon as it was made")
         return vm
 
-    async def create_vm_from_dockerfile(self, /, *arguments: Any, **options: Any) -> AsyncMicroVM:
-        """Refused: there is no route for it."""
-        refuse()
+    async def create_vm_from_dockerfile(
+        self,
+        /,
+        dockerfile_path: str | os.PathLike[str],
+        tag: str | None = None,
+        name: str | None = None,
+        vcpu: int = 1,
+        mem_mib: int = 128,
+        disk_size_mib: int = 4096,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        mcp: Mapping[str, Any] | None = None,
+        *,
+        context: str | os.PathLike[str] | None = None,
+        build_args: Mapping[str, str] | None = None,
+        progress: ProgressCallback | None = None,
+        **kwargs: Any,
+    ) -> AsyncMicroVM:
+        """Have the server build the image of a Dockerfile of this host, with the files of its context, and make a machine of it."""
+        if kwargs.keys() - _DOCKERFILE_OPTIONS:
+            refuse()
+        fields = {
+            "tag": tag,
+            "name": name,
+            "vcpu": vcpu,
+            "mem_mib": mem_mib,
+            "disk_size_mib": disk_size_mib,
+            "env_vars": dict(env_vars or {}),
+            "metadata": dict(metadata or {}),
+            "mcp": None if mcp is None else dict(mcp),
+            "build_args": dict(build_args or {}),
+            **{option: value for option, value in kwargs.items() if option != "publish"},
+            "publish": _published(kwargs.get("publish")),
+        }
+        path = Path(dockerfile_path)
+        directory = Path(context) if context is not None else path.parent
+        async with forms.build(path, directory, fields) as (headers, pieces):
+            made = await self._server.work("POST", "/api/vms/from-dockerfile", progress, content=pieces, headers=headers)
+        return await self._made(made)
 
     async def get_vm(self, vm_id: str) -> AsyncMicroVM | None:
         """The machine with this id or name; None when there is none."""
@@ -187,15 +231,78 @@ class RemoteBandSox(AsyncBandSox):
             self.active_vms.pop(vm.vm_id, None)
             await vm.delete()
 
+    # ── snapshots ───────────────────────────────────────────────────────────────────────────────
+
+    async def snapshot_vm(
+        self,
+        vm: AsyncMicroVM | str,
+        snapshot_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> str:
+        """Save a running or paused machine, which then is as it was before, and return the snapshot's name."""
+        path = _path(vm if isinstance(vm, str) else vm.vm_id)
+        body = {"name": snapshot_name, "metadata": None if metadata is None else dict(metadata)}
+        return str((await self._server.work("POST", f"{path}/snapshot", progress, json=body))["snapshot_id"])
+
+    async def restore_vm(
+        self,
+        snapshot_id: str,
+        name: str | None = None,
+        enable_networking: bool | None = None,
+        detach: bool = True,
+        env_vars: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        cold: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> AsyncMicroVM:
+        """Make a machine that goes on from a snapshot; any number at once."""
+        del detach
+        body = {
+            "name": name,
+            "enable_networking": enable_networking,
+            "env_vars": None if env_vars is None else dict(env_vars),
+            "metadata": None if metadata is None else dict(metadata),
+            "cold": cold,
+        }
+        return await self._made(await self._server.work("POST", f"{_snapshot(snapshot_id)}/restore", progress, json=body))
+
+    async def list_snapshots(self) -> list[dict[str, Any]]:
+        """All snapshots, newest first."""
+        return await self._server.get("/api/snapshots", list[dict[str, Any]])
+
+    async def get_snapshot_info(self, snapshot_id: str) -> dict[str, Any]:
+        """What is known of a snapshot."""
+        return await self._server.get(_snapshot(snapshot_id), dict[str, Any])
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot; machines that were restored from it go on."""
+        await self._server.call("DELETE", _snapshot(snapshot_id), patient=True)
+
+    async def rename_snapshot(self, snapshot_id: str, new_name: str) -> None:
+        """Give a snapshot another name."""
+        await self._server.call("PUT", f"{_snapshot(snapshot_id)}/name", json={"name": new_name})
+
+    async def update_snapshot_metadata(self, snapshot_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace a snapshot's metadata, and return it."""
+        return await self._server.work("PUT", f"{_snapshot(snapshot_id)}/metadata", json={"metadata": dict(metadata)})
+
+    async def events(self, after: int | None = None) -> AsyncIterator[Change]:
+        """What happens on the server, as it happens, until the caller stops asking."""
+        params = {} if after is None else {"after": after}
+        async with contextlib.aclosing(self._server.lines("GET", "/api/events", params=params)) as lines:
+            async for line in lines:
+                if line["type"] != "hello":
+                    yield Change(line["id"], line["at"], line["type"], line["subject"], line["name"], None, line["status"])
+
     # ── images and the host ─────────────────────────────────────────────────────────────────────
 
     async def pull_image(
         self, reference: str, policy: Literal["missing", "always", "never"] = "always", progress: ProgressCallback | None = None
     ) -> Image:
         """An image of the server's, ready to run."""
-        del progress
-        answer = await self._server.call("POST", "/api/images/pull", json={"reference": reference, "policy": policy}, patient=True)
-        return _image(answer.json())
+        return _image(await self._server.work("POST", "/api/images/pull", progress, json={"reference": reference, "policy": policy}))
 
     async def list_images(self) -> Sequence[Image]:
         """The images of the server, newest first."""
@@ -238,6 +345,16 @@ class RemoteBandSox(AsyncBandSox):
 
 def _path(vm: str) -> str:
     return f"/api/vms/{quote(vm, safe='')}"
+
+
+def _snapshot(snapshot: str) -> str:
+    return f"/api/snapshots/{quote(snapshot, safe='')}"
+
+
+def _published(publish: Mapping[int | str, int] | Iterable[PublishedPort | str] | None) -> list[dict[str, Any]]:
+    from bandsox.engine.publishing import taken_from
+
+    return [{"guest_port": port.guest_port, "host_port": port.host_port, "host": port.host} for port in taken_from(publish)]
 
 
 def _image(facts: dict[str, Any]) -> Image:

@@ -29,12 +29,13 @@ _MAX_NAME = 255
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def extract(pieces: Iterator[Piece], target: Path, base: bytes, *, max_entries: int, max_bytes: int | None) -> TreeResult:
+def extract(pieces: Iterator[Piece], target: Path, base: bytes | None, *, max_entries: int, max_bytes: int | None) -> TreeResult:
     """Unpack a tar stream into the directory `target`, which is made when absent.
 
     Parameters
     ----------
-    base: the first component of every name in the archive, which stands for `target`.
+    base: the first component of every name in the archive, which stands for `target`; None: names are as seen from there, as `tar -C` and
+        others write them, with or without ``./``.
     max_entries, max_bytes: bounds on what is unpacked; holes count as bytes.
 
     Raises
@@ -55,7 +56,7 @@ def extract(pieces: Iterator[Piece], target: Path, base: bytes, *, max_entries: 
 
 
 class _Extraction:
-    def __init__(self, root: int, base: bytes, max_entries: int, max_bytes: int | None) -> None:
+    def __init__(self, root: int, base: bytes | None, max_entries: int, max_bytes: int | None) -> None:
         self.count = self.bytes = self.refused = 0
         self._root = root
         self._base = base
@@ -109,9 +110,12 @@ class _Extraction:
         ------
         ProtocolError: the name is not one below it.
         """
-        first, *path = name.split(b"/")
+        path = name.split(b"/")
+        first = None if self._base is None else path.pop(0)
         if first != self._base or len(path) > _MAX_DEPTH:
             raise ProtocolError(f"the guest's archive has an entry outside the tree that was asked for: {_shown(name)}")
+        if self._base is None:
+            path = [component for component in path if component != b"."]
         for component in path:
             if component in {b"", b".", b".."} or len(component) > _MAX_NAME or b"\0" in component:
                 raise ProtocolError(f"the guest's archive has an entry whose name is no name: {_shown(name)}")

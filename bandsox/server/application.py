@@ -12,11 +12,12 @@ from bandsox.server import faults, shapes
 from bandsox.server.configuration import Configuration
 from bandsox.server.gate import Gate
 from bandsox.server.live import routes as live
-from bandsox.server.routes import auth, commands, files, images, machines, system
+from bandsox.server.routes import auth, builds, commands, events, files, images, machines, ports, snapshots, system
 from bandsox.server.service import Service
 from bandsox.version import __version__
 
-ROUTERS = (system.router, auth.router, machines.router, commands.router, files.router, images.router)
+ROUTERS = tuple(module.router for module in (system, auth, builds, machines, commands, files, ports, snapshots, images, events))
+"""Those of `builds` come before `machines`, where ``from-dockerfile`` would be a machine's name."""
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": shapes.Failure, "description": "The caller's mistake, or something that is not there"},

@@ -79,5 +79,13 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in found)
 
 
+def is_loopback_address(host: str) -> bool:
+    """Whether `host` is an address, and no other host can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _own_names() -> frozenset[str]:
     return frozenset({"localhost", socket.gethostname().lower()})

@@ -33,6 +33,30 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 
+BUILD_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["dockerfile"],
+                "properties": {
+                    **{name: {"type": "string"} for name in ("dockerfile", "tag", "name", "vmm", "confinement", "on_expiry")},
+                    **{name: {"type": "integer"} for name in ("vcpu", "mem_mib", "disk_size_mib")},
+                    **{name: {"type": "boolean"} for name in ("enable_networking", "force_rebuild", "auto_resume")},
+                    **{name: {"type": "number"} for name in ("ttl", "idle_timeout")},
+                    **{
+                        name: {"type": "string", "contentMediaType": "application/json"}
+                        for name in ("env_vars", "metadata", "mcp", "build_args", "publish", "dns")
+                    },
+                    "context": {"type": "string", "format": "binary", "description": "a tar archive of what COPY and ADD take files from"},
+                },
+            }
+        }
+    },
+}
+
+
 def json_body(shape: type[BaseModel]) -> dict[str, Any]:
     """The description of a body of this shape, for a route that reads it by itself."""
     return {"required": True, "content": {"application/json": {"schema": shape.model_json_schema()}}}
@@ -136,8 +160,8 @@ class Form:
 
 
 @contextlib.asynccontextmanager
-async def streaming(request: Request, file: str) -> AsyncIterator[Form]:
-    """The form of a request, read as far as to the beginning of its file.
+async def streaming(request: Request, file: str, *, required: bool = True) -> AsyncIterator[Form]:
+    """The form of a request, read as far as to the beginning of its file; where it need have none, perhaps to its end.
 
     Raises
     ------
@@ -150,5 +174,7 @@ async def streaming(request: Request, file: str) -> AsyncIterator[Form]:
     form = Form(request, boundary, file)
     while not form.file_began:
         if not await form.more():
+            if not required:
+                break
             raise InvalidRequest(f"the form has no {file}")
     yield form

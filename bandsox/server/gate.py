@@ -73,7 +73,9 @@ class Gate:
         Forbidden: a browser that was told to by another page (CSRF).
         """
         query = scope["query_string"].decode("latin-1")
-        caller = self._service.gatekeeper.identify(headers, query, websocket=websocket)
+        gatekeeper = self._service.gatekeeper
+        scope["credential"] = gatekeeper.credential(headers, query, websocket=websocket)
+        caller = gatekeeper.caller(scope["credential"])
         if caller is not None and caller.by_cookie and "origin" not in headers and (websocket or scope["method"] not in SAFE_METHODS):
             # Browsers name the origin of such requests; its own was accepted before.
             raise Forbidden("a session cannot be used so", cause="the request names no Origin", remedy="use a key outside of browsers")

@@ -22,7 +22,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
 def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`value` as JSON."""
-    return Response(msgspec.json.encode(_textual(value)), status, dict(headers or {}), "application/json")
+    return Response(msgspec.json.encode(textual(value)), status, dict(headers or {}), "application/json")
 
 
 def reply(request: Request, value: Any, status: int = 200) -> Response:
@@ -32,19 +32,19 @@ def reply(request: Request, value: Any, status: int = 200) -> Response:
     return json_reply(value, status)
 
 
-def _textual(value: Any) -> Any:
+def textual(value: Any) -> Any:
     """`value` of plain types, with text in the place of bytes."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, Mapping):
-        return {_textual(key): _textual(each) for key, each in value.items()}
+        return {textual(key): textual(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_textual(each) for each in value]
+        return [textual(each) for each in value]
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if not value.isascii() else value
     if value is None or isinstance(value, int | float):
         return value
-    return _textual(msgspec.to_builtins(value, builtin_types=(bytes,)))
+    return textual(msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
 class Streamed(StreamingResponse):

@@ -12,12 +12,13 @@ import anyio
 from fastapi import Depends, Request
 
 from bandsox.core import AsyncBandSox
-from bandsox.errors import Forbidden, VMNotFound
-from bandsox.models import VMRecord
+from bandsox.errors import Forbidden, SnapshotNotFound, VMNotFound
+from bandsox.models import Snapshot, VMRecord
 from bandsox.server.auth.attempts import Attempts
-from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas
+from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
+from bandsox.settings import DEFAULT_IMAGE
 from bandsox.vm import AsyncMicroVM
 
 
@@ -40,6 +41,7 @@ class Service:
         self.gatekeeper = Gatekeeper(bandsox.storage_dir)
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}
+        self.feed = bandsox.feed
         self._counting = anyio.Lock()
 
     async def record(self, caller: Caller, vm: str) -> VMRecord:
@@ -76,9 +78,46 @@ class Service:
             raise Forbidden(f"{caller.name} cannot use the name {name!r}", cause=f"the names of its machines begin with {caller.prefix!r}")
         return name
 
+    async def snapshots(self, caller: Caller) -> list[Snapshot]:
+        """The snapshots that exist for `caller`, newest first: those of machines with names that it sees."""
+        return [each for each in await self.engine.snapshots.all() if caller.sees(each.spec.name)]
+
+    async def snapshot(self, caller: Caller, id_or_name: str) -> Snapshot:
+        """The snapshot with this id, beginning of an id, or name, if `caller` may know of it.
+
+        Raises
+        ------
+        SnapshotNotFound: it does not exist for this caller.
+        """
+        snapshot = await self.engine.snapshots.get(id_or_name)
+        if not caller.sees(snapshot.spec.name):
+            raise SnapshotNotFound(f"no snapshot has the id or name {id_or_name!r}", remedy="see `bandsox snapshot list`")
+        return snapshot
+
+    async def check_image(self, caller: Caller, reference: str) -> None:
+        """Let only administrators name images by what lies on this host, or is made by its programs, unless such an image is here.
+
+        Raises
+        ------
+        Forbidden: it is such a name. InvalidReference: it is none.
+        """
+        if caller.may(Scope.ADMIN) or reference == DEFAULT_IMAGE:
+            return
+        from bandsox.images import parse_reference
+
+        if any(reference in {each.id, *each.references} for each in await self.engine.images.list()):
+            return
+        parsed = parse_reference(reference)
+        if parsed.reads_host:
+            raise Forbidden(
+                f"{caller.name} may not name images of this host: {reference!r}",
+                cause=f"a reference of {parsed.transport.value!r} reads its files or runs its programs",
+                remedy="name an image of a registry, or one that is here",
+            )
+
     @contextlib.asynccontextmanager
-    async def within_quota(self, caller: Caller, size: Size) -> AsyncIterator[None]:
-        """A block in which a machine of this size is made, counted while it is under way.
+    async def within_quota(self, caller: Caller, *sizes: Size) -> AsyncIterator[None]:
+        """A block in which machines of these sizes are made, counted while it is under way.
 
         Raises
         ------
@@ -89,18 +128,20 @@ class Service:
             yield
             return
         if quotas.creates_per_minute is not None:
-            self._creates.count(caller.id, quotas.creates_per_minute, "new VMs")
-        ticket = object()
+            for _ in sizes:
+                self._creates.count(caller.id, quotas.creates_per_minute, "new VMs")
+        tickets = [object() for _ in sizes]
         async with self._counting:
             records = await self.records(caller)
             there = [Size(each.spec.vcpu, each.spec.mem_mib, each.spec.disk_size_mib) for each in records]
             coming = [each for owner, each in self._coming.values() if owner == caller.id]
-            _check_quotas(quotas, [*there, *coming, size])
-            self._coming[id(ticket)] = caller.id, size
+            _check_quotas(quotas, [*there, *coming, *sizes])
+            self._coming |= {id(ticket): (caller.id, size) for ticket, size in zip(tickets, sizes, strict=True)}
         try:
             yield
         finally:
-            del self._coming[id(ticket)]
+            for ticket in tickets:
+                del self._coming[id(ticket)]
 
 
 def _check_quotas(quotas: Quotas, sizes: list[Size]) -> None:

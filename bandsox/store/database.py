@@ -79,8 +79,70 @@ _MIGRATIONS = (
     ) STRICT;
     CREATE INDEX snapshots_by_age ON snapshots (created_at);
     """,
+    """
+    CREATE TABLE changes (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,
+        at      REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
+        kind    TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        name    TEXT NOT NULL,
+        owner   TEXT,
+        status  TEXT
+    ) STRICT;
+    CREATE TRIGGER changes_are_bounded AFTER INSERT ON changes BEGIN
+        DELETE FROM changes WHERE id <= NEW.id - 10000;
+    END;
+    CREATE TRIGGER vm_created AFTER INSERT ON vms BEGIN
+        INSERT INTO changes (kind, subject, name, owner, status) VALUES ('vm.created', NEW.id, NEW.name, NEW.name, NEW.status);
+    END;
+    CREATE TRIGGER vm_status AFTER UPDATE OF status ON vms WHEN OLD.status <> NEW.status BEGIN
+        INSERT INTO changes (kind, subject, name, owner, status) VALUES ('vm.status', NEW.id, NEW.name, NEW.name, NEW.status);
+    END;
+    CREATE TRIGGER vm_renamed AFTER UPDATE OF name ON vms WHEN OLD.name <> NEW.name BEGIN
+        INSERT INTO changes (kind, subject, name, owner, status) VALUES ('vm.renamed', NEW.id, NEW.name, NEW.name, NEW.status);
+    END;
+    CREATE TRIGGER vm_updated AFTER UPDATE OF record ON vms
+        WHEN json_extract(OLD.record, '$.spec.metadata') IS NOT json_extract(NEW.record, '$.spec.metadata')
+          OR json_extract(OLD.record, '$.spec.publish') IS NOT json_extract(NEW.record, '$.spec.publish') BEGIN
+        INSERT INTO changes (kind, subject, name, owner, status) VALUES ('vm.updated', NEW.id, NEW.name, NEW.name, NEW.status);
+    END;
+    CREATE TRIGGER vm_deleted AFTER DELETE ON vms BEGIN
+        INSERT INTO changes (kind, subject, name, owner) VALUES ('vm.deleted', OLD.id, OLD.name, OLD.name);
+    END;
+    CREATE TRIGGER snapshot_created AFTER INSERT ON snapshots BEGIN
+        INSERT INTO changes (kind, subject, name, owner)
+        VALUES ('snapshot.created', NEW.id, NEW.name, json_extract(NEW.record, '$.spec.name'));
+    END;
+    CREATE TRIGGER snapshot_updated AFTER UPDATE OF name, metadata ON snapshots BEGIN
+        INSERT INTO changes (kind, subject, name, owner)
+        VALUES ('snapshot.updated', NEW.id, NEW.name, json_extract(NEW.record, '$.spec.name'));
+    END;
+    CREATE TRIGGER snapshot_deleted AFTER DELETE ON snapshots BEGIN
+        INSERT INTO changes (kind, subject, name, owner)
+        VALUES ('snapshot.deleted', OLD.id, OLD.name, json_extract(OLD.record, '$.spec.name'));
+    END;
+    CREATE TRIGGER image_created AFTER INSERT ON images BEGIN
+        INSERT INTO changes (kind, subject, name) VALUES ('image.created', NEW.id, '');
+    END;
+    CREATE TRIGGER image_deleted AFTER DELETE ON images BEGIN
+        INSERT INTO changes (kind, subject, name) VALUES ('image.deleted', OLD.id, '');
+    END;
+    CREATE TRIGGER image_named AFTER INSERT ON image_references BEGIN
+        INSERT INTO changes (kind, subject, name) VALUES ('image.named', NEW.image_id, NEW.reference);
+    END;
+    CREATE TRIGGER image_renamed AFTER UPDATE OF image_id ON image_references WHEN OLD.image_id <> NEW.image_id BEGIN
+        INSERT INTO changes (kind, subject, name) VALUES ('image.named', NEW.image_id, NEW.reference);
+    END;
+    CREATE TRIGGER image_unnamed AFTER DELETE ON image_references BEGIN
+        INSERT INTO changes (kind, subject, name) VALUES ('image.unnamed', OLD.image_id, OLD.reference);
+    END;
+    """,
 )
-"""Each entry takes the schema one version further; ``PRAGMA user_version`` counts those applied."""
+"""Each entry takes the schema one version further; ``PRAGMA user_version`` counts those applied.
+
+``changes`` is the journal of what happens to machines, snapshots and images, its end of 10,000 entries (`bandsox.store.changes`). It is
+written by triggers, so in the transaction that makes a change, whoever makes it.
+"""
 
 
 class Database:
@@ -150,11 +212,20 @@ class Database:
                     remedy="upgrade this installation, or name another storage directory",
                 )
             for step in _MIGRATIONS[version:]:
-                for statement in step.split(";"):
-                    if statement.strip():
-                        connection.execute(statement)
+                for statement in _statements(step):
+                    connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
     def _version(self) -> int:
         version: int = self.connection().execute("PRAGMA user_version").fetchone()[0]
         return version
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script one by one; those of a trigger belong to it."""
+    statement = ""
+    for piece in script.split(";")[:-1]:
+        statement += f"{piece};"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from bandsox.errors import Conflict, VMNotFound
 from bandsox.models import VMRecord, VMStatus
+from bandsox.process import ProcessId
 from bandsox.store.database import Database
 from bandsox.store.records import decode, encode
 
@@ -78,6 +79,13 @@ class VMs:
         """The ids of the machines whose time to live ended before `now`, in seconds since the epoch."""
         rows = self._database.connection().execute("SELECT id FROM vms WHERE expires_at <= ?", (now,))
         return [row["id"] for row in rows]
+
+    def processes(self) -> builtins.list[tuple[str, ProcessId]]:
+        """The VMMs of the machines that run or are paused, each behind its machine's id."""
+        rows = self._database.connection().execute(
+            "SELECT id, pid, pid_start FROM vms WHERE status IN ('running', 'paused') AND pid IS NOT NULL AND pid_start IS NOT NULL"
+        )
+        return [(row["id"], ProcessId(row["pid"], row["pid_start"])) for row in rows]
 
     def update(self, vm_id: str, /, **changes: Any) -> VMRecord:
         """Replace fields of a record in one transaction, and return the new record.

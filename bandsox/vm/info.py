@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
 from bandsox.models import PublishedPort, VMRecord, VMStatus
 
 
@@ -30,6 +32,7 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "metadata": dict(spec.metadata),
         "agent_ready": record.status is VMStatus.RUNNING,
         "restored_from": record.restored_from,
+        "receipt": None if record.receipt is None else msgspec.to_builtins(record.receipt),
         "image_id": record.image_id,
         "vmm": record.vmm,
         "vmm_version": record.vmm_version,

@@ -13,7 +13,7 @@ from tests.cli.conftest import Cli
 
 VM_KEYS = {
     "id", "name", "image", "vcpu", "mem_mib", "disk_size_mib", "rootfs_path", "network_config", "vsock_config", "created_at", "status",
-    "pid", "env_vars", "mcp", "metadata", "agent_ready", "restored_from", "image_id", "vmm", "vmm_version", "accelerator",
+    "pid", "env_vars", "mcp", "metadata", "agent_ready", "restored_from", "receipt", "image_id", "vmm", "vmm_version", "accelerator",
     "accelerator_reason", "isolation", "transport", "expires_at",
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,8 +66,11 @@ def keys(guarded: Server) -> dict[str, str]:
 
 
 def call(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
-    where = path.replace("{vm}", "none").replace("{session}", "none").replace("{key_id}", "none")
-    return client.request(method, where, content=b"{ no json", **options)
+    where = re.sub(r"\{(\w+)\}", lambda found: "9" if found[1] == "port" else "none", path)
+    with client.stream(method, where, content=b"{ no json", **options) as answer:
+        if answer.headers["content-type"] == "application/json":  # else it may go on for ever
+            answer.read()
+        return answer
 
 
 def test_every_route_is_known() -> None:
@@ -98,7 +102,7 @@ def test_every_route_demands_what_it_should(guarded: Server, keys: dict[str, str
             if RANKS.index(Scope(held)) < RANKS.index(scope):
                 assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
             else:
-                assert answer.status_code not in {401, 403}, answer.text
+                assert answer.status_code not in {401, 403}
     with guarded.client(keys["admin"]) as client:
         assert call(client, method, path, headers={"origin": "http://evil.example"}).status_code == 403
         assert call(client, method, path, headers={"host": "evil.example"}).status_code == 421
@@ -225,10 +229,13 @@ def test_every_websocket_wants_to_know_who_is_calling(guarded: Server, keys: dic
             return socket.close_code
 
     for route in live.router.routes:
-        path = str(route.path).replace("{vm}", "none").replace("{session}", "none")
+        path = re.sub(r"\{(\w+)\}", lambda found: "9" if found[1] == "port" else "none", str(route.path))  # type: ignore[attr-defined]
+        of_machine = "{vm}" in str(route.path)  # type: ignore[attr-defined]
         protocol = SUBPROTOCOL + base64.urlsafe_b64encode(keys["exec"].encode()).decode().rstrip("=")
         assert close_code(path) == wire.UNKNOWN_CALLER
         assert close_code(f"{path}?token=bsx_0") == wire.UNKNOWN_CALLER
+        if not of_machine:
+            continue
         assert close_code(path, additional_headers={"Authorization": f"Bearer {keys['read']}"}) == wire.UNKNOWN_CALLER
         assert close_code(path, subprotocols=["bandsox.exec", protocol]) == wire.NO_SUCH_VM
         assert close_code(f"{path}?token={keys['exec']}") == wire.NO_SUCH_VM

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
 from bandsox import BandSox, MicroVM
+from bandsox.errors import InvalidRequest
+from bandsox.server.pages import page
 from bandsox.settings import DEFAULT_IMAGE
 from tests.server.servers import Server, as_json
 
@@ -45,7 +49,28 @@ def test_the_list_is_that_of_the_library(http: httpx.Client, bandsox: BandSox, v
     assert [each["id"] for each in found] == [vm.vm_id]
     assert http.get("/api/vms", params={"metadata_equals": json.dumps({"colour": "blue"})}).json() == []
     assert http.get("/api/vms", params={"limit": 0}).json() == []
-    assert http.get("/api/vms", params={"status": "stopped", "after": vm.vm_id}).json() == []
+    assert http.get("/api/vms", params={"status": "dead", "name": vm.name}).json() == []
+    assert [each["id"] for each in http.get("/api/vms", params={"name": vm.name[2:]}).json()] == [vm.vm_id]
+    assert vm.vm_id in [each["id"] for each in http.get("/api/vms", params={"image": DEFAULT_IMAGE}).json()]
+    assert http.get("/api/vms", params={"image": "other"}).json() == []
+
+
+def test_pages_are_the_whole_list_even_where_their_last_entry_was_deleted() -> None:
+    def snapshot(number: int) -> Any:
+        return SimpleNamespace(id=f"{number:016x}", created_at=1e9 - number // 2)  # two at each time
+
+    everything = [snapshot(number) for number in range(9)]
+    rest, found, after = everything, [], None
+    while True:
+        shown, headers = page(rest, 2, after)
+        found += shown
+        if not headers:
+            break
+        after = headers["X-Next-After"]
+        rest = [each for each in everything if each is not shown[-1]]
+    assert found == everything
+    with pytest.raises(InvalidRequest):
+        page(everything, 2, "9f86d081884c7d65")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +81,7 @@ def test_the_list_is_that_of_the_library(http: httpx.Client, bandsox: BandSox, v
         ("PATCH", "/api/vms", None, 405, "method_not_allowed"),
         ("GET", "/api/vms?metadata_equals=[]", None, 400, "invalid_request"),
         ("GET", "/api/vms?limit=-1", None, 422, "invalid_request"),
+        ("GET", "/api/vms?after=nowhere", None, 400, "invalid_request"),
         ("POST", "/api/vms", {"image": "NOT A REFERENCE"}, 400, "invalid_reference"),
         ("POST", "/api/vms", {"image": DEFAULT_IMAGE, "vcpu": 0}, 422, "invalid_request"),
         ("POST", "/api/vms", {"image": DEFAULT_IMAGE, "enable_networking": "maybe"}, 422, "invalid_request"),

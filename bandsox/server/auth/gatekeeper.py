@@ -20,6 +20,7 @@ from bandsox.server.auth import keys, sessions
 from bandsox.server.auth.attempts import Attempts
 from bandsox.server.auth.callers import EVERYBODY, Caller
 from bandsox.server.auth.file import AuthFile, Authority
+from bandsox.server.auth.tickets import Credential, Tickets
 from bandsox.settings import write_atomically
 
 SUBPROTOCOL = "bandsox.auth."
@@ -36,6 +37,7 @@ class Gatekeeper:
     def __init__(self, storage: Path) -> None:
         self.file = AuthFile(storage)
         self.usage = Usage(storage)
+        self.tickets = Tickets()
         self._logins = Attempts()
         self._hashing = asyncio.Semaphore(2)  # a hash takes 64 MiB
 
@@ -44,24 +46,34 @@ class Gatekeeper:
         """Whether callers have to say who they are."""
         return self.file.read() is not None
 
-    def identify(self, headers: Mapping[str, str], query: str = "", *, websocket: bool = False) -> Caller | None:
-        """Who calls; None where nobody knows.
+    def credential(self, headers: Mapping[str, str], query: str = "", *, websocket: bool = False) -> Credential | None:
+        """What a request has to show for its caller; None where it shows nothing.
 
         Parameters
         ----------
-        query: of the address; a token in it (``token=``) counts for a WebSocket only, whose opener may not be able to set headers.
+        query: of the address; a ticket or token in it (``ticket=``, ``token=``) counts for a WebSocket only, whose opener may not be able
+            to set headers.
         """
+        token = _bearer(headers)
+        if token is None and websocket:
+            if (ticket := _in_query(query, "ticket")) is not None:
+                return self.tickets.take(ticket)
+            token = _subprotocol_token(headers) or _in_query(query, "token")
+        if token is not None:
+            return Credential(token)
+        cookie = cookie_of(headers)
+        return None if cookie is None else Credential(cookie, by_cookie=True)
+
+    def caller(self, credential: Credential | None) -> Caller | None:
+        """Whose a credential is now; None where nobody knows."""
         authority = self.file.read()
         if authority is None:
             return EVERYBODY
-        token = _bearer(headers)
-        if token is None and websocket:
-            token = _subprotocol_token(headers) or _query_token(query)
-        if token is not None:
-            return self._known(authority, token)
-        if (cookie := cookie_of(headers)) is None:
+        if credential is None:
             return None
-        caller = sessions.caller(authority, cookie) if cookie.startswith(sessions.PREFIX) else None
+        if not credential.by_cookie:
+            return self._known(authority, credential.token)
+        caller = sessions.caller(authority, credential.token) if credential.token.startswith(sessions.PREFIX) else None
         return None if caller is None else dataclasses.replace(caller, by_cookie=True)
 
     def _known(self, authority: Authority, token: str) -> Caller | None:
@@ -145,8 +157,8 @@ def _subprotocol_token(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def _query_token(query: str) -> str | None:
-    return next(iter(parse_qs(query).get("token", ())), None)
+def _in_query(query: str, name: str) -> str | None:
+    return next(iter(parse_qs(query).get(name, ())), None)
 
 
 def _matches(encoded: str, password: str) -> bool:

@@ -21,8 +21,8 @@ from bandsox.vm import AsyncMicroVM
 
 
 @contextlib.asynccontextmanager
-async def admitted(websocket: WebSocket, vm: str) -> AsyncIterator[AsyncMicroVM]:
-    """The machine that a WebSocket is about, once its opener may use it. What the block raises is sent to it, before it is closed.
+async def admitted(websocket: WebSocket, scope: Scope) -> AsyncIterator[tuple[Service, Caller]]:
+    """The opener of a WebSocket, once he may use it. What the block raises is sent to him, before it is closed.
 
     The codes are 4001 for a caller who may not, 4004 for a machine that is not there, 4000 for other failures.
     """
@@ -31,10 +31,9 @@ async def admitted(websocket: WebSocket, vm: str) -> AsyncIterator[AsyncMicroVM]
     await websocket.accept(_subprotocol(websocket))
     caller: Caller | None = websocket.scope["caller"]
     try:
-        check(caller, Scope.EXEC)
+        check(caller, scope)
         assert caller is not None
-        service: Service = websocket.app.state.service
-        yield await service.machine(caller, vm)
+        yield websocket.app.state.service, caller
         await _close(websocket, 1000)
     except WebSocketDisconnect:
         pass
@@ -43,6 +42,13 @@ async def admitted(websocket: WebSocket, vm: str) -> AsyncIterator[AsyncMicroVM]
         await fail(websocket, error)
     finally:
         audit(websocket.scope, caller, status, time.monotonic() - began)
+
+
+@contextlib.asynccontextmanager
+async def admitted_to(websocket: WebSocket, vm: str) -> AsyncIterator[AsyncMicroVM]:
+    """The machine that a WebSocket is about, once its opener may use it; see `admitted`."""
+    async with admitted(websocket, Scope.EXEC) as (service, caller):
+        yield await service.machine(caller, vm)
 
 
 async def fail(websocket: WebSocket, error: BandSoxError) -> None:

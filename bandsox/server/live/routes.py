@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from pydantic import ValidationError
@@ -13,20 +15,26 @@ from bandsox.errors import InvalidRequest
 from bandsox.guest import Execution
 from bandsox.models import ExecResult
 from bandsox.server import shapes
-from bandsox.server.live.admission import admitted, message
+from bandsox.server.auth.callers import Scope
+from bandsox.server.live.admission import admitted, admitted_to, message
+from bandsox.server.live.connection import carry
 from bandsox.server.live.conversation import converse, in_bytes, in_text
 from bandsox.server.routes.commands import program_of
+from bandsox.server.routes.events import told
 
-router = APIRouter(prefix="/api/vms/{vm}")
+T = TypeVar("T")
 
+router = APIRouter()
+
+_VM = "/api/vms/{vm}"
 _SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh"
 _DEFAULT_TIMEOUT_S, _LONGEST_TIMEOUT_S = 600, 3600
 
 
-@router.websocket("/exec-stream")
+@router.websocket(f"{_VM}/exec-stream")
 async def exec_stream(websocket: WebSocket, vm: str) -> None:
     """A command while it runs. The first frame says which: `shapes.LiveCommand`, in text or, with ``format: binary``, in bytes."""
-    async with admitted(websocket, vm) as machine:
+    async with admitted_to(websocket, vm) as machine:
         wanted = _wanted(await message(websocket))
         options: Any = program_of(wanted)
         options["tty"] = None if wanted.tty is None else (wanted.tty.cols, wanted.tty.rows)
@@ -44,19 +52,19 @@ async def exec_stream(websocket: WebSocket, vm: str) -> None:
         await websocket.send_text(json.dumps({"type": "exit", "exit_code": ended.exit_code}))
 
 
-@router.websocket("/sessions/{session}/attach")
+@router.websocket(f"{_VM}/sessions/{{session}}/attach")
 async def attach(websocket: WebSocket, vm: str, session: str, stdout: int | None = None, stderr: int | None = None) -> None:
     """A session while it runs, its output from the offsets `stdout` and `stderr` on, so that nothing is lost between two connections."""
-    async with admitted(websocket, vm) as machine:
+    async with admitted_to(websocket, vm) as machine:
         guest = await machine.running()
         async with await guest.attach_session(session, stdout=_offset(stdout), stderr=_offset(stderr)) as execution:
             await _in_bytes(websocket, execution)
 
 
-@router.websocket("/terminal")
+@router.websocket(f"{_VM}/terminal")
 async def terminal(websocket: WebSocket, vm: str, cols: int = 80, rows: int = 24) -> None:
     """A shell on a terminal, as text. It ends with its connection; a session is what goes on."""
-    async with admitted(websocket, vm) as machine:
+    async with admitted_to(websocket, vm) as machine:
         if not (1 <= cols <= 65535 and 1 <= rows <= 65535):
             raise InvalidRequest("a terminal has between 1 and 65535 columns and rows")
         async with machine.execute(_SHELL, env={"TERM": "xterm-256color"}, stdin=True, tty=(cols, rows)) as execution:
@@ -66,6 +74,52 @@ async def terminal(websocket: WebSocket, vm: str, cols: int = 80, rows: int = 24
                 await websocket.send_text(text)
 
             await converse(websocket, execution, in_text(send), windows=False)
+
+
+@router.websocket(f"{_VM}/ports/{{port}}/connect")
+async def connect(websocket: WebSocket, vm: str, port: int, host: str = "", timeout: float = 10.0) -> None:
+    """A TCP connection to a port of the guest: its bytes in binary frames, ``{"type": "eof"}`` where a direction ends."""
+    async with admitted_to(websocket, vm) as machine:
+        if not 0 < timeout <= _LONGEST_TIMEOUT_S:
+            raise InvalidRequest(f"a timeout is between 0 and {_LONGEST_TIMEOUT_S} s")
+        async with await machine.connect(port, host, timeout) as stream:
+            await websocket.send_text(json.dumps({"type": "connected"}))
+            await carry(websocket, stream)
+
+
+@router.websocket("/api/events")
+async def events(websocket: WebSocket, after: int | None = None) -> None:
+    """What happens, as `GET /api/events` tells it: a text frame each."""
+    async with admitted(websocket, Scope.READ) as (service, caller):
+        listening = asyncio.ensure_future(_until_gone(websocket))
+        try:
+            async with told(service, caller, _offset(after)) as lines:
+                await _each_until(listening, lines, lambda line: websocket.send_text(json.dumps(line)))
+        finally:
+            listening.cancel()
+
+
+async def _each_until(leaving: asyncio.Future[None], lines: AsyncIterator[T], send: Callable[[T], Awaitable[None]]) -> None:
+    """Send each, until the client has gone. Raises what `leaving` does."""
+    sending = asyncio.ensure_future(_send_each(lines, send))
+    try:
+        await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            leaving.result()
+        sending.result()
+    finally:
+        sending.cancel()
+        await asyncio.wait({sending})
+
+
+async def _send_each(lines: AsyncIterator[T], send: Callable[[T], Awaitable[None]]) -> None:
+    async for line in lines:
+        await send(line)
+
+
+async def _until_gone(websocket: WebSocket) -> None:
+    while True:
+        await message(websocket)
 
 
 async def _in_bytes(websocket: WebSocket, execution: Execution) -> None:

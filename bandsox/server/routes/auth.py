@@ -13,6 +13,7 @@ from bandsox.server import shapes
 from bandsox.server.auth import keys, sessions
 from bandsox.server.auth.callers import Quotas, Scope
 from bandsox.server.auth.gatekeeper import cookie_of
+from bandsox.server.auth.tickets import LIFETIME_S
 from bandsox.server.guard import GuardedRoute, Open, demands
 from bandsox.server.replies import json_reply
 from bandsox.server.service import TheService
@@ -50,6 +51,13 @@ async def logout(service: TheService, request: Request) -> Response:
 async def check(service: TheService, request: Request) -> Response:
     """Whether this request's caller is known."""
     return json_reply({"authenticated": request.scope["caller"] is not None, "auth_enabled": service.gatekeeper.enabled})
+
+
+@router.post("/tickets", response_model=shapes.Ticket)
+@demands(Scope.READ)
+async def give_ticket(service: TheService, request: Request) -> Response:
+    """Get a ticket for one WebSocket, `?ticket=` in its address, for half a minute: for browsers, which cannot send headers there."""
+    return json_reply({"ticket": service.gatekeeper.tickets.give(request.scope["credential"]), "expires_in": LIFETIME_S})
 
 
 @router.get("/keys", response_model=list[shapes.KeyInfo])

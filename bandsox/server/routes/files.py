@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -13,12 +15,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from bandsox.errors import Conflict, InvalidRequest, RequestTooLarge
-from bandsox.models import FileStat
+from bandsox.guest import GuestClient
+from bandsox.models import FileChange, FileStat
 from bandsox.server import forms, shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, demands
 from bandsox.server.replies import RangeError, json_reply, parse_range, reply, streamed
 from bandsox.server.service import TheCaller, TheService
+from bandsox.server.streams import Line, described, stream
 
 router = APIRouter(prefix="/api/vms/{vm}", tags=["Files"], route_class=GuardedRoute)
 
@@ -181,6 +185,27 @@ async def put_tree(service: TheService, caller: TheCaller, request: Request, vm:
     """Unpack a tar archive into a directory, which is made when absent."""
     guest = await (await service.machine(caller, vm)).running()
     return reply(request, await guest.upload_tar(request.stream(), path))
+
+
+@router.get("/watch", responses=described("a line for each change, without end"), response_class=Response)
+@demands(Scope.READ)
+async def watch(service: TheService, caller: TheCaller, request: Request, vm: str, path: Path, recursive: bool = False) -> Response:
+    """What changes at and below a path, as it happens: `{"type", "path", "to"}`. The first line is `{"type": "watching"}`.
+
+    `type` is `created`, `modified`, `removed`, `moved`, `attributes`, or `overflow`: something was missed.
+    """
+    return await stream(request, _changes(await (await service.machine(caller, vm)).running(), path, recursive))
+
+
+@contextlib.asynccontextmanager
+async def _changes(guest: GuestClient, path: str, recursive: bool) -> AsyncIterator[AsyncIterator[Line]]:
+    async def lines(changes: AsyncIterator[FileChange]) -> AsyncGenerator[Line, None]:
+        yield {"type": "watching"}
+        async for change in changes:
+            yield {"type": change.type, "path": change.path, "to": change.to}
+
+    async with guest.watch(path, recursive=recursive) as changes, contextlib.aclosing(lines(changes)) as pieces:
+        yield pieces
 
 
 # ── what files are, and where ──

@@ -6,14 +6,16 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from bandsox.models import Image
+from bandsox.models import Image, ProgressCallback
 from bandsox.server import shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, demands
+from bandsox.server.pages import After, Limit, page
 from bandsox.server.replies import json_reply
-from bandsox.server.service import TheService
+from bandsox.server.service import TheCaller, TheService
+from bandsox.server.streams import with_progress
 
 router = APIRouter(prefix="/api/images", tags=["Images"], route_class=GuardedRoute)
 
@@ -22,16 +24,22 @@ Reference = Annotated[str, Query(min_length=1, examples=["python:3-alpine"])]
 
 @router.get("", response_model=list[shapes.ImageInfo])
 @demands(Scope.READ)
-async def list_images(service: TheService) -> Response:
-    """List the images, newest first."""
-    return json_reply([_info(image) for image in await service.bandsox.list_images()])
+async def list_images(service: TheService, limit: Limit = None, after: After = None) -> Response:
+    """List the images, newest first. The header `X-Next-After` is there when there are more, and is the `after` of the next page."""
+    shown, headers = page(await service.bandsox.list_images(), limit, after)
+    return json_reply([_info(image) for image in shown], headers=headers)
 
 
 @router.post("/pull", response_model=shapes.ImageInfo)
 @demands(Scope.EXEC)
-async def pull(service: TheService, body: shapes.Pull) -> Response:
+async def pull(service: TheService, caller: TheCaller, request: Request, body: shapes.Pull) -> Response:
     """Fetch an image; with the policy `missing` only when it is not here."""
-    return json_reply(_info(await service.bandsox.pull_image(body.reference, body.policy)))
+    await service.check_image(caller, body.reference)
+
+    async def work(progress: ProgressCallback) -> dict[str, Any]:
+        return _info(await service.bandsox.pull_image(body.reference, body.policy, progress))
+
+    return await with_progress(request, work)
 
 
 @router.post("/tag", response_model=shapes.ImageInfo)

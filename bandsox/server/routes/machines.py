@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from bandsox.errors import InvalidRequest
+from bandsox.models import ProgressCallback, PublishedPort
 from bandsox.server import shapes
-from bandsox.server.auth.callers import Scope
-from bandsox.server.guard import GuardedRoute, demands
+from bandsox.server.auth.callers import Caller, Scope
+from bandsox.server.configuration import is_loopback_address
+from bandsox.server.guard import GuardedRoute, check, demands
+from bandsox.server.pages import After, Limit, MetadataEquals, page, wanted_metadata
 from bandsox.server.replies import json_reply, reply
-from bandsox.server.service import Size, TheCaller, TheService
-from bandsox.vm import vm_info
+from bandsox.server.service import Service, Size, TheCaller, TheService
+from bandsox.server.streams import Line, described, stream, with_progress
+from bandsox.vm import AsyncMicroVM, vm_info
 
 router = APIRouter(prefix="/api", tags=["VMs"], route_class=GuardedRoute)
-
-Limit = Annotated[int | None, Query(ge=0, description="only so many")]
-MetadataEquals = Annotated[str | None, Query(description="a JSON object: only VMs whose metadata has all these values")]
 
 
 @router.get("/vms", response_model=list[shapes.VM])
@@ -30,42 +31,45 @@ async def list_vms(
     limit: Limit = None,
     metadata_equals: MetadataEquals = None,
     status: Annotated[str | None, Query(description="only VMs with this status")] = None,
-    after: Annotated[str | None, Query(description="only VMs behind the one with this id: the next page")] = None,
+    after: After = None,
+    name: Annotated[str | None, Query(description="only VMs whose name has this in it")] = None,
+    image: Annotated[str | None, Query(description="only VMs of this image: a reference as it was given, or an id")] = None,
 ) -> Response:
     """List the VMs, newest first. The header `X-Next-After` is there when there are more, and is the `after` of the next page."""
-    infos = [vm_info(record) for record in await service.records(caller, _wanted(metadata_equals))]
-    if after is not None:
-        ids = [info["id"] for info in infos]
-        infos = infos[ids.index(after) + 1 :] if after in ids else []
-    if status is not None:
-        infos = [info for info in infos if info["status"] == status]
-    page = infos if limit is None else infos[:limit]
-    headers = {"X-Next-After": page[-1]["id"]} if page and len(page) < len(infos) else {}
-    return json_reply(page, headers=headers)
-
-
-def _wanted(metadata_equals: str | None) -> dict[str, Any] | None:
-    if metadata_equals is None:
-        return None
-    try:
-        wanted = json.loads(metadata_equals)
-    except (ValueError, RecursionError):
-        wanted = None
-    if not isinstance(wanted, dict):
-        raise InvalidRequest("metadata_equals is not a JSON object")
-    return wanted
+    records = [
+        record
+        for record in await service.records(caller, wanted_metadata(metadata_equals))
+        if status in {None, record.status.value}
+        and (name is None or name in record.spec.name)
+        and image in {None, record.spec.image, record.image_id}
+    ]
+    shown, headers = page(records, limit, after)
+    return json_reply([vm_info(record) for record in shown], headers=headers)
 
 
 @router.post("/vms", response_model=shapes.CreatedVM)
 @demands(Scope.EXEC)
-async def create_vm(service: TheService, caller: TheCaller, body: shapes.NewVM) -> Response:
+async def create_vm(service: TheService, caller: TheCaller, request: Request, body: shapes.NewVM) -> Response:
     """Make a VM and start it. It runs, and its agent answers, when this returns."""
-    name = service.name_for(caller, body.name)
-    async with service.within_quota(caller, Size(body.vcpu, body.mem_mib, body.disk_size_mib)):
-        options = body.model_dump(exclude={"image", "name"})
-        vm = await service.bandsox.create_vm(body.image, name, **options)
+    await service.check_image(caller, body.image)
+
+    async def work(progress: ProgressCallback) -> dict[str, Any]:
+        return await made(service, caller, body.image, body, progress)
+
+    return await with_progress(request, work)
+
+
+async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOptions, progress: ProgressCallback) -> dict[str, Any]:
+    """Make a machine of an image that `caller` may use, and tell of it."""
+    name = service.name_for(caller, wanted.name)
+    if not all(is_loopback_address(port.host) for port in wanted.publish):
+        check(caller, Scope.ADMIN)
+    options = {option: getattr(wanted, option) for option in shapes.VMOptions.model_fields if option not in {"name", "publish"}}
+    options["publish"] = [PublishedPort(port.guest_port, port.host_port, port.host) for port in wanted.publish]
+    async with service.within_quota(caller, Size(wanted.vcpu, wanted.mem_mib, wanted.disk_size_mib)):
+        vm = await service.bandsox.create_vm(image, name, **options, progress=progress)
     service.bandsox.active_vms.pop(vm.vm_id, None)  # a server holds no machine
-    return json_reply({"id": vm.vm_id, "status": "created", "name": vm.name})
+    return {"id": vm.vm_id, "status": "created", "name": vm.name}
 
 
 @router.get("/vms/{vm}", response_model=shapes.VM)
@@ -150,6 +154,23 @@ async def set_metadata(service: TheService, caller: TheCaller, vm: str, body: sh
 async def console(service: TheService, caller: TheCaller, vm: str) -> Response:
     """What a VM has printed on its console since it was started."""
     return json_reply({"console": await (await service.machine(caller, vm)).console()})
+
+
+@router.get("/vms/{vm}/console/follow", responses=described("a line for each piece, until the VM stops"), response_class=Response)
+@demands(Scope.READ)
+async def follow_console(service: TheService, caller: TheCaller, request: Request, vm: str) -> Response:
+    """What a VM has printed on its console, and what it prints from now on: `{"type": "output", "data"}`."""
+    return await stream(request, _console(await service.machine(caller, vm)))
+
+
+@contextlib.asynccontextmanager
+async def _console(machine: AsyncMicroVM) -> AsyncIterator[AsyncIterator[Line]]:
+    async def lines() -> AsyncGenerator[Line, None]:
+        async for piece in machine.follow_console():
+            yield {"type": "output", "data": piece}
+
+    async with contextlib.aclosing(lines()) as pieces:
+        yield pieces
 
 
 @router.get("/vms/{vm}/stats")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 
 from fastapi import APIRouter, Response
 
+from bandsox.server import load, shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, Open, demands
 from bandsox.server.replies import json_reply
-from bandsox.server.service import TheService
+from bandsox.server.service import TheCaller, TheService
 from bandsox.version import __version__
 
 router = APIRouter(tags=["This host"], route_class=GuardedRoute)
@@ -43,6 +45,15 @@ async def version() -> Response:
 async def doctor(service: TheService) -> Response:
     """What this host can do, what it lacks, and the command that mends it."""
     return json_reply([dataclasses.asdict(finding) for finding in await service.bandsox.doctor()])
+
+
+@router.get("/api/host", response_model=shapes.Host)
+@demands(Scope.READ)
+async def host(service: TheService, caller: TheCaller) -> Response:
+    """How much this host has, how much of it is free, and how many VMs the caller sees in each status."""
+    records = await service.records(caller)
+    counts = Counter(record.status.value for record in records)
+    return json_reply({"version": __version__, **await asyncio.to_thread(load.now, service.engine.layout.root), "vms": dict(counts)})
 
 
 @router.post("/api/cleanup")
