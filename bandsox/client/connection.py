@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,6 +86,23 @@ class Connection:
                         if said.get("type") == "error":
                             raise error_of(said.get("failure"))
                         yield said
+
+    async def make(self, path: str, progress: ProgressCallback | None = None, **options: Any) -> dict[str, Any]:
+        """Have the server make something, once: where the answer is lost, it is asked for again. Raises as `work`.
+
+        Where it is still not known what happened, the error's ``detail`` has the key, with which to ask later.
+        """
+        key = secrets.token_hex(16)
+        options["headers"] = {"Idempotency-Key": key, **options.get("headers", {})}
+        try:
+            return await self.work("POST", path, progress, **options)
+        except OutcomeUnknown:
+            try:
+                return await self.work("POST", path, progress, **options)
+            except (OutcomeUnknown, ServerUnavailable) as error:
+                cause = error.cause or error.message
+                lost = f"the connection to {self.url} was lost in the middle of POST {path}"
+                raise OutcomeUnknown(lost, cause=cause, detail={"idempotency_key": key}) from error
 
     async def work(self, method: str, path: str, progress: ProgressCallback | None = None, **options: Any) -> dict[str, Any]:
         """Have the server do something long, and return its result. Raises as `call`.

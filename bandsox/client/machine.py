@@ -121,7 +121,7 @@ class RemoteMicroVM(AsyncMicroVM):
     ) -> str:
         """Save it, running or paused, and return the snapshot's name."""
         body = {"name": snapshot_name, "metadata": None if metadata is None else dict(metadata)}
-        return str((await self._server.work("POST", f"{self._path}/snapshot", progress, json=body))["snapshot_id"])
+        return str((await self._server.make(f"{self._path}/snapshot", progress, json=body))["snapshot_id"])
 
     async def fork(
         self,
@@ -139,7 +139,7 @@ class RemoteMicroVM(AsyncMicroVM):
             "env_vars": None if env_vars is None else dict(env_vars),
             "metadata": None if metadata is None else dict(metadata),
         }
-        made = await self._server.work("POST", f"{self._path}/fork", progress, json=body)
+        made = await self._server.make(f"{self._path}/fork", progress, json=body)
         return [RemoteMicroVM(self._server, info) for info in made["vms"]]
 
     # ── ports ──

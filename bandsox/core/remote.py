@@ -142,7 +142,7 @@ class RemoteBandSox(AsyncBandSox):
             "auto_resume": auto_resume,
             "publish": _published(publish),
         }
-        made = await self._server.work("POST", "/api/vms", progress, json=wanted)
+        made = await self._server.make("/api/vms", progress, json=wanted)
         return await self._made(made)
 
     async def _made(self, made: Mapping[str, Any]) -> AsyncMicroVM:
@@ -243,7 +243,7 @@ class RemoteBandSox(AsyncBandSox):
         """Save a running or paused machine, which then is as it was before, and return the snapshot's name."""
         path = _path(vm if isinstance(vm, str) else vm.vm_id)
         body = {"name": snapshot_name, "metadata": None if metadata is None else dict(metadata)}
-        return str((await self._server.work("POST", f"{path}/snapshot", progress, json=body))["snapshot_id"])
+        return str((await self._server.make(f"{path}/snapshot", progress, json=body))["snapshot_id"])
 
     async def restore_vm(
         self,
@@ -266,7 +266,7 @@ class RemoteBandSox(AsyncBandSox):
             "metadata": None if metadata is None else dict(metadata),
             "cold": cold,
         }
-        return await self._made(await self._server.work("POST", f"{_snapshot(snapshot_id)}/restore", progress, json=body))
+        return await self._made(await self._server.make(f"{_snapshot(snapshot_id)}/restore", progress, json=body))
 
     async def list_snapshots(self) -> list[dict[str, Any]]:
         """All snapshots, newest first."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from ipaddress import ip_address
 from typing import Any, get_args
 
@@ -27,10 +29,31 @@ _MMDS_LIMIT = 51_200
 
 _ENVIRONMENT_LIMIT = 256 * 1024
 
+_chosen: ContextVar[list[str] | None] = ContextVar("chosen", default=None)
+
 
 def new_id() -> str:
     """A machine's id: 16 hexadecimal digits, never given twice."""
     return secrets.token_hex(8)
+
+
+def record_id() -> str:
+    """The id of a new machine or snapshot: the next of those that were chosen for it, else a new one."""
+    chosen = _chosen.get()
+    return chosen.pop(0) if chosen else new_id()
+
+
+@contextlib.contextmanager
+def choosing(ids: Iterable[str]) -> Iterator[None]:
+    """Within the block the machines and snapshots that are made get these ids of `new_id`, one after another.
+
+    Whoever wrote them down before finds again what was made, even if he was killed before he knew.
+    """
+    token = _chosen.set(list(ids))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
 
 
 def check_name(name: str) -> str:

@@ -30,7 +30,7 @@ def new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, ver
     """The record of a machine that is about to be made."""
     created_at = time.time()
     return VMRecord(
-        id=identity.new_id(),
+        id=identity.record_id(),
         spec=spec,
         status=VMStatus.CREATING,
         created_at=created_at,

@@ -12,6 +12,7 @@ from bandsox.server import faults, shapes
 from bandsox.server.configuration import Configuration
 from bandsox.server.gate import Gate
 from bandsox.server.live import routes as live
+from bandsox.server.once import Once
 from bandsox.server.routes import auth, builds, commands, events, files, images, machines, ports, snapshots, system
 from bandsox.server.service import Service
 from bandsox.version import __version__
@@ -48,6 +49,7 @@ def application(bandsox: AsyncBandSox, configuration: Configuration) -> FastAPI:
     app = routes()
     service = Service(bandsox, configuration)
     app.state.service = service
+    app.state.once = Once(service.keyed)
     app.add_middleware(Gate, service=service)
     return app
 

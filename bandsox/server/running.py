@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
+from fastapi import FastAPI
 
 from bandsox.core import AsyncBandSox
 from bandsox.errors import HostError, InvalidRequest
@@ -45,19 +46,23 @@ async def _serve(storage: str | None, configuration: Configuration, ready: Calla
         configuration.check(authenticated=Gatekeeper(bandsox.storage_dir).enabled)
         listener = _listen(configuration)
         with logging_to(bandsox.storage_dir), listener:
-            server = _Server(_settings(bandsox, configuration), lambda: ready(_address(configuration, listener)))
+            app = application(bandsox, configuration)
+            server = _Server(_settings(app, configuration), lambda: ready(_address(configuration, listener)))
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end
                 signal.signal(number, _told_to_stop)
-            await server.serve(sockets=[listener])
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                await app.state.once.finish()
 
 
 def _told_to_stop(number: int, frame: object) -> None:
     """Being told to stop is how a server ends, and no failure."""
 
 
-def _settings(bandsox: AsyncBandSox, configuration: Configuration) -> uvicorn.Config:
+def _settings(app: FastAPI, configuration: Configuration) -> uvicorn.Config:
     config = uvicorn.Config(
-        application(bandsox, configuration),
+        app,
         http="httptools",
         ws="websockets-sansio",
         loop="asyncio",

@@ -19,6 +19,7 @@ from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.settings import DEFAULT_IMAGE
+from bandsox.store import KeyedRequests
 from bandsox.vm import AsyncMicroVM
 
 
@@ -42,6 +43,7 @@ class Service:
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}
         self.feed = bandsox.feed
+        self.keyed = KeyedRequests(self.engine.database)
         self._counting = anyio.Lock()
 
     async def record(self, caller: Caller, vm: str) -> VMRecord:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
+import anyio
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -69,7 +70,8 @@ async def with_progress(
     working = asyncio.ensure_future(work(steps.report))
     working.add_done_callback(lambda _: steps.tell())
     try:
-        await steps.news.wait()
+        with anyio.move_on_after(BEAT_S):
+            await steps.news.wait()
         if working.done():
             working.result()  # what failed at once has its own status
     except BaseException:

@@ -7,8 +7,9 @@ journal of them. Whether a machine is *alive* is not stored here: that is asked 
 from bandsox.store.changes import Changes
 from bandsox.store.database import Database
 from bandsox.store.images import ImageTable
+from bandsox.store.keyed import KeyedRequests
 from bandsox.store.probes import ProbeResult, Probes
 from bandsox.store.snapshots import Snapshots
 from bandsox.store.vms import VMs
 
-__all__ = ["Changes", "Database", "ImageTable", "ProbeResult", "Probes", "Snapshots", "VMs"]
+__all__ = ["Changes", "Database", "ImageTable", "KeyedRequests", "ProbeResult", "Probes", "Snapshots", "VMs"]

@@ -32,6 +32,12 @@ class Changes:
         statement = "SELECT id, at, kind, subject, name, owner, status FROM changes WHERE id > ? ORDER BY id LIMIT ?"
         return [Change(**row) for row in self._database.connection().execute(statement, (number, _PAGE))]
 
+    def latest(self, kind: str, subject: str) -> Change | None:
+        """The last change of a kind that happened to something; None where the journal has none."""
+        statement = "SELECT id, at, kind, subject, name, owner, status FROM changes WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT 1"
+        row = self._database.connection().execute(statement, (kind, subject)).fetchone()
+        return None if row is None else Change(**row)
+
     def settle(self) -> None:
         """Return once whoever is writing has finished, or is dead.
 

@@ -137,6 +137,20 @@ _MIGRATIONS = (
         INSERT INTO changes (kind, subject, name) VALUES ('image.unnamed', OLD.image_id, OLD.reference);
     END;
     """,
+    """
+    CREATE TABLE keyed_requests (
+        caller    TEXT NOT NULL,
+        key       TEXT NOT NULL,
+        asked     TEXT NOT NULL,
+        at        REAL NOT NULL,
+        pid       INTEGER NOT NULL,
+        pid_start INTEGER NOT NULL,
+        plan      TEXT NOT NULL,
+        outcome   TEXT,
+        PRIMARY KEY (caller, key)
+    ) STRICT;
+    CREATE INDEX keyed_requests_by_age ON keyed_requests (caller, at);
+    """,
 )
 """Each entry takes the schema one version further; ``PRAGMA user_version`` counts those applied.
 

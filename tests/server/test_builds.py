@@ -57,7 +57,6 @@ def tar(**files: str) -> bytes:
     ("form", "files", "status", "code"),
     [
         ({"dockerfile": "FROM scratch\nRUN"}, {}, 422, "invalid_dockerfile"),
-        ({"dockerfile": "FROM rootfs:/etc/passwd"}, {}, 400, "invalid_image"),
         ({}, {}, 400, "invalid_request"),
         ({"dockerfile": "FROM scratch", "vcpu": "many"}, {}, 400, "invalid_request"),
         ({"dockerfile": "FROM scratch", "env_vars": "{"}, {}, 400, "invalid_request"),
@@ -65,16 +64,13 @@ def tar(**files: str) -> bytes:
         ({"dockerfile": "FROM python:3-alpine\nCOPY x /"}, {"context": b"no archive" * 100}, 400, "invalid_request"),
         ({"dockerfile": "FROM python:3-alpine\nCOPY x /"}, {"context": tar(**{"../x": "y"})}, 400, "invalid_request"),
         ({"dockerfile": "FROM python:3-alpine\nCOPY x /"}, {"context": tar(**{"/x": "y"})}, 400, "invalid_request"),
-        ({"dockerfile": "FROM python:3-alpine\nCOPY x /"}, {"context": tar(y="y")}, 422, "build_failed"),
+        ({"dockerfile": "FROM python:3-alpine\nCOPY x /"}, {"context": tar(y="y")}, 422, "invalid_dockerfile"),
     ],
 )
 def test_what_cannot_be_built(http: httpx.Client, form: dict[str, str], files: dict[str, bytes], status: int, code: str) -> None:
     before = len(http.get("/api/vms").json())
-    answer = http.post("/api/vms/from-dockerfile", data=form, files=files or {"none": b""})
-    if "rootfs:" in str(form):  # by an administrator, who may: but it is no image
-        assert answer.status_code >= 400
-    else:
-        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    answer = http.post("/api/vms/from-dockerfile", files={**{name: (None, value) for name, value in form.items()}, **files} or {"x": b""})
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert len(http.get("/api/vms").json()) == before
 
 
@@ -97,12 +93,12 @@ def test_files_of_the_server_are_no_images_for_others(guarded: tuple[Server, Aut
                 client.post("/api/vms", json={"image": image}),
                 client.post("/api/images/pull", json={"reference": image}),
                 client.post("/api/images/pull", json={"reference": image, "policy": "missing"}),
-                client.post("/api/vms/from-dockerfile", data={"dockerfile": f"FROM {image}\n"}, files={"none": b""}),
+                client.post("/api/vms/from-dockerfile", files={"dockerfile": (None, f"FROM {image}\n")}),
             ]
-            assert [answer.status_code for answer in answers[:3]] == [403] * 3
-            assert answers[3].status_code in {403, 422}
+            assert [answer.status_code for answer in answers] == [403, 403, 403, 422]
             assert "secret" not in json.dumps(client.get("/api/images").json())
-        named = client.post("/api/vms/from-dockerfile", data={"dockerfile": "FROM scratch", "tag": "python:3-alpine"}, files={"none": b""})
+        form = {"dockerfile": (None, "FROM scratch"), "tag": (None, "python:3-alpine")}
+        named = client.post("/api/vms/from-dockerfile", files=form)
         assert named.status_code == 403
     assert not list(Layout.open(tmp_path / "storage").root.glob("**/build-*"))
 

@@ -306,7 +306,7 @@ class Snapshots:
         """The manifest of what was saved."""
         root = self._layout.root
         return Snapshot(
-            id=identity.new_id(),
+            id=identity.record_id(),
             name=name,
             created_at=time.time(),
             source_vm_id=record.id,
@@ -355,7 +355,7 @@ class Snapshots:
         offer = await asyncio.to_thread(self._engine.confiner.choose, spec.confinement)
         return dataclasses.replace(
             source,
-            id=identity.new_id(),
+            id=identity.record_id(),
             spec=spec,
             status=VMStatus.CREATING,
             created_at=time.time(),

@@ -12,6 +12,8 @@ from bandsox.guest import CommandOptions
 from bandsox.server import shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, demands
+from bandsox.server.keyedrun import KeyedRun
+from bandsox.server.once import TheOnce, key_of
 from bandsox.server.presence import while_present
 from bandsox.server.replies import json_reply, reply
 from bandsox.server.service import TheCaller, TheService
@@ -40,9 +42,19 @@ def program_of(body: shapes.Command) -> CommandOptions:
 
 @router.post("/exec", response_model=shapes.Ran)
 @demands(Scope.EXEC)
-async def execute(service: TheService, caller: TheCaller, request: Request, vm: str, body: shapes.Run) -> Response:
-    """Run a command to its end. Where the client goes away before that, it is killed."""
+async def execute(service: TheService, caller: TheCaller, once: TheOnce, request: Request, vm: str, body: shapes.Run) -> Response:
+    """Run a command to its end. Where the client goes away before that, it is killed.
+
+    With an `Idempotency-Key` it goes on instead, and who sends the request again gets its outcome, in JSON; it has no `stdin` then.
+    """
     guest = await (await service.machine(caller, vm)).running()
+    if (key := key_of(request)) is not None:
+        if body.stdin is not None:
+            raise InvalidRequest(
+                "a command with a key has no stdin", cause="nobody could tell how much of it was read", remedy="write a file"
+            )
+        run = KeyedRun(guest, program_of(body), service.keyed, (caller.id, key))
+        return await once.answer(request, caller, body, await run.attempt())
     stdin = None if body.stdin is None else body.stdin.encode()
     work = guest.run(**program_of(body), stdin=stdin, max_output=MAX_OUTPUT)
     return reply(request, await while_present(request, work))
@@ -69,11 +81,17 @@ async def list_sessions(service: TheService, caller: TheCaller, request: Request
 
 @router.post("/sessions", response_model=shapes.StartedSession)
 @demands(Scope.EXEC)
-async def start_session(service: TheService, caller: TheCaller, vm: str, body: shapes.NewSession) -> Response:
+async def start_session(
+    service: TheService, caller: TheCaller, once: TheOnce, request: Request, vm: str, body: shapes.NewSession
+) -> Response:
     """Start a command that goes on, whoever looks on. Follow it with the WebSocket `sessions/{session}/attach`."""
     guest = await (await service.machine(caller, vm)).running()
     session = body.id or secrets.token_hex(8)
-    options: dict[str, Any] = {**program_of(body), "tty": None if body.tty is None else (body.tty.cols, body.tty.rows)}
+    tty = None if body.tty is None else (body.tty.cols, body.tty.rows)
+    if (key := key_of(request)) is not None:
+        run = KeyedRun(guest, program_of(body), service.keyed, (caller.id, key))
+        return await once.answer(request, caller, body, await run.session_attempt(session, stdin=body.stdin, tty=tty))
+    options: dict[str, Any] = {**program_of(body), "tty": tty}
     return json_reply({"id": session, "pid": await guest.start_session(session, stdin=body.stdin, **options)})
 
 

@@ -8,15 +8,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from bandsox.engine import identity
 from bandsox.models import ProgressCallback, PublishedPort
-from bandsox.server import shapes
+from bandsox.server import recovery, shapes
 from bandsox.server.auth.callers import Caller, Scope
 from bandsox.server.configuration import is_loopback_address
 from bandsox.server.guard import GuardedRoute, check, demands
+from bandsox.server.once import Attempt, TheOnce
 from bandsox.server.pages import After, Limit, MetadataEquals, page, wanted_metadata
 from bandsox.server.replies import json_reply, reply
 from bandsox.server.service import Service, Size, TheCaller, TheService
-from bandsox.server.streams import Line, described, stream, with_progress
+from bandsox.server.streams import Line, described, stream
 from bandsox.vm import AsyncMicroVM, vm_info
 
 router = APIRouter(prefix="/api", tags=["VMs"], route_class=GuardedRoute)
@@ -49,14 +51,15 @@ async def list_vms(
 
 @router.post("/vms", response_model=shapes.CreatedVM)
 @demands(Scope.EXEC)
-async def create_vm(service: TheService, caller: TheCaller, request: Request, body: shapes.NewVM) -> Response:
+async def create_vm(service: TheService, caller: TheCaller, once: TheOnce, request: Request, body: shapes.NewVM) -> Response:
     """Make a VM and start it. It runs, and its agent answers, when this returns."""
     await service.check_image(caller, body.image)
 
     async def work(progress: ProgressCallback) -> dict[str, Any]:
         return await made(service, caller, body.image, body, progress)
 
-    return await with_progress(request, work)
+    attempt = Attempt(work, [identity.new_id()], lambda plan: recovery.machine(service, plan, "created"))
+    return await once.answer(request, caller, body, attempt)
 
 
 async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOptions, progress: ProgressCallback) -> dict[str, Any]:

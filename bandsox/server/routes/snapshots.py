@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from bandsox.models import ProgressCallback, Snapshot, VMSpec
-from bandsox.server import shapes
+from bandsox.engine import identity
+from bandsox.models import ProgressCallback, Snapshot, VMRecord, VMSpec
+from bandsox.server import recovery, shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, demands
+from bandsox.server.once import Attempt, TheOnce
 from bandsox.server.pages import After, Limit, MetadataEquals, having, page
 from bandsox.server.replies import json_reply
 from bandsox.server.service import Service, Size, TheCaller, TheService
-from bandsox.server.streams import with_progress
 from bandsox.vm import vm_info
 
 router = APIRouter(prefix="/api", tags=["Snapshots"], route_class=GuardedRoute)
@@ -26,7 +28,7 @@ def size_of(spec: VMSpec) -> Size:
 
 @router.post("/vms/{vm}/snapshot", response_model=shapes.TakenSnapshot)
 @demands(Scope.EXEC)
-async def take(service: TheService, caller: TheCaller, request: Request, vm: str, body: shapes.NewSnapshot) -> Response:
+async def take(service: TheService, caller: TheCaller, once: TheOnce, request: Request, vm: str, body: shapes.NewSnapshot) -> Response:
     """Save a running or paused VM, which then is as it was before."""
     record = await service.record(caller, vm)
 
@@ -34,12 +36,13 @@ async def take(service: TheService, caller: TheCaller, request: Request, vm: str
         snapshot = await service.engine.snapshots.take(record.id, body.name, body.metadata, progress)
         return {"snapshot_id": snapshot.name, "id": snapshot.id}
 
-    return await with_progress(request, work)
+    attempt = Attempt(work, [identity.new_id()], lambda plan: recovery.snapshot(service, plan))
+    return await once.answer(request, caller, body, attempt)
 
 
 @router.post("/vms/{vm}/fork", response_model=shapes.Forked)
 @demands(Scope.EXEC)
-async def fork(service: TheService, caller: TheCaller, request: Request, vm: str, body: shapes.Fork) -> Response:
+async def fork(service: TheService, caller: TheCaller, once: TheOnce, request: Request, vm: str, body: shapes.Fork) -> Response:
     """Make clones of a running or paused VM, which goes on. They share its memory until they write to it. All run, or there is none."""
     record = await service.record(caller, vm)
     name = service.name_for(caller, body.name) if body.name is not None or caller.prefix else None
@@ -48,9 +51,18 @@ async def fork(service: TheService, caller: TheCaller, request: Request, vm: str
         async with service.within_quota(caller, *[size_of(record.spec)] * body.count):
             options: Any = {"env_vars": body.env_vars, "metadata": body.metadata, "progress": progress}
             clones = await service.engine.snapshots.fork(record.id, body.count, name, **options)
-        return {"status": "forked", "vms": [vm_info(clone) for clone in clones]}
+        return _forked(clones)
 
-    return await with_progress(request, work)
+    async def find(plan: Sequence[str]) -> dict[str, Any] | None:
+        clones = await recovery.machines(service, plan)
+        return None if clones is None else _forked(clones)
+
+    attempt = Attempt(work, [identity.new_id() for _ in range(body.count)], find)
+    return await once.answer(request, caller, body, attempt)
+
+
+def _forked(clones: Sequence[VMRecord]) -> dict[str, Any]:
+    return {"status": "forked", "vms": [vm_info(clone) for clone in clones]}
 
 
 @router.get("/snapshots", response_model=list[shapes.SnapshotInfo])
@@ -86,7 +98,7 @@ async def delete(service: TheService, caller: TheCaller, snapshot: str) -> Respo
 
 @router.post("/snapshots/{snapshot}/restore", response_model=shapes.RestoredVM)
 @demands(Scope.EXEC)
-async def restore(service: TheService, caller: TheCaller, request: Request, snapshot: str, body: shapes.Restore) -> Response:
+async def restore(service: TheService, caller: TheCaller, once: TheOnce, request: Request, snapshot: str, body: shapes.Restore) -> Response:
     """Make a VM that goes on from a snapshot; any number at once."""
     known = await service.snapshot(caller, snapshot)
     name = service.name_for(caller, body.name) if body.name is not None or caller.prefix else None
@@ -96,7 +108,8 @@ async def restore(service: TheService, caller: TheCaller, request: Request, snap
             record = await service.engine.snapshots.restore(known.id, name, **body.model_dump(exclude={"name"}), progress=progress)
         return {"id": record.id, "status": "restored", "name": record.spec.name}
 
-    return await with_progress(request, work)
+    attempt = Attempt(work, [identity.new_id()], lambda plan: recovery.machine(service, plan, "restored"))
+    return await once.answer(request, caller, body, attempt)
 
 
 @router.put("/snapshots/{snapshot}/name", response_model=shapes.Renamed)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Response
 from bandsox.server import load, shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, Open, demands
+from bandsox.server.once import TheOnce
 from bandsox.server.replies import json_reply
 from bandsox.server.service import TheCaller, TheService
 from bandsox.version import __version__
@@ -54,6 +55,13 @@ async def host(service: TheService, caller: TheCaller) -> Response:
     records = await service.records(caller)
     counts = Counter(record.status.value for record in records)
     return json_reply({"version": __version__, **await asyncio.to_thread(load.now, service.engine.layout.root), "vms": dict(counts)})
+
+
+@router.get("/api/requests/{key}", response_model=shapes.Outcome)
+@demands(Scope.READ)
+async def outcome(caller: TheCaller, once: TheOnce, key: str) -> Response:
+    """What has become of a request of this caller that had an `Idempotency-Key`, within a day."""
+    return json_reply(await once.outcome(caller, key))
 
 
 @router.post("/api/cleanup")

@@ -30,7 +30,7 @@ from bandsox.server.shapes.files import (
     Tree,
     Written,
 )
-from bandsox.server.shapes.host import Host
+from bandsox.server.shapes.host import Host, Outcome
 from bandsox.server.shapes.images import ImageInfo, Pull, Tag
 from bandsox.server.shapes.machines import (
     VM,
@@ -85,6 +85,7 @@ __all__ = [
     "NewSnapshot",
     "NewVM",
     "NewVMFromDockerfile",
+    "Outcome",
     "Port",
     "PortInfo",
     "PublishedUrl",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import Field
 
-from bandsox.server.shapes.base import Given
+from bandsox.server.shapes.base import Failure, Given
 
 
 class Host(Given):
@@ -18,3 +20,11 @@ class Host(Given):
     disk_total: int
     disk_free: int
     vms: dict[str, int]
+
+
+class Outcome(Given):
+    """What has become of a request. `unknown`: its server was killed; send it again to find out."""
+
+    status: Literal["running", "done", "unknown"]
+    result: dict[str, Any] | None = Field(description="as it was answered")
+    failure: Failure | None
