@@ -45,7 +45,7 @@ SECTIONS = {
         "auth": Entry(
             f"{_COMMANDS}.auth:auth",
             "Say who may use the server: a password for people, keys for programs.",
-            ("init", "set-password", "create-key", "list-keys", "revoke-key"),
+            ("login", "logout", "init", "set-password", "create-key", "list-keys", "revoke-key"),
         ),
     },
     "This host": {

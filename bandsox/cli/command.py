@@ -18,6 +18,8 @@ class Invocation:
 
     def __init__(self, *, json: bool = False) -> None:
         self.storage: str | None = None
+        self.host: str | None = None
+        self.port: int | None = None
         self.json = json
         self.quiet = False
         self.debug = False
@@ -46,6 +48,8 @@ GLOBAL_OPTIONS: tuple[click.Parameter, ...] = (
         metavar="DIR",
         help="Where VMs and images are kept. [env: BANDSOX_STORAGE]",
     ),
+    _global_option("--host", metavar="NAME", help="The host, or the URL, of a server that has the VMs. [env: BANDSOX_URL]"),
+    _global_option("--port", type=click.IntRange(1, 65535), help="The server's port, by default 8000."),
     _global_option("--json", is_flag=True, help="Print the result as JSON on stdout, and errors as JSON on stderr."),
     _global_option("--quiet", "-q", is_flag=True, help="Print nothing but results; of lists only the ids."),
     _global_option("--no-color", is_flag=True, help="Do not colour the output. [env: NO_COLOR]"),
@@ -72,12 +76,15 @@ class _Documented(click.Command):
     examples: Sequence[tuple[str, str]] = ()
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        return [*super().get_params(ctx), *GLOBAL_OPTIONS]
+        own = super().get_params(ctx)
+        taken = {name for param in own for name in param.opts}
+        return [*own, *(option for option in GLOBAL_OPTIONS if taken.isdisjoint(option.opts))]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        own = [param for param in self.get_params(ctx) if isinstance(param, click.Option) and param not in GLOBAL_OPTIONS]
-        for title, params in (("Options", own), ("Global options", GLOBAL_OPTIONS)):
-            records = [record for param in params if (record := param.get_help_record(ctx)) is not None]
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        own = [option for option in options if option not in GLOBAL_OPTIONS]
+        for title, shown in (("Options", own), ("Global options", [option for option in options if option in GLOBAL_OPTIONS])):
+            records = [record for param in shown if (record := param.get_help_record(ctx)) is not None]
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 async def find_image(call: Call, reference: str, pull: str) -> Image:
     """The image of a reference, fetched where `pull` allows it."""
-    return await call.engine.images.resolve(reference, pull=cast(Literal["missing", "always", "never"], pull), progress=call.progress)
+    return await call.bandsox.pull_image(reference, cast(Literal["missing", "always", "never"], pull), call.progress)
 
 
 async def create_machine(
@@ -37,7 +37,8 @@ async def create_machine(
 
     timings = timings or Timings(shown=False)
     with timings.stage("kernel"):
-        await asyncio.to_thread(call.engine.kernels.boot_files, options.kernel, call.progress)
+        if not call.remote:
+            await asyncio.to_thread(call.engine.kernels.boot_files, options.kernel, call.progress)
     with timings.stage("boot"):
         vm = await call.bandsox.create_vm(
             reference,
@@ -65,11 +66,11 @@ async def create_machine(
             on_expiry=options.on_expiry,
             auto_resume=options.auto_resume,
             publish=options.publish,
-            ephemeral=ephemeral,
+            ephemeral=ephemeral and not call.remote,
             progress=call.progress,
         )
     info = await vm.info()
-    if info["confinement"] == "none" and (options.confinement or call.bandsox.confinement) != "none":
+    if not call.remote and info["confinement"] == "none" and (options.confinement or call.bandsox.confinement) != "none":
         call.progress.clear()
         notice(f"the hypervisor is not confined: {info['confinement_reason']}; see `bandsox doctor`", call.state)
     return vm
@@ -78,20 +79,22 @@ async def create_machine(
 class Fate:
     """What becomes of a machine at the end of a command."""
 
-    def __init__(self, vm: AsyncMicroVM, *, kept: bool) -> None:
+    def __init__(self, vm: AsyncMicroVM, *, kept: bool, ephemeral: bool) -> None:
         self._vm = vm
+        self._ephemeral = ephemeral
         self.kept = kept
 
     async def keep(self) -> None:
         """Let it live on after all."""
-        await self._vm.keep()
+        if self._ephemeral:
+            await self._vm.keep()
         self.kept = True
 
 
 @contextlib.asynccontextmanager
 async def deleted_afterwards(call: Call, vm: AsyncMicroVM, *, keep: bool) -> AsyncIterator[Fate]:
     """Delete a machine at the end of the block, however it ends, unless it is to be kept."""
-    fate = Fate(vm, kept=keep)
+    fate = Fate(vm, kept=keep, ephemeral=not call.remote)
     try:
         yield fate
     finally:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
+from bandsox.cli import servers
 from bandsox.cli.command import Invocation
 from bandsox.cli.output import notice
 from bandsox.cli.progress import ProgressDisplay
@@ -21,6 +22,7 @@ from bandsox.core import AsyncBandSox
 from bandsox.errors import VMNotFound
 
 if TYPE_CHECKING:
+    from bandsox.engine import Engine
     from bandsox.vm import AsyncMicroVM
 
 GRACE_S = 10.0
@@ -107,12 +109,22 @@ class Signals:
 class Call:
     """What a command's coroutine works with."""
 
-    def __init__(self, state: Invocation, bandsox: AsyncBandSox, signals: Signals, progress: ProgressDisplay) -> None:
+    def __init__(self, state: Invocation, bandsox: AsyncBandSox, signals: Signals, progress: ProgressDisplay, *, remote: bool) -> None:
         self.state = state
         self.bandsox = bandsox
-        self.engine = bandsox.engine
+        self.remote = remote
         self.signals = signals
         self.progress = progress
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises
+        ------
+        Unsupported: the VMs are a server's.
+        """
+        return self.bandsox.engine
 
     async def vm(self, id_or_name: str) -> AsyncMicroVM:
         """The VM with this id, beginning of an id, or name.
@@ -121,9 +133,9 @@ class Call:
         ------
         VMNotFound: there is none.
         """
-        found = await self.bandsox.get_vm((await self.engine.get(id_or_name)).id)
+        found = await self.bandsox.get_vm(id_or_name if self.remote else (await self.engine.get(id_or_name)).id)
         if found is None:
-            raise VMNotFound(f"VM {id_or_name} was deleted")
+            raise VMNotFound(f"no VM has the id or name {id_or_name!r}", remedy="see `bandsox vm list`")
         return found
 
 
@@ -136,8 +148,10 @@ async def _supervised(state: Invocation, work: Callable[[Call], Awaitable[int | 
     signals = Signals(state)
     with signals.handled(), ProgressDisplay(state) as progress:
         try:
-            async with AsyncBandSox(state.storage) as bandsox:
-                return await work(Call(state, bandsox, signals, progress)) or 0
+            url = servers.url_of(state)
+            headers = None if url is None else servers.headers_for(url)
+            async with AsyncBandSox(state.storage if url is None else None, url, headers) as bandsox:
+                return await work(Call(state, bandsox, signals, progress, remote=url is not None)) or 0
         except asyncio.CancelledError:
             if signals.cancelled_by is None:
                 raise

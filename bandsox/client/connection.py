@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -160,7 +161,9 @@ class Connection:
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
-            self._http = httpx.AsyncClient(base_url=self.url, headers=self.headers, follow_redirects=False, trust_env=False)
+            # What the system trusts, and SSL_CERT_FILE, as everywhere else on it; httpx would bring a list of its own.
+            verify = ssl.create_default_context() if self.url.startswith("https:") else False
+            self._http = httpx.AsyncClient(base_url=self.url, headers=self.headers, follow_redirects=False, trust_env=False, verify=verify)
         return self._http
 
     @contextlib.contextmanager

@@ -6,11 +6,13 @@ Every route says so with `demands`; one that does not cannot be added, so none i
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
@@ -22,6 +24,8 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 BODY_LIMIT = 1 << 20
 """How many bytes the body of an ordinary request may have."""
+
+_SHORT = 64 << 10
 
 STALL_S = 60.0
 """How long to wait for the next bytes of a request."""
@@ -84,6 +88,23 @@ def check(caller: Caller | None, scope: Scope | Open) -> None:
         raise Forbidden(f"{caller.name} may not do this", cause=f"it takes the scope {scope.value!r}", remedy="use another key")
 
 
+class _BoundedRequest(Request):
+    """A request whose body, where it is long, is parsed in a thread: the event loop has others to serve."""
+
+    async def json(self) -> Any:
+        """The body as JSON.
+
+        Raises
+        ------
+        json.JSONDecodeError: it is none.
+        """
+        body = await self.body()
+        try:
+            return json.loads(body) if len(body) <= _SHORT else await anyio.to_thread.run_sync(json.loads, body)
+        except RecursionError as error:
+            raise json.JSONDecodeError("it is nested too deeply", "", 0) from error
+
+
 class GuardedRoute(APIRoute):
     """A route that checks its caller first, and reads no more than it takes."""
 
@@ -101,7 +122,7 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             check(request.scope["caller"], self.demand.scope)
-            request = Request(request.scope, _bounded(request, self.demand.body))
+            request = _BoundedRequest(request.scope, _bounded(request, self.demand.body))
             return await handle(request)
 
         return guarded

@@ -19,6 +19,7 @@ from bandsox.server.application import application
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.server.logs import logging_to
+from bandsox.server.protocol import protocol
 
 _THREADS = 32
 """For short work of the library, such as a look into the registry. Transfers have threads of their own."""
@@ -63,7 +64,7 @@ def _told_to_stop(number: int, frame: object) -> None:
 def _settings(app: FastAPI, configuration: Configuration) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol(configuration.head_s),
         ws="websockets-sansio",
         loop="asyncio",
         lifespan="off",

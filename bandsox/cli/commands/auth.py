@@ -31,6 +31,34 @@ def auth() -> None:
     """Say who may use the server: a password for people, keys for programs."""
 
 
+@auth.command(examples=(("bandsox auth login --host https://sandboxes.example.org", "asks for a key; commands with this --host use it"),))
+@click.pass_context
+def login(context: click.Context) -> None:
+    """Keep a key for a server in ~/.bandsox/credentials: the one on standard input, or typed at a terminal."""
+    from bandsox.cli import servers
+    from bandsox.core import BandSox
+
+    url = servers.url_of(invocation(context))
+    if url is None:
+        raise InvalidRequest("no server was named", remedy="give --host, or set BANDSOX_URL")
+    key = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
+    with BandSox(server_url=url, headers={"Authorization": f"Bearer {key}"}) as server:
+        server.list_vms(limit=0)  # it lets whoever has this key in
+    servers.keep_key(url, key)
+
+
+@auth.command()
+@click.pass_context
+def logout(context: click.Context) -> None:
+    """Forget the key for a server."""
+    from bandsox.cli import servers
+
+    url = servers.url_of(invocation(context))
+    if url is None:
+        raise InvalidRequest("no server was named", remedy="give --host, or set BANDSOX_URL")
+    servers.keep_key(url, None)
+
+
 @auth.command()
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.pass_context

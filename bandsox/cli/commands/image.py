@@ -58,7 +58,7 @@ async def pull(call: Call, reference: str) -> None:
 @operation
 async def list_(call: Call) -> None:
     """List images, the newest first."""
-    found = list(await call.engine.images.list())
+    found = list(await call.bandsox.list_images())
     if call.state.json:
         print_json([image_info(each) for each in found])
         return
@@ -171,7 +171,7 @@ async def load(call: Call, archive: Path | None) -> None:
 @operation
 async def tag(call: Call, reference: str, name: str) -> None:
     """Give an image one more name, taking it from the image that had it."""
-    found = await call.engine.images.tag(reference, name)
+    found = await call.bandsox.tag_image(reference, name)
     if call.state.json:
         print_json(image_info(found))
 

@@ -47,7 +47,7 @@ async def _facts(call: Call, name: str, kind: str | None) -> dict[str, Any]:
         try:
             return await (await call.vm(name)).info()
         except VMNotFound:
-            if kind == "vm":
+            if kind == "vm" or call.remote:
                 raise
     try:
         return image_info(await call.engine.images.inspect(name))

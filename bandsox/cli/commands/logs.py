@@ -18,7 +18,7 @@ from bandsox.cli.parameters import vm_argument
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
-    from bandsox.models import VMRecord
+    from bandsox.vm import AsyncMicroVM
 
 
 @click.command(
@@ -42,13 +42,13 @@ async def logs(call: Call, vm: str, tail: int | None, follow: bool, raw: bool) -
     """
     if raw and call.state.json:
         raise click.UsageError("--raw and --json exclude each other")
-    record = await call.engine.get(vm)
+    machine = await call.vm(vm)
     if call.state.json and not follow:
-        print_json({"console": _last(call.engine.console(record), tail).decode(errors="replace").replace("\r\n", "\n")})
+        print_json({"console": _last((await machine.console()).encode(), tail).decode()})
         return
     lines = _Lines(json_lines=call.state.json)
     first = True
-    async with contextlib.aclosing(_pieces(call, record, follow)) as pieces:
+    async with contextlib.aclosing(_pieces(call, machine, follow)) as pieces:
         async for piece in pieces:
             shown = _last(piece, tail) if first else piece
             first = False
@@ -61,13 +61,24 @@ async def logs(call: Call, vm: str, tail: int | None, follow: bool, raw: bool) -
         lines.finish()
 
 
-async def _pieces(call: Call, record: VMRecord, follow: bool) -> AsyncGenerator[bytes, None]:
+async def _pieces(call: Call, machine: AsyncMicroVM, follow: bool) -> AsyncGenerator[bytes, None]:
+    """The console's bytes; of a server's machine they are text."""
+    if call.remote:
+        texts = machine.follow_console() if follow else _only(await machine.console())
+        async for text in texts:
+            yield text.encode()
+        return
+    record = await call.engine.get(machine.vm_id)
     if not follow:
         yield call.engine.console(record)
         return
     async with contextlib.aclosing(call.engine.follow_console(record)) as pieces:
         async for piece in pieces:
             yield piece
+
+
+async def _only(text: str) -> AsyncGenerator[str, None]:
+    yield text
 
 
 def _last(console: bytes, tail: int | None) -> bytes:

@@ -29,6 +29,14 @@ from bandsox.errors import MissingTool
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help="A certificate, in PEM.")
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help="Its key, in PEM.")
 @click.option("--grace", type=click.FloatRange(1, 3600), default=10.0, show_default=True, help="How many seconds requests may take to end.")
+@click.option(
+    "--head-timeout",
+    "head",
+    type=click.FloatRange(0.1, 3600),
+    default=20.0,
+    show_default=True,
+    help="How many seconds a request's head may take to arrive.",
+)
 @click.pass_context
 def serve(
     context: click.Context,
@@ -40,6 +48,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     grace: float,
+    head: float,
 ) -> None:
     """Serve VMs over HTTP and WebSocket.
 
@@ -56,7 +65,7 @@ def serve(
     state = invocation(context)
     allowed_hosts = frozenset(name.lower() for name in hosts)
     allowed_origins = frozenset(origin.lower().rstrip("/") for origin in origins)
-    configuration = Configuration(host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace)
+    configuration = Configuration(host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace, head)
 
     def ready(address: str) -> None:
         if state.json:

@@ -42,7 +42,7 @@ async def stats(call: Call, vms: tuple[str, ...]) -> None:
         machines = [await call.vm(name) for name in vms]
         readings = await asyncio.gather(*map(_reading, machines))
     else:
-        running = [record.id for record in await call.engine.list() if record.status.value == "running"]
+        running = [info["id"] for info in await call.bandsox.list_vms() if info["status"] == "running"]
         machines = [await call.vm(vm_id) for vm_id in running]
         answers = await asyncio.gather(*map(_reading, machines), return_exceptions=True)
         readings = [_or_raise(answer) for answer in answers if not isinstance(answer, BandSoxError)]

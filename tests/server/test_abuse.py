@@ -1,0 +1,151 @@
+"""Clients that mean no good: slow ones, long ones, and such as speak no HTTP."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bandsox import BandSox, errors
+from tests.server.servers import Server, serving
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that waits for the head of a request half a second."""
+    with serving(tmp_path_factory.mktemp("hasty"), "--head-timeout", "0.5") as server:
+        yield server
+
+
+def connected(server: Server) -> socket.socket:
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def everything(connection: socket.socket) -> bytes:
+    data = b""
+    while piece := connection.recv(65536):
+        data += piece
+    return data
+
+
+@pytest.mark.parametrize("begun", [b"", b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n"])
+def test_a_head_that_does_not_end_is_not_waited_for(hasty: Server, begun: bytes) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(begun)
+        assert everything(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_second_head_that_does_not_end_is_not_waited_for_either(hasty: Server) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal")
+        said = everything(connection)
+        assert said.startswith(b"HTTP/1.1 200 ")
+        assert b"HTTP/1.1 408 " in said
+
+
+def test_who_is_slow_to_read_headers_is_served_beside_others(hasty: Server) -> None:
+    slow = [connected(hasty) for _ in range(200)]
+    try:
+        for each in slow:
+            each.sendall(b"GET / HT")
+        with hasty.client() as client:
+            assert client.get("/healthz").status_code == 200
+    finally:
+        for each in slow:
+            each.close()
+
+
+def test_a_head_without_end_is_refused(hasty: Server) -> None:
+    for head in (b"GET /" + b"x" * (80 << 10), b"GET / HTTP/1.1\r\n" + b"X-A: bbbbbbbb\r\n" * 8000):
+        with connected(hasty) as connection:
+            connection.sendall(head)
+            assert everything(connection).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n X-Folded: yes\r\nConnection: close\r\n\r\n",
+        b"POST /api/vms HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_what_is_no_proper_request_is_refused(hasty: Server, request_text: bytes) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(request_text)
+        assert everything(connection)[:12] in {b"HTTP/1.1 400", b"HTTP/1.1 421", b"HTTP/1.1 404", b"HTTP/1.1 408", b"HTTP/1.1 501", b""}
+    with hasty.client() as client:
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_long_body_does_not_stop_others(hasty: Server) -> None:
+    deep = b"[" * 100_000
+    with hasty.client() as client:
+        for body in (b'{"code": "' + b"x" * (15 << 20), b'{"code": ' + deep, json.dumps({"code": ["x"] * 1_000_000}).encode()):
+            answer = client.post("/api/vms/none/exec-python", content=body, headers={"content-type": "application/json"})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+def test_bodies_that_stop_coming_are_given_up_when_the_client_goes(hasty: Server) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(b"PUT /api/vms/none/file?path=/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
+    with hasty.client() as client:
+        assert client.get("/healthz").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    directory = tmp_path_factory.mktemp("tls")
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", *subject]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    return cert, key
+
+
+def test_tls(tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    cert, key = certificate
+    with serving(tmp_path, "--tls-cert", str(cert), "--tls-key", str(key), "--head-timeout", "0.5") as server:
+        assert server.url.startswith("https://")
+        with server.client() as client:
+            answer = client.get("/healthz")
+            assert answer.headers["strict-transport-security"] == "max-age=31536000"
+        with pytest.raises(errors.ServerUnavailable):
+            BandSox(server.url).list_vms()  # nobody vouches for it
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        assert BandSox(server.url).list_vms() == []
+        host, _, port = server.url.removeprefix("https://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"200" not in everything(plain)
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode, old.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_1
+        with socket.create_connection((host, int(port)), timeout=60) as raw, pytest.raises(OSError):
+            old.wrap_socket(raw, server_hostname="localhost")
+
+
+def test_two_hundred_clients_at_once(hasty: Server) -> None:
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with hasty.client() as client:
+            statuses.append(client.get("/api/vms").status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 200
