@@ -50,7 +50,7 @@ bench: init ## measure against the floor of the same run; prints the tables of d
 	python -m bench
 
 lock: ## renew requirements.lock
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --extra server --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --extra server --extra mcp --group dev pyproject.toml -o requirements.lock
 
 openapi: $(VENV)/.installed ## renew docs/openapi.json
 	python -m bandsox.server.openapi > docs/openapi.json

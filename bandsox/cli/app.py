@@ -42,6 +42,7 @@ SECTIONS = {
     },
     "Other hosts": {
         "serve": Entry(f"{_COMMANDS}.serve:serve", "Serve VMs over HTTP and WebSocket."),
+        "mcp": Entry(f"{_COMMANDS}.mcp:mcp", "Give an AI agent tools to use VMs (Model Context Protocol)."),
         "auth": Entry(
             f"{_COMMANDS}.auth:auth",
             "Say who may use the server: a password for people, keys for programs.",

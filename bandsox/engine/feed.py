@@ -89,14 +89,18 @@ class Feed:
         loop, noticed = asyncio.get_running_loop(), asyncio.Event()
         try:
             with inotify.Watch({self._journal.notice: inotify.MODIFY}) as watch:
-                loop.add_reader(watch, noticed.set)
+
+                def note() -> None:
+                    watch.drain()
+                    noticed.set()
+
+                loop.add_reader(watch, note)
                 try:
                     ready.set_result(None)
                     while True:
                         await self._await_deaths()
                         await noticed.wait()
                         noticed.clear()
-                        watch.drain()
                         await asyncio.to_thread(self._journal.settle)
                         self._tell()
                 finally:

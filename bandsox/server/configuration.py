@@ -17,7 +17,8 @@ class Configuration:
     `allowed_hosts` are names, beside addresses and those of this host, under which it may be called; `allowed_origins` are the origins
     (``https://example.org``), beside its own, whose pages may call it. `insecure` allows to listen for other hosts without
     authentication. `grace_s` is how long requests that run may take after it was told to stop, `head_s` how long the head of a request may
-    take to arrive.
+    take to arrive. `reserve_mib` is how much of the storage directory's file system new machines and snapshots leave free; None: a
+    twentieth, at most 1 GiB.
     """
 
     host: str = "127.0.0.1"
@@ -29,6 +30,7 @@ class Configuration:
     tls_key: Path | None = None
     grace_s: float = 10.0
     head_s: float = 20.0
+    reserve_mib: int | None = None
 
     @property
     def tls(self) -> bool:

@@ -61,7 +61,8 @@ class Gate:
             await refusal(scope, receive, _with_headers(send, tls=self._service.configuration.tls))
             return
         if websocket:
-            await self._app(scope, receive, send)
+            with self._service.metrics.websockets.track_inprogress():
+                await self._app(scope, receive, send)
             return
         await self._serve(scope, receive, send)
 
@@ -94,6 +95,8 @@ class Gate:
         try:
             await self._app(scope, receive, _with_headers(noting, tls=self._service.configuration.tls))
         finally:
+            pattern = getattr(scope.get("route"), "path", "none")
+            self._service.metrics.answered(scope["method"], pattern, status, time.monotonic() - began)
             if scope["method"] not in SAFE_METHODS or status in {401, 403, 429}:
                 audit(scope, scope["caller"], status, time.monotonic() - began)
 

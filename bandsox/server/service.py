@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
+import shutil
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,12 +15,13 @@ import anyio
 from fastapi import Depends, Request
 
 from bandsox.core import AsyncBandSox
-from bandsox.errors import Forbidden, SnapshotNotFound, VMNotFound
+from bandsox.errors import BandSoxError, Forbidden, SnapshotNotFound, StorageFull, VMNotFound
 from bandsox.models import Snapshot, VMRecord
 from bandsox.server.auth.attempts import Attempts
 from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
+from bandsox.server.metrics import Metrics
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.store import KeyedRequests
 from bandsox.vm import AsyncMicroVM
@@ -40,6 +44,7 @@ class Service:
         self.engine = bandsox.engine
         self.configuration = configuration
         self.gatekeeper = Gatekeeper(bandsox.storage_dir)
+        self.metrics = Metrics()
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}
         self.feed = bandsox.feed
@@ -116,6 +121,45 @@ class Service:
                 cause=f"a reference of {parsed.transport.value!r} reads its files or runs its programs",
                 remedy="name an image of a registry, or one that is here",
             )
+
+    async def check_room(self, needed: int = 0) -> None:
+        """Refuse what would leave less than the reserve on the storage directory's file system.
+
+        Parameters
+        ----------
+        needed: how many bytes it is going to write at once.
+
+        Raises
+        ------
+        StorageFull: so it is.
+        """
+        root, wanted = self.engine.layout.root, self.configuration.reserve_mib
+        disk = await asyncio.to_thread(shutil.disk_usage, root)
+        reserve = min(disk.total // 20, 1 << 30) if wanted is None else wanted << 20
+        if disk.free - needed < reserve:
+            raise StorageFull(
+                f"the file system of {root} has {disk.free >> 20} MiB free, and {reserve >> 20} MiB of it are kept in reserve",
+                remedy="free some room: delete VMs and snapshots, run `bandsox image prune`, or lower --reserve",
+                detail={"free": disk.free, "reserve": reserve, "needed": needed},
+            )
+
+    @contextlib.asynccontextmanager
+    async def making(self, how: str, caller: Caller, *sizes: Size, needed: int = 0) -> AsyncIterator[None]:
+        """A block in which machines of these sizes are made: there is room, it is within the quota, and it is counted.
+
+        Raises
+        ------
+        As `check_room` and `within_quota`.
+        """
+        began = time.monotonic()
+        try:
+            await self.check_room(needed)
+            async with self.within_quota(caller, *sizes):
+                yield
+        except BandSoxError as error:
+            self.metrics.not_made(how, error.code)
+            raise
+        self.metrics.made(how, time.monotonic() - began)
 
     @contextlib.asynccontextmanager
     async def within_quota(self, caller: Caller, *sizes: Size) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from bandsox import AsyncBandSox, BandSox
-from bandsox.models import Change
+from bandsox.models import Change, ImageConfig, Isolation, VMRecord, VMSpec, VMStatus
+from bandsox.process import ProcessId
 from bandsox.server.auth import keys
 from bandsox.server.auth.file import AuthFile
 from bandsox.settings import Layout
@@ -84,6 +86,66 @@ def test_what_other_processes_do_is_told_to_all_who_follow(tmp_path: Path) -> No
             return told
 
     assert asyncio.run(follow()) == [["1", "2", "3"]] * 2
+
+
+def test_a_vmm_that_ends_by_itself_is_told_once_however_many_follow(tmp_path: Path) -> None:
+    """The journal has one entry, and the record says it, with several feeds of one storage directory at once."""
+
+    async def follow() -> list[str | None]:
+        async with AsyncExitStack() as stack:
+            one, other = [await stack.enter_async_context(AsyncBandSox(tmp_path)) for _ in range(2)]
+            async with one.feed.following() as (_, changes), other.feed.following() as (_, more):
+                vmm = subprocess.Popen(["sleep", "1000"])
+                process = ProcessId.of(vmm.pid)
+                assert process is not None
+                record = of_process(process)
+                one.engine.layout.vm(record.id).mkdir()
+                one.engine.vms.insert(record)
+                one.engine.vms.update(record.id, status=VMStatus.RUNNING)
+                assert [(await anext(changes)).status for _ in range(2)] == ["creating", "running"]
+                assert [(await anext(more)).status for _ in range(2)] == ["creating", "running"]
+                vmm.kill()
+                assert [(await anext(each)).status for each in (changes, more)] == ["dead", "dead"]
+                one.engine.vms.delete(record.id)
+                return [(await anext(each)).kind for each in (changes, more)]
+
+    assert asyncio.run(follow()) == ["vm.deleted"] * 2
+
+
+def of_process(process: ProcessId) -> VMRecord:
+    """A machine whose VMM is this process."""
+    nowhere = Path("/nonexistent")
+    return VMRecord(
+        id="0123456789abcdef",
+        spec=VMSpec("image", "name"),
+        status=VMStatus.CREATING,
+        created_at=1.0,
+        image_id="image",
+        image_config=ImageConfig(),
+        rootfs=nowhere,
+        kernel=nowhere,
+        initramfs=nowhere,
+        vmm="qemu",
+        vmm_version="",
+        accelerator="tcg",
+        accelerator_reason="",
+        isolation=Isolation.EMULATED,
+        transport="virtio-serial",
+        pid=process.pid,
+        pid_start=process.start,
+    )
+
+
+def test_many_changes_in_a_burst_are_all_told_in_order(tmp_path: Path) -> None:
+    async def follow() -> list[int]:
+        async with AsyncBandSox(tmp_path) as bandsox, bandsox.feed.following() as (_, changes):
+            names = [str(number) for number in range(1000)]
+            writing = asyncio.create_task(asyncio.to_thread(write, bandsox.engine.layout.database, *names))
+            told = [int((await anext(changes)).subject) for _ in names]
+            await writing
+            return told
+
+    assert asyncio.run(follow()) == list(range(1000))
 
 
 def test_a_writer_that_is_killed_in_the_middle_is_no_change_and_no_obstacle(tmp_path: Path) -> None:

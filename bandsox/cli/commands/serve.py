@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from bandsox.cli.command import Command, invocation
 from bandsox.cli.output import print_json
@@ -37,6 +39,13 @@ from bandsox.errors import MissingTool
     show_default=True,
     help="How many seconds a request's head may take to arrive.",
 )
+@click.option(
+    "--reserve",
+    type=click.IntRange(min=0),
+    metavar="MIB",
+    help="What new VMs leave free. [default: a twentieth, at most 1024]",
+)
+@click.option("--print-unit", type=click.Choice(["system", "user"]), help="Print a unit file of systemd that serves so, and end.")
 @click.pass_context
 def serve(
     context: click.Context,
@@ -49,6 +58,8 @@ def serve(
     tls_key: Path | None,
     grace: float,
     head: float,
+    reserve: int | None,
+    print_unit: str | None,
 ) -> None:
     """Serve VMs over HTTP and WebSocket.
 
@@ -63,9 +74,14 @@ def serve(
             "the server's Python packages are not installed", cause=str(error), remedy="pip install 'bandsox[server]'"
         ) from error
     state = invocation(context)
+    if print_unit is not None:
+        from bandsox.server import unit
+
+        click.echo(unit.text(_arguments(context, state.storage), user=print_unit == "user"), nl=False)
+        return
     allowed_hosts = frozenset(name.lower() for name in hosts)
     allowed_origins = frozenset(origin.lower().rstrip("/") for origin in origins)
-    configuration = Configuration(host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace, head)
+    configuration = Configuration(host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace, head, reserve)
 
     def ready(address: str) -> None:
         if state.json:
@@ -74,3 +90,19 @@ def serve(
             click.echo(f"BandSox serves {address}")
 
     run(state.storage, configuration, ready)
+
+
+def _arguments(context: click.Context, storage: str | None) -> list[str]:
+    """The arguments of this command line again, paths in full."""
+    words = ["serve"] if storage is None else ["--storage", str(Path(storage).resolve()), "serve"]
+    for option in context.command.params:
+        name = str(option.name)
+        if name == "print_unit" or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value: Any = context.params[name]
+        if value is True:
+            words.append(option.opts[0])
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [option.opts[0], str(each.resolve() if isinstance(each, Path) else each)]
+    return words

@@ -69,7 +69,7 @@ async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOp
         check(caller, Scope.ADMIN)
     options = {option: getattr(wanted, option) for option in shapes.VMOptions.model_fields if option not in {"name", "publish"}}
     options["publish"] = [PublishedPort(port.guest_port, port.host_port, port.host) for port in wanted.publish]
-    async with service.within_quota(caller, Size(wanted.vcpu, wanted.mem_mib, wanted.disk_size_mib)):
+    async with service.making("create", caller, Size(wanted.vcpu, wanted.mem_mib, wanted.disk_size_mib)):
         vm = await service.bandsox.create_vm(image, name, **options, progress=progress)
     service.bandsox.active_vms.pop(vm.vm_id, None)  # a server holds no machine
     return {"id": vm.vm_id, "status": "created", "name": vm.name}

@@ -33,6 +33,7 @@ async def take(service: TheService, caller: TheCaller, once: TheOnce, request: R
     record = await service.record(caller, vm)
 
     async def work(progress: ProgressCallback) -> dict[str, Any]:
+        await service.check_room(record.spec.mem_mib << 20)
         snapshot = await service.engine.snapshots.take(record.id, body.name, body.metadata, progress)
         return {"snapshot_id": snapshot.name, "id": snapshot.id}
 
@@ -48,7 +49,7 @@ async def fork(service: TheService, caller: TheCaller, once: TheOnce, request: R
     name = service.name_for(caller, body.name) if body.name is not None or caller.prefix else None
 
     async def work(progress: ProgressCallback) -> dict[str, Any]:
-        async with service.within_quota(caller, *[size_of(record.spec)] * body.count):
+        async with service.making("fork", caller, *[size_of(record.spec)] * body.count, needed=record.spec.mem_mib << 20):
             options: Any = {"env_vars": body.env_vars, "metadata": body.metadata, "progress": progress}
             clones = await service.engine.snapshots.fork(record.id, body.count, name, **options)
         return _forked(clones)
@@ -104,7 +105,7 @@ async def restore(service: TheService, caller: TheCaller, once: TheOnce, request
     name = service.name_for(caller, body.name) if body.name is not None or caller.prefix else None
 
     async def work(progress: ProgressCallback) -> dict[str, Any]:
-        async with service.within_quota(caller, size_of(known.spec)):
+        async with service.making("restore", caller, size_of(known.spec)):
             record = await service.engine.snapshots.restore(known.id, name, **body.model_dump(exclude={"name"}), progress=progress)
         return {"id": record.id, "status": "restored", "name": record.spec.name}
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 from fastapi import APIRouter, Response
 
-from bandsox.server import load, shapes
+from bandsox.server import load, metrics, shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, Open, demands
 from bandsox.server.once import TheOnce
@@ -32,6 +32,16 @@ async def readiness(service: TheService) -> Response:
     """That the storage directory can be used."""
     await asyncio.to_thread(service.engine.vms.list, limit=1)
     return json_reply({"status": "ready"})
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+@demands(Scope.READ)
+async def figures(service: TheService, caller: TheCaller) -> Response:
+    """Figures for Prometheus: requests, new VMs, and what the storage directory holds. Of VMs those that the caller sees."""
+    records, snapshots = await service.records(caller), await service.snapshots(caller)
+    images = len(await service.bandsox.list_images())
+    text = await asyncio.to_thread(service.metrics.text, service.engine.layout.root, records, images, len(snapshots))
+    return Response(text, media_type=metrics.CONTENT_TYPE)
 
 
 @router.get("/api/version")
