@@ -42,12 +42,12 @@ BUILD_BODY: dict[str, Any] = {
                 "required": ["dockerfile"],
                 "properties": {
                     **{name: {"type": "string"} for name in ("dockerfile", "tag", "name", "vmm", "confinement", "on_expiry")},
-                    **{name: {"type": "integer"} for name in ("vcpu", "mem_mib", "disk_size_mib")},
+                    **{name: {"type": "integer"} for name in ("vcpu", "mem_mib", "disk_size_mib", "balloon_mib", "disk_iops")},
                     **{name: {"type": "boolean"} for name in ("enable_networking", "force_rebuild", "auto_resume")},
-                    **{name: {"type": "number"} for name in ("ttl", "idle_timeout")},
+                    **{name: {"type": "number"} for name in ("ttl", "idle_timeout", "disk_bandwidth_mbps", "network_bandwidth_mbps")},
                     **{
                         name: {"type": "string", "contentMediaType": "application/json"}
-                        for name in ("env_vars", "metadata", "mcp", "build_args", "publish", "dns")
+                        for name in ("env_vars", "metadata", "mcp", "build_args", "publish", "dns", "mmds")
                     },
                     "context": {"type": "string", "format": "binary", "description": "a tar archive of what COPY and ADD take files from"},
                 },

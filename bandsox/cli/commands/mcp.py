@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 @click.option("--listen", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen with --http.")
 @operation
 async def mcp(call: Call, http_port: int | None, listen: str) -> None:
-    """Give an AI agent tools to make VMs, run code in them, read and write files, save, clone and delete them (Model Context Protocol).
+    """Give an AI agent tools to use VMs (Model Context Protocol).
 
+    They make VMs, run code in them, read and write files, save, clone and delete.
     Over stdio the agent may what you may. Over HTTP it needs a server, whose keys, scopes and quotas hold.
     """
     try:
