@@ -29,17 +29,19 @@ from bandsox.errors import MissingTool, Unsupported
 from bandsox.guest import frames
 from bandsox.guest.doorbell import UnixDoorbell
 from bandsox.guest.link import AGENT_PORT
-from bandsox.models import Isolation, VMRecord, VMSpec, VMStatus
+from bandsox.models import Confinement, Isolation, VMRecord, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE
-from bandsox.vmm.base import Accelerator, LaunchSpec
+from bandsox.vmm.base import Accelerator, LaunchSpec, Origin
 from bandsox.vmm.firecracker import Firecracker, configuration, release, saving
-from bandsox.vmm.firecracker.requests import Request, State
+from bandsox.vmm.firecracker.requests import Request, SnapshotCreate, State
 from bandsox.vmm.kernel import BootFiles
 from bench.figures import Samples, table
 from tests.firecracker import found
 from tests.vmm.firecracker.guests import program
 
 ROUNDS = 40
+
+_CREATE = SnapshotCreate(snapshot_path="state", mem_file_path="memory")
 
 
 async def measure(bandsox: AsyncBandSox) -> None:
@@ -57,6 +59,7 @@ async def measure(bandsox: AsyncBandSox) -> None:
         kernel = program(Path(work) / "guest", b"", "halt")
         async with _machine(bandsox.engine, kernel) as record:
             await _starts(bandsox.engine, vmm, record)
+            await _snapshots(bandsox.engine, vmm, record)
             await _pauses(bandsox, record)
     if setup.reason is None:
         await _creates(bandsox, dict(setup.options))
@@ -66,15 +69,57 @@ async def measure(bandsox: AsyncBandSox) -> None:
 
 async def _starts(engine: Engine, vmm: Firecracker, record: VMRecord) -> None:
     """From nothing to a guest that runs, without waiting for what it does."""
-    floor, started = Samples("bare Firecracker: process and requests"), Samples("the same by the library")
+    floor, open_, confined = samples = [
+        Samples("bare Firecracker: process and requests"),
+        Samples("the same by the library, not confined"),
+        Samples(f"the same by the library, confined ({record.confinement.name.lower()})"),
+    ]
     for _ in range(ROUNDS):
         with _place(engine, record) as spec, floor.measuring(), _Bare(spec):
             pass
-        with _place(engine, record) as spec:
-            with started.measuring():
-                process = await vmm.start(spec)
+        for started, confinement in ((open_, Confinement.NONE), (confined, record.confinement)):
+            with _place(engine, record) as spec:
+                with started.measuring():
+                    process = await vmm.start(replace(spec, confinement=confinement))
+                await ownership.end(process)
+                engine.confiner.forget(spec.vm_id)
+    table("Firecracker: start", samples, _over(open_, floor), _over(confined, floor))
+
+
+async def _snapshots(engine: Engine, vmm: Firecracker, record: VMRecord) -> None:
+    """What a guest stands still for while it is saved, and from nothing to a guest that goes on: of its memory little was ever written."""
+    bare_pause, pause, settling, bare_restore, restore = samples = [
+        Samples("bare pause, snapshot, resume"),
+        Samples("the same by the library"),
+        Samples("making it what clones map, while the guest runs"),
+        Samples("bare Firecracker: process, load, resume"),
+        Samples("the same by the library"),
+    ]
+    for _ in range(ROUNDS):
+        with _place(engine, record) as spec, _Bare(spec) as bare, bare_pause.measuring():
+            for request in (State(state="Paused"), _CREATE, State(state="Resumed")):
+                bare.send(_encoded(request))
+        with _place(engine, record) as spec, tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
+            process = await vmm.start(spec)
+            with pause.measuring():
+                await vmm.pause(spec.sockets)
+                shape = await vmm.save(spec, Path(work))
+                await vmm.resume(spec.sockets)
+            with settling.measuring():
+                await vmm.settle(Path(work), shape)
             await ownership.end(process)
-    table("Firecracker: start", [floor, started], _over(started, floor))
+            engine.confiner.forget(spec.vm_id)
+            for file in Path(work).iterdir():
+                file.chmod(0o444)
+            origin = Origin(Path(work), shape)
+            with _place(engine, record, origin) as clone, bare_restore.measuring(), _Bare(clone):
+                pass
+            with _place(engine, record, origin) as clone:
+                with restore.measuring():
+                    process = await vmm.start(clone)
+                await ownership.end(process)
+                engine.confiner.forget(clone.vm_id)
+    table("Firecracker: snapshots", samples, _over(pause, bare_pause), _over(restore, bare_restore))
 
 
 async def _pauses(bandsox: AsyncBandSox, record: VMRecord) -> None:
@@ -168,7 +213,7 @@ async def _machine(engine: Engine, kernel: Path) -> AsyncIterator[VMRecord]:
 
 
 @contextlib.contextmanager
-def _place(engine: Engine, like: VMRecord) -> Iterator[LaunchSpec]:
+def _place(engine: Engine, like: VMRecord, origin: Origin | None = None) -> Iterator[LaunchSpec]:
     """Directories, disk and links for one more machine like that of a record."""
     with tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
         directory, sockets = Path(work), engine.layout.runtime / f"raw-{secrets.token_hex(4)}"
@@ -176,7 +221,7 @@ def _place(engine: Engine, like: VMRecord) -> Iterator[LaunchSpec]:
         spec = launch.launch_spec(engine.layout, like)
         own = tuple(disk if disk.read_only else replace(disk, path=directory / "disk.img") for disk in spec.disks)
         disks.create(engine.layout, like.spec.disk_size_mib, directory / "disk.img")
-        spec = replace(spec, vm_id=f"raw-{secrets.token_hex(4)}", directory=directory, sockets=sockets, disks=own)
+        spec = replace(spec, vm_id=f"raw-{secrets.token_hex(4)}", directory=directory, sockets=sockets, disks=own, origin=origin)
         for name, target in {configuration.RUN: sockets, **configuration.links(spec)}.items():
             (directory / name).symlink_to(target)
         saving.prepare(directory)
