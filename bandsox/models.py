@@ -214,6 +214,7 @@ class VMSpec:
     ``enable_networking`` None: a network where host and guest can have one; ``dns``: other name servers than the host's.
     The host's ports in ``publish`` are numbers once the machine has run. ``network_limits`` hold in each direction. ``balloon_mib`` is what
     a balloon takes from the guest, None: it has no balloon; ``mmds`` what its metadata service says, None: it has no such service.
+    ``track_dirty_pages``: of its memory only what has changed is saved.
     """
 
     image: str
@@ -240,6 +241,7 @@ class VMSpec:
     network_limits: RateLimits = UNLIMITED
     balloon_mib: int | None = None
     mmds: Mapping[str, Any] | None = None
+    track_dirty_pages: bool = False
 
     @property
     def special(self) -> frozenset[str]:
@@ -249,6 +251,7 @@ class VMSpec:
             "network_bandwidth_mbps": self.network_limits != UNLIMITED,
             "balloon_mib": self.balloon_mib is not None,
             "mmds": self.mmds is not None,
+            "track_dirty_pages": self.track_dirty_pages,
         }
         return frozenset(name for name, asked_for in asked.items() if asked_for)
 

@@ -163,8 +163,9 @@ class _Bare:
 
     def __init__(self, spec: LaunchSpec) -> None:
         self._spec = spec
-        self._program = release.find("firecracker", spec.directory).path
-        self._requests = [_encoded(request) for request in configuration.configure(spec)]
+        program = release.find("firecracker", spec.directory)
+        self._program = program.path
+        self._requests = [_encoded(request) for request in configuration.configure(spec, program.version)]
 
     def __enter__(self) -> _Bare:
         self._process = subprocess.Popen(

@@ -61,6 +61,7 @@ async def create_machine(
             network_bandwidth_mbps=options.network_bandwidth,
             balloon_mib=options.balloon,
             mmds=options.mmds,
+            track_dirty_pages=options.track_dirty_pages,
             ttl=options.ttl,
             idle_timeout=options.idle_timeout,
             on_expiry=options.on_expiry,

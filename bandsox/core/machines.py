@@ -52,6 +52,7 @@ class Machines(Opening):
         network_bandwidth_mbps: float | None = None,
         balloon_mib: int | None = None,
         mmds: Mapping[str, Any] | None = None,
+        track_dirty_pages: bool = False,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
@@ -83,11 +84,13 @@ class Machines(Opening):
         auto_resume: when it is paused, it goes on at the next operation on its guest.
         publish: ports of this host that lead to ports of the guest, as ``{8080: 80}`` or ``["127.0.0.1:8080:80", "80"]``; on loopback
             unless an address is given. They hold for every start of the machine.
-        network_bandwidth_mbps: a limit on its network in each direction, in 10^6 bytes a second. Firecracker only, as the next two.
+        network_bandwidth_mbps: a limit on its network in each direction, in 10^6 bytes a second. Firecracker only, as the next three.
         balloon_mib: how much of its memory a balloon takes from it at first; 0 for a balloon that is empty. `AsyncMicroVM.set_balloon`
             changes that. None: it has no balloon.
         mmds: what its metadata service says (Firecracker, ``docs/mmds``, version 2), at http://169.254.169.254/ to who has asked there for
             a token; at most 50 KiB as JSON. It comes over the network, which the machine then has to have. None: there is no such service.
+        track_dirty_pages: when it is saved, only what has changed of its memory since it was started or last saved is written while it
+            stands still. It runs somewhat slower for that.
         ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
 
@@ -125,6 +128,7 @@ class Machines(Opening):
             network_limits=RateLimits(_bytes_a_second("a network's", network_bandwidth_mbps)),
             balloon_mib=balloon_mib,
             mmds=None if mmds is None else check_mmds(mmds),
+            track_dirty_pages=track_dirty_pages,
         )
         return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
 

@@ -110,6 +110,7 @@ class RemoteBandSox(AsyncBandSox):
         network_bandwidth_mbps: float | None = None,
         balloon_mib: int | None = None,
         mmds: Mapping[str, Any] | None = None,
+        track_dirty_pages: bool = False,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
@@ -135,6 +136,7 @@ class RemoteBandSox(AsyncBandSox):
             "network_bandwidth_mbps": network_bandwidth_mbps,
             "balloon_mib": balloon_mib,
             "mmds": None if mmds is None else dict(mmds),
+            "track_dirty_pages": track_dirty_pages,
             "confinement": confinement,
             "ttl": ttl,
             "idle_timeout": idle_timeout,

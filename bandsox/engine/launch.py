@@ -101,6 +101,7 @@ def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None 
         network_limits=record.spec.network_limits,
         balloon_mib=record.spec.balloon_mib,
         mmds=record.spec.mmds,
+        track_dirty_pages=record.spec.track_dirty_pages,
         debug_console=record.spec.debug_console,
         network=network,
         origin=None if past is None else past.origin,

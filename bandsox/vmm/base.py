@@ -89,6 +89,7 @@ class LaunchSpec:
     network: NetworkDevice | None = None
     balloon_mib: int | None = None
     mmds: Mapping[str, Any] | None = None
+    track_dirty_pages: bool = False
     origin: Origin | None = None
 
     @property
@@ -193,8 +194,19 @@ class VMM(Protocol):
     async def resume(self, sockets: Path) -> None:
         """Let the guest's CPUs go on."""
 
+    async def prepare(self, spec: LaunchSpec, target: Path) -> None:
+        """Do what can be done for saving a machine to the empty directory `target` while it still runs.
+
+        Raises
+        ------
+        StorageFull: there is no room.
+        """
+
+    async def kept(self, spec: LaunchSpec, directory: Path) -> None:
+        """Learn that what the machine was saved as last is kept in `directory`: the next time, what has changed since is enough."""
+
     async def save(self, spec: LaunchSpec, target: Path) -> Shape:
-        """Have the state and the memory of a paused machine written to files of the empty directory `target`, and return its shape.
+        """Have the state and the memory of a paused machine written to files of `target`, which `prepare` has seen, and return its shape.
 
         This is what the machine has to stay paused for; `settle` does the rest.
 

@@ -100,6 +100,7 @@ class Snapshots:
             async with self._captured(record) as captured:
                 snapshot = await asyncio.to_thread(self._describe, record, captured, name, labels)
                 await asyncio.to_thread(self.shelf.publish, snapshot, captured.directory)
+                await self._engine.vmms[record.vmm].kept(launch.launch_spec(self._layout, record), self.shelf.path(snapshot))
         report(progress, "snapshot", "the machine is saved", finished=True)
         return snapshot
 
@@ -249,9 +250,12 @@ class Snapshots:
             raise Conflict(f"VM {record.spec.name} is {record.status.value}", remedy="only a running or paused VM can be saved")
         directory = self._layout.temporary / f"snapshot-{secrets.token_hex(8)}"
         directory.mkdir(mode=0o700)
+        vmm, spec = self._engine.vmms[record.vmm], launch.launch_spec(self._layout, record)
         try:
+            with storage_errors(directory):
+                await vmm.prepare(spec, directory)
             captured = await self._freeze_and_copy(record, directory)
-            await self._engine.vmms[record.vmm].settle(directory, captured.shape)
+            await vmm.settle(directory, captured.shape)
             for file in directory.iterdir():
                 file.chmod(0o444)
             yield captured

@@ -16,6 +16,7 @@ from bandsox.models import RateLimits
 from bandsox.vmm import cpu_template
 from bandsox.vmm.base import LaunchSpec
 from bandsox.vmm.firecracker import requests, saving
+from bandsox.vmm.firecracker.features import Feature, VersionTriple
 from bandsox.vmm.firecracker.requests import RateLimiter, Request, StaticTemplate, TokenBucket
 
 RUN = "run"
@@ -61,20 +62,26 @@ def shared(spec: LaunchSpec) -> dict[str, Path]:
     return {KERNEL: spec.kernel, INITRAMFS: spec.initramfs} | disks
 
 
-def configure(spec: LaunchSpec) -> Iterator[Request]:
-    """The requests up to where the guest runs."""
+def configure(spec: LaunchSpec, version: VersionTriple) -> Iterator[Request]:
+    """The requests up to where the guest runs, for this version of Firecracker."""
     yield requests.Logger(level="Warning", show_level=True)
     yield requests.Metrics(metrics_path=METRICS)
-    yield from _boot(spec) if spec.origin is None else _go_on(spec)
+    yield from _boot(spec) if spec.origin is None else _go_on(spec, version)
 
 
-def _go_on(spec: LaunchSpec) -> Iterator[Request]:
+def _go_on(spec: LaunchSpec, version: VersionTriple) -> Iterator[Request]:
     """The devices are as in the snapshot, and so are their names: each stands in this machine's directory for what is this machine's.
 
     What the metadata service says is in no snapshot.
     """
     memory = requests.MemoryBackend(backend_type="File", backend_path=saving.MEMORY)
-    yield requests.SnapshotLoad(snapshot_path=saving.STATE, mem_backend=memory)
+    renamed = Feature.TRACK_DIRTY_PAGES_ON_LOAD.available(version)
+    yield requests.SnapshotLoad(
+        snapshot_path=saving.STATE,
+        mem_backend=memory,
+        track_dirty_pages=spec.track_dirty_pages and renamed,
+        enable_diff_snapshots=spec.track_dirty_pages and not renamed,
+    )
     if spec.mmds is not None:
         yield requests.MmdsContents(contents=dict(spec.mmds))
     yield requests.State(state="Resumed")
@@ -86,7 +93,9 @@ def _boot(spec: LaunchSpec) -> Iterator[Request]:
         static = cast(StaticTemplate, spec.cpu_template)
     elif spec.cpu_template is not None:
         yield msgspec.json.decode(spec.cpu_template, type=requests.CpuConfig)
-    yield requests.MachineConfig(vcpu_count=spec.vcpu, mem_size_mib=spec.mem_mib, cpu_template=static)
+    yield requests.MachineConfig(
+        vcpu_count=spec.vcpu, mem_size_mib=spec.mem_mib, cpu_template=static, track_dirty_pages=spec.track_dirty_pages
+    )
     yield requests.BootSource(kernel_image_path=KERNEL, initrd_path=INITRAMFS, boot_args=boot_args(spec))
     for number, disk in enumerate(spec.disks):
         yield requests.Drive(

@@ -8,14 +8,17 @@ its reach and copied, the memory without its zero pages, and what is copied no V
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from bandsox.errors import VMMError
-from bandsox.vmm.firecracker import requests
+from bandsox.vmm.firecracker import requests, tracking
 from bandsox.vmm.firecracker.client import Client
 from bandsox.workers import storage_errors, storage_full
 
@@ -39,6 +42,9 @@ _CHUNK = 1 << 20
 _PAGE = 1 << 14
 """What is left out when it is all zeros: a few pages, since each piece costs a step of the interpreter."""
 
+_FICLONE = 0x40049409
+"""ioctl_ficlone(2)."""
+
 _NO_ROOM = "os error 28"
 """ENOSPC, as Firecracker says it."""
 
@@ -57,10 +63,46 @@ def prepare(directory: Path) -> None:
     (place / METRICS).chmod(0o666)  # whoever the VMM runs as; nobody else gets into the directory
 
 
+def start_from_before(directory: Path, target: Path, ram_bytes: int) -> None:
+    """Put what a machine was saved as before into `target`, if it is known what has changed since. Blocks, for as long as copying it takes
+    where the file system shares no blocks.
+
+    What `save` finds there it has only the changes written to.
+    """
+    base = tracking.take(directory)
+    if base is None or not tracking.shows_holes(target):
+        return
+    descriptor = os.open(target / MEMORY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, ram_bytes)
+        if base.path is not None and not _copy_base(base, descriptor, ram_bytes):
+            (target / MEMORY).unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _copy_base(base: tracking.Base, target: int, ram_bytes: int) -> bool:
+    """Copy the file that changes are to; False when it is not there any more, or not the same."""
+    assert base.path is not None
+    try:
+        source = os.open(base.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        if not tracking.is_same(base, source) or os.fstat(source).st_size != ram_bytes:
+            return False
+        if not _share_blocks(source, target):
+            _copy(source, target, ram_bytes, write=_write_pieces)
+        return True
+    finally:
+        os.close(source)
+
+
 def save(api: Path, directory: Path, target: Path, ram_bytes: int) -> None:
     """Have a paused machine with so much memory written, and what was written moved to `target`; see `VMM.save`. Blocks."""
     place = directory / PLACE
-    request = requests.SnapshotCreate(snapshot_path=f"{PLACE}/{STATE}", mem_file_path=f"{PLACE}/{MEMORY}")
+    kind: Literal["Full", "Diff"] = "Diff" if (target / MEMORY).exists() else "Full"
+    request = requests.SnapshotCreate(snapshot_path=f"{PLACE}/{STATE}", mem_file_path=f"{PLACE}/{MEMORY}", snapshot_type=kind)
     try:
         with Client(api) as client:
             client.send(request, deadline_s=_START_S + ram_bytes / _SLOWEST)
@@ -80,12 +122,20 @@ def save(api: Path, directory: Path, target: Path, ram_bytes: int) -> None:
 
 
 def settle(target: Path, ram_bytes: int) -> None:
-    """Make of what Firecracker wrote what a machine goes on from; see `VMM.settle`. Blocks for as long as copying the memory takes."""
+    """Make of what Firecracker wrote what a machine goes on from; see `VMM.settle`. Blocks for as long as copying the memory takes, or what
+    has changed of it.
+    """
     with storage_errors(target):
         for name, least, most in ((STATE, 1, STATE_LIMIT), (MEMORY, ram_bytes, ram_bytes)):
             raw = target / f"{name}{_RAW}"
+            before = (target / name).exists()
             with _opened(raw, least, most) as (source, size):
-                _copy_without_zeros(source, target / name, size)
+                descriptor = os.open(target / name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                try:
+                    os.ftruncate(descriptor, size)
+                    _copy(source, descriptor, size, write=_write_all if before else _write_pieces)
+                finally:
+                    os.close(descriptor)
             raw.unlink()
 
 
@@ -110,16 +160,26 @@ def _opened(path: Path, least: int, most: int) -> Iterator[tuple[int, int]]:
         os.close(descriptor)
 
 
-def _copy_without_zeros(source: int, target: Path, size: int) -> None:
-    """Write the first `size` bytes of `source` to the new file `target`, with holes where they are zero."""
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def _copy(source: int, target: int, size: int, write: Callable[[int, bytes, int], None]) -> None:
+    """Have all that the first `size` bytes of `source` hold, but for holes, written to the same places of `target` by `write`."""
+    for start, end in _extents(source, size):
+        for position in range(start, end, _CHUNK):
+            write(target, os.pread(source, min(_CHUNK, end - position), position), position)
+
+
+def _share_blocks(source: int, target: int) -> bool:
+    """Have a file share another one's blocks until one of them is written to; False where the file system cannot."""
     try:
-        os.ftruncate(descriptor, size)
-        for start, end in _extents(source, size):
-            for position in range(start, end, _CHUNK):
-                _write_pieces(descriptor, os.pread(source, min(_CHUNK, end - position), position), position)
-    finally:
-        os.close(descriptor)
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
+def _write_all(descriptor: int, content: bytes, position: int) -> None:
+    _write(descriptor, memoryview(content), position)
 
 
 def _write_pieces(descriptor: int, content: bytes, position: int) -> None:

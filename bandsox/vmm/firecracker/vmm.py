@@ -19,10 +19,10 @@ from bandsox.process import ProcessId
 from bandsox.vmm import console, inotify, serial
 from bandsox.vmm.base import Accelerator, Devices, Endpoint, LaunchSpec, Transports
 from bandsox.vmm.confinement import Confiner
-from bandsox.vmm.firecracker import configuration, output, release, saving
+from bandsox.vmm.firecracker import configuration, output, release, saving, tracking
 from bandsox.vmm.firecracker.client import DEADLINE_S, Client
 from bandsox.vmm.firecracker.devices import FirecrackerDevices
-from bandsox.vmm.firecracker.features import snapshot_format
+from bandsox.vmm.firecracker.features import VersionTriple, snapshot_format
 from bandsox.vmm.firecracker.requests import Action, State
 from bandsox.vmm.room import Room
 
@@ -41,7 +41,7 @@ class Firecracker:
     """The Firecracker of this host, run by `confiner`; `installed` is where `bandsox init` has put it."""
 
     name = "firecracker"
-    options = frozenset({"cpu_template", "network_bandwidth_mbps", "balloon_mib", "mmds"})
+    options = frozenset({"cpu_template", "network_bandwidth_mbps", "balloon_mib", "mmds", "track_dirty_pages"})
     devices: Devices | None = FirecrackerDevices()
     opens_taps = True
     grace_s = 15.0
@@ -111,6 +111,11 @@ class Firecracker:
             return writer == reader
         return writer <= reader and snapshot_format(release.parse(written_by)) == format_
 
+    async def prepare(self, spec: LaunchSpec, target: Path) -> None:
+        """See `VMM.prepare`."""
+        if spec.track_dirty_pages:
+            await asyncio.to_thread(saving.start_from_before, spec.directory, target, spec.mem_mib << 20)
+
     async def save(self, spec: LaunchSpec, target: Path) -> Shape:
         """See `VMM.save`."""
         if spec.transport != "vsock":
@@ -122,6 +127,11 @@ class Firecracker:
     async def settle(self, target: Path, shape: Shape) -> None:
         """See `VMM.settle`."""
         await asyncio.to_thread(saving.settle, target, shape.ram_bytes)
+
+    async def kept(self, spec: LaunchSpec, directory: Path) -> None:
+        """See `VMM.kept`."""
+        if spec.track_dirty_pages:
+            await asyncio.to_thread(tracking.begin, spec.directory, directory / saving.MEMORY)
 
     async def metrics(self, directory: Path, sockets: Path) -> list[dict[str, Any]]:
         """Firecracker's own counters (Firecracker, ``docs/metrics.md``) since they were last read.
@@ -158,7 +168,7 @@ class Firecracker:
             if wires is not None:
                 logs = serial.Logs(_log(spec.directory), _errors_log(spec.directory))
                 serial.start_relay(spec.sockets, spec.directory, logs)
-            self._configure(spec, process, watch)
+            self._configure(spec, process, watch, program.version)
         return process
 
     def _spawn(self, program: Path, spec: LaunchSpec, log: int, wires: serial.Wires | None) -> ProcessId:
@@ -179,11 +189,11 @@ class Firecracker:
         finally:
             os.close(errors)
 
-    def _configure(self, spec: LaunchSpec, process: ProcessId, watch: inotify.Watch) -> None:
+    def _configure(self, spec: LaunchSpec, process: ProcessId, watch: inotify.Watch, version: VersionTriple) -> None:
         """Make the machine and start its guest, once the API is there."""
         try:
             with _connect(spec.sockets / configuration.API_SOCKET, process, watch) as client:
-                *prepared, last = configuration.configure(spec)
+                *prepared, last = configuration.configure(spec, version)
                 client.send_all(prepared)
                 client.send(last)
         except MachineStopped as error:
@@ -203,6 +213,9 @@ def _arrange(spec: LaunchSpec) -> None:
         (spec.directory / name).unlink(missing_ok=True)
     for name, target in configuration.links(spec).items():
         _link(spec.directory / name, target)
+    tracking.forget(spec.directory)
+    if spec.track_dirty_pages:
+        tracking.begin(spec.directory, None if spec.origin is None else spec.origin.directory / saving.MEMORY)
 
 
 def _link(link: Path, target: Path) -> None:

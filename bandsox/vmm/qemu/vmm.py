@@ -129,6 +129,12 @@ class Qemu:
         """See `VMM.reads`: within a series such as 7.2."""
         return written_by.split(".")[:2] == version.split(".")[:2]
 
+    async def prepare(self, spec: LaunchSpec, target: Path) -> None:
+        """See `VMM.prepare`; there is nothing to do."""
+
+    async def kept(self, spec: LaunchSpec, directory: Path) -> None:
+        """See `VMM.kept`; it makes no difference."""
+
     async def save(self, spec: LaunchSpec, target: Path) -> Shape:
         """See `VMM.save`."""
         if spec.transport != "virtio-serial":

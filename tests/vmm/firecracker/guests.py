@@ -13,6 +13,8 @@ _PRINT = "ba f8030000  48 8d 35 {text}  b9 {length}  ac ee ff c9 75 fa"
 _THEN = {
     "halt": "f4 eb fd",  # hlt, for ever
     "print": "eb e7",  # again from the beginning
+    # again: mov edi, 0x200000; next: inc byte [rdi]; add edi, 0x1000; cmp edi, 0x3000000; jb next; jmp again
+    "scribble": "bf 00002000  fe 07  81 c7 00100000  81 ff 00000003  72 f0  eb e9",
     "reset": "b0 fe e6 64 eb fe",  # mov al, 0xfe; out 0x64, al: the keyboard controller's reset line
     "fault": "0f 0b",  # ud2, where there is nobody to take the exception
 }

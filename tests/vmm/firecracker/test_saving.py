@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from bandsox.models import Shape
 from bandsox.vmm.base import LaunchSpec, Origin
 from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.firecracker import Firecracker, saving
-from bandsox.vmm.firecracker import vmm as module
 from bandsox.vmm.firecracker.client import Client
 from bandsox.vmm.firecracker.requests import Request
 from tests.vmm.firecracker.conftest import MakeSpec
@@ -35,6 +34,7 @@ SHAPE = Shape(64 << 20)
 async def saved(firecracker: Firecracker, machine: LaunchSpec, target: Path) -> Origin:
     """A machine that runs, saved to the new directory `target`; it is paused meanwhile."""
     target.mkdir()
+    await firecracker.prepare(machine, target)
     await firecracker.pause(machine.sockets)
     shape = await firecracker.save(machine, target)
     await firecracker.resume(machine.sockets)
@@ -221,15 +221,14 @@ async def test_a_firecracker_that_is_killed_before_it_goes_on(
     async with started(firecracker, machine):
         origin = await saved(firecracker, machine, tmp_path / "snapshot")
     copy = spec(origin=origin)
-    send = Client.send
+    send_all = Client.send_all
 
-    def killing(client: Client, request: Request, deadline_s: float = 10) -> None:
-        if request.path == "/snapshot/load":
-            for process in processes(copy.directory):
-                process.signal(signal.SIGKILL)
-        send(client, request, deadline_s)
+    def killing(client: Client, requests: Sequence[Request]) -> None:
+        for process in processes(copy.directory):
+            process.signal(signal.SIGKILL)
+        send_all(client, requests)
 
-    monkeypatch.setattr(module.Client, "send", killing)
+    monkeypatch.setattr(Client, "send_all", killing)
     with pytest.raises(VMMError, match="ended while it was started"):
         await firecracker.start(copy)
     assert processes(copy.directory) == []
