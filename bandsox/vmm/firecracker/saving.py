@@ -98,14 +98,19 @@ def _copy_base(base: tracking.Base, target: int, ram_bytes: int) -> bool:
         os.close(source)
 
 
-def save(api: Path, directory: Path, target: Path, ram_bytes: int) -> None:
-    """Have a paused machine with so much memory written, and what was written moved to `target`; see `VMM.save`. Blocks."""
+def save(api: Path, directory: Path, target: Path, ram_bytes: int, bandwidth: int | None = None) -> None:
+    """Have a paused machine with so much memory written, and what was written moved to `target`; see `VMM.save`. Blocks.
+
+    Parameters
+    ----------
+    bandwidth: what Firecracker may write in a second at most, in bytes.
+    """
     place = directory / PLACE
     kind: Literal["Full", "Diff"] = "Diff" if (target / MEMORY).exists() else "Full"
     request = requests.SnapshotCreate(snapshot_path=f"{PLACE}/{STATE}", mem_file_path=f"{PLACE}/{MEMORY}", snapshot_type=kind)
     try:
         with Client(api) as client:
-            client.send(request, deadline_s=_START_S + ram_bytes / _SLOWEST)
+            client.send(request, deadline_s=_START_S + ram_bytes / min(_SLOWEST, bandwidth or _SLOWEST))
         with storage_errors(target):
             for name in (STATE, MEMORY):
                 (place / name).rename(target / f"{name}{_RAW}")

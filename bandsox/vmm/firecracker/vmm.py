@@ -121,7 +121,9 @@ class Firecracker:
         if spec.transport != "vsock":
             raise Unsupported("a VM whose agent is reached over its console cannot be saved")
         shape = Shape(spec.mem_mib << 20)
-        await asyncio.to_thread(saving.save, spec.sockets / configuration.API_SOCKET, spec.directory, target, shape.ram_bytes)
+        api = spec.sockets / configuration.API_SOCKET
+        bandwidth = spec.disk_limits.bandwidth  # the room's, which holds for all that it writes
+        await asyncio.to_thread(saving.save, api, spec.directory, target, shape.ram_bytes, bandwidth)
         return shape
 
     async def settle(self, target: Path, shape: Shape) -> None:
