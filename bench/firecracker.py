@@ -29,7 +29,7 @@ from bandsox.errors import MissingTool, Unsupported
 from bandsox.guest import frames
 from bandsox.guest.doorbell import UnixDoorbell
 from bandsox.guest.link import AGENT_PORT
-from bandsox.models import Confinement, Isolation, VMRecord, VMSpec, VMStatus
+from bandsox.models import Confinement, Isolation, Shape, VMRecord, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.vmm.base import Accelerator, LaunchSpec, Origin
 from bandsox.vmm.firecracker import Firecracker, configuration, release, saving
@@ -88,9 +88,10 @@ async def _starts(engine: Engine, vmm: Firecracker, record: VMRecord) -> None:
 
 async def _snapshots(engine: Engine, vmm: Firecracker, record: VMRecord) -> None:
     """What a guest stands still for while it is saved, and from nothing to a guest that goes on: of its memory little was ever written."""
-    bare_pause, pause, settling, bare_restore, restore = samples = [
+    bare_pause, whole, changes, settling, bare_restore, restore = samples = [
         Samples("bare pause, snapshot, resume"),
         Samples("the same by the library"),
+        Samples("the same by the library, of what has changed (track_dirty_pages)"),
         Samples("making it what clones map, while the guest runs"),
         Samples("bare Firecracker: process, load, resume"),
         Samples("the same by the library"),
@@ -99,27 +100,37 @@ async def _snapshots(engine: Engine, vmm: Firecracker, record: VMRecord) -> None
         with _place(engine, record) as spec, _Bare(spec) as bare, bare_pause.measuring():
             for request in (State(state="Paused"), _CREATE, State(state="Resumed")):
                 bare.send(_encoded(request))
-        with _place(engine, record) as spec, tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
-            process = await vmm.start(spec)
-            with pause.measuring():
-                await vmm.pause(spec.sockets)
-                shape = await vmm.save(spec, Path(work))
-                await vmm.resume(spec.sockets)
-            with settling.measuring():
-                await vmm.settle(Path(work), shape)
-            await ownership.end(process)
-            engine.confiner.forget(spec.vm_id)
-            for file in Path(work).iterdir():
-                file.chmod(0o444)
-            origin = Origin(Path(work), shape)
-            with _place(engine, record, origin) as clone, bare_restore.measuring(), _Bare(clone):
-                pass
-            with _place(engine, record, origin) as clone:
-                with restore.measuring():
-                    process = await vmm.start(clone)
-                await ownership.end(process)
-                engine.confiner.forget(clone.vm_id)
-    table("Firecracker: snapshots", samples, _over(pause, bare_pause), _over(restore, bare_restore))
+        for pause, tracked in ((changes, True), (whole, False)):
+            with _place(engine, record) as spec, tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
+                shape = await _saved(engine, vmm, replace(spec, track_dirty_pages=tracked), Path(work), pause, settling)
+                origin = Origin(Path(work), shape)
+                if tracked:
+                    continue
+                with _place(engine, record, origin) as clone, bare_restore.measuring(), _Bare(clone):
+                    pass
+                with _place(engine, record, origin) as clone:
+                    with restore.measuring():
+                        process = await vmm.start(clone)
+                    await ownership.end(process)
+                    engine.confiner.forget(clone.vm_id)
+    table("Firecracker: snapshots", samples, _over(whole, bare_pause), _over(changes, bare_pause), _over(restore, bare_restore))
+
+
+async def _saved(engine: Engine, vmm: Firecracker, spec: LaunchSpec, target: Path, pause: Samples, settling: Samples) -> Shape:
+    """A machine that is started, saved to `target` and ended."""
+    process = await vmm.start(spec)
+    await vmm.prepare(spec, target)
+    with pause.measuring():
+        await vmm.pause(spec.sockets)
+        shape = await vmm.save(spec, target)
+        await vmm.resume(spec.sockets)
+    with settling.measuring():
+        await vmm.settle(target, shape)
+    await ownership.end(process)
+    engine.confiner.forget(spec.vm_id)
+    for file in target.iterdir():
+        file.chmod(0o444)
+    return shape
 
 
 async def _pauses(bandsox: AsyncBandSox, record: VMRecord) -> None:

@@ -60,7 +60,10 @@ def test_a_machine_says_why_it_did_not_get_the_better_one(bandsox: BandSox, with
         assert vm.run("dd if=/dev/zero of=/root/file bs=1M count=4 conv=fsync").exit_code == 0
 
 
-@pytest.mark.parametrize("option", [{"cpu_template": "T2A"}, {"network_bandwidth_mbps": 1}, {"balloon_mib": 0}, {"mmds": {}}])
+@pytest.mark.parametrize(
+    "option",
+    [{"cpu_template": "T2A"}, {"network_bandwidth_mbps": 1}, {"balloon_mib": 0}, {"mmds": {}}, {"track_dirty_pages": True}],
+)
 def test_qemu_refuses_what_only_firecracker_has(bandsox: BandSox, option: dict[str, Any]) -> None:
     with pytest.raises(Unsupported, match=f"qemu does not know {next(iter(option))}"):
         bandsox.create_vm(vmm="qemu", **option)
