@@ -312,9 +312,6 @@ def _give(room: Room, uid: int) -> None:
         return
     for path in filter(Path.exists, room.writable):
         os.chown(path, uid, uid, follow_symlinks=False)
-    for path in room.own:
-        os.chown(path, 0, uid, follow_symlinks=False)
-        path.chmod(0o750 if uid else 0o700)
     for path in filter(Path.exists, room.readable):
         mode = stat.S_IMODE(path.stat().st_mode)
         if uid and not mode & stat.S_IROTH:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bandsox.models import UNLIMITED, RateLimits
@@ -21,7 +21,7 @@ class Room:
     directory: where it works, which exists for it even when nothing of it is named below.
     program: the VMM, and ``data``: files that belong to it; copies of them are what it sees.
     readable: files that it can read, and shares with other machines.
-    own: directories of the machine's alone that it can read.
+    links: symbolic links, by where they stand, of which this host's file system knows nothing.
     writable: files and directories of the machine's alone that it can also write.
     devices: device nodes, besides /dev/null and /dev/urandom.
     memory_mib: its address space.
@@ -50,7 +50,7 @@ class Room:
     resident_mib: int
     cpus: int
     disk_limits: RateLimits = UNLIMITED
-    own: Sequence[Path] = ()
+    links: Mapping[Path, Path] = field(default_factory=dict)
     largest_file: int | None = None
     memory_files: bool = False
     local_only: bool = False
@@ -63,9 +63,10 @@ class Room:
 def mounts(tree: Path, room: Room, devices: Mapping[Path, Path]) -> Iterator[str]:
     """bwrap's arguments for a room's file system: the programs of `tree`, the room's files, `devices` by the VMM's name for them."""
     nodes = {"/dev/null": "/dev/null", "/dev/urandom": "/dev/urandom", **{str(name): str(node) for name, node in devices.items()}}
-    readable = list(map(str, (*room.own, *room.readable, *([room.preload] if room.preload is not None else []))))
+    readable = list(map(str, (*room.readable, *([room.preload] if room.preload is not None else []))))
     writable = list(map(str, room.writable))
-    places = {str(room.directory), *_above((*nodes, *readable, *writable))}
+    links = {str(place): str(target) for place, target in room.links.items()}
+    places = {str(room.directory), *_above((*nodes, *readable, *writable, *links))}
     parts = _parts(tree, frozenset(places & _directories(tree)))
     for place in sorted(places | _above(parts)):  # named one by one: bwrap would make them for root alone
         yield from ("--dir", place)
@@ -77,6 +78,8 @@ def mounts(tree: Path, room: Room, devices: Mapping[Path, Path]) -> Iterator[str
         yield from ("--ro-bind-try", path, path)  # what is not there the VMM misses itself, and says so
     for path in writable:
         yield from ("--bind-try", path, path)
+    for place, target in links.items():
+        yield from ("--symlink", target, place)
     yield from ("--remount-ro", "/")
 
 

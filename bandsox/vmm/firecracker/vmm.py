@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from bandsox.errors import MachineStopped, Unsupported, VMMError
-from bandsox.models import Isolation, Shape, Transport
+from bandsox.models import Confinement, Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, inotify, serial
 from bandsox.vmm.base import Accelerator, Devices, Endpoint, LaunchSpec, Transports
@@ -166,7 +166,7 @@ class Firecracker:
             wires = undo.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
             process = self._spawn(program.path.resolve(), spec, log, wires)
             undo.push(lambda kind, error, trace: None if kind is None else _kill(process))
-            _arrange(spec)  # while it is on its way to its API
+            _track(spec)
             if wires is not None:
                 logs = serial.Logs(_log(spec.directory), _errors_log(spec.directory))
                 serial.start_relay(spec.sockets, spec.directory, logs)
@@ -203,18 +203,23 @@ class Firecracker:
             raise VMMError("Firecracker ended while it was started", cause=self.errors(spec.directory) or error.cause) from error
 
 
+def _links(spec: LaunchSpec) -> dict[str, Path]:
+    """What the names in the machine's directory stand for, in a room or without one."""
+    return {configuration.RUN: spec.sockets, **configuration.links(spec)}
+
+
 def _prepare(spec: LaunchSpec) -> None:
-    """Make the places in the machine's directory where Firecracker writes and has its sockets."""
+    """Put into the machine's directory what Firecracker finds there by itself: in a room, only the place where it writes."""
     saving.prepare(spec.directory)
-    _link(spec.directory / configuration.RUN, spec.sockets)
-
-
-def _arrange(spec: LaunchSpec) -> None:
-    """Put everything into the machine's directory that the requests name, and nothing that an earlier Firecracker found there."""
     for name in (saving.STATE, saving.MEMORY):
         (spec.directory / name).unlink(missing_ok=True)
-    for name, target in configuration.links(spec).items():
-        _link(spec.directory / name, target)
+    if spec.confinement is Confinement.NONE:
+        for name, target in _links(spec).items():
+            _link(spec.directory / name, target)
+
+
+def _track(spec: LaunchSpec) -> None:
+    """Begin to keep track of what the machine changes, if it is to."""
     tracking.forget(spec.directory)
     if spec.track_dirty_pages:
         tracking.begin(spec.directory, None if spec.origin is None else spec.origin.directory / saving.MEMORY)
@@ -226,7 +231,7 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _room(spec: LaunchSpec, program: Path) -> Room:
-    """What Firecracker needs: the machine's directory with its links, what they lead to, and the directory where it makes its sockets.
+    """What Firecracker needs: the names in the machine's directory, what they lead to, and where it writes and has its sockets.
 
     A limit on file size would end it; see `bandsox.vmm.firecracker.output`.
     """
@@ -237,7 +242,7 @@ def _room(spec: LaunchSpec, program: Path) -> Room:
         program=program,
         data=(),
         readable=[path for path in configuration.shared(spec).values() if path not in own_disks],
-        own=[spec.directory],
+        links={spec.directory / name: target for name, target in _links(spec).items()},
         writable=[spec.sockets, spec.directory / saving.PLACE, *own_disks],
         devices=[_KVM] if spec.network is None else [_KVM, _TUN],
         memory_mib=spec.mem_mib + _OWN_MIB,

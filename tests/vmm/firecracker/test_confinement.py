@@ -38,7 +38,11 @@ async def test_it_sees_its_program_and_its_own_files(firecracker: Firecracker, s
         root = Path(f"/proc/{process.pid}/root")
         seen = {Path("/", path.relative_to(root)) for path in root.rglob("*") if path.is_symlink() or not path.is_dir()}
     files = {machine.kernel, machine.initramfs, *(disk.path for disk in machine.disks)}
-    own = {path for path in seen if {machine.directory, machine.sockets} & set(path.parents)}
+    own = {path for path in seen if {machine.directory, machine.sockets} & set(path.parents)} - files
+    assert {path.relative_to(machine.directory) for path in own if machine.directory in path.parents} == {
+        Path(name) for name in ("run", "vmlinux", "initramfs", "disk0", "out/metrics")
+    }
+    assert {path.name for path in own if machine.sockets in path.parents} == {"firecracker.sock", "vsock.sock"}
     programs = {path for path in seen if "bin" in path.parts or path.name == "firecracker"}
     assert {path.name for path in programs} == {"firecracker", "setpriv"}
     rest = seen - files - own - programs

@@ -241,13 +241,13 @@ async def test_a_machine_that_boots_after_it_went_on_finds_nothing_of_its_past(
     async with started(firecracker, machine):
         origin = await saved(firecracker, machine, tmp_path / "snapshot")
     copy = spec(origin=origin)
-    async with started(firecracker, copy):
-        assert (copy.directory / saving.MEMORY).is_symlink()
+    async with started(firecracker, copy) as process:
+        assert Path(f"/proc/{process.pid}/root/{copy.directory}/{saving.MEMORY}").is_symlink()
     for socket in copy.sockets.iterdir():
         socket.unlink()
     async with started(firecracker, replace(copy, origin=None)) as process:
         assert await printed(firecracker, copy, process, 21) == b"hello from the guest\n"
-        assert not (copy.directory / saving.MEMORY).is_symlink()
+        assert not Path(f"/proc/{process.pid}/root/{copy.directory}/{saving.MEMORY}").is_symlink()
 
 
 async def test_a_machine_on_its_console_cannot_be_saved(firecracker: Firecracker, spec: MakeSpec, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from bandsox.engine import boot, ownership
 from bandsox.errors import BootFailed, MachineStopped, MissingTool, VMMError
 from bandsox.guest import UnixDoorbell
+from bandsox.models import Confinement
 from bandsox.process import ProcessId
 from bandsox.vmm import console, follow
 from bandsox.vmm.base import Disk, LaunchSpec
@@ -132,8 +133,10 @@ async def test_everything_is_named_relative_to_the_machines_directory(firecracke
         assert Path(f"/proc/{process.pid}/cwd").readlink() == deep
         arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
         assert [word for word in arguments[1:] if word.startswith(b"/")] == []
-        assert (deep / "disk0").readlink() == machine.disks[0].path
-        assert not (deep / "disk1").exists()
+        seen = Path(f"/proc/{process.pid}/root/{deep}")
+        assert (seen / "disk0").readlink() == machine.disks[0].path
+        assert not (seen / "disk1").exists()
+        assert (deep / "disk0").is_symlink() is (machine.confinement is Confinement.NONE)
         assert (machine.sockets / configuration.VSOCK_SOCKET).is_socket()
 
 
