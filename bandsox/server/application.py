@@ -6,13 +6,16 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandsox.core import AsyncBandSox
 from bandsox.server import faults, shapes
+from bandsox.server.auth.tickets import Tickets
 from bandsox.server.configuration import Configuration
 from bandsox.server.gate import Gate
 from bandsox.server.live import routes as live
 from bandsox.server.once import Once
+from bandsox.server.proxy.entrance import Entrance, Link
 from bandsox.server.routes import auth, builds, commands, events, files, images, machines, ports, snapshots, system
 from bandsox.server.service import Service
 from bandsox.version import __version__
@@ -50,8 +53,29 @@ def application(bandsox: AsyncBandSox, configuration: Configuration) -> FastAPI:
     service = Service(bandsox, configuration)
     app.state.service = service
     app.state.once = Once(service.keyed)
+    app.state.links = Tickets[Link]()
     app.add_middleware(Gate, service=service)
     return app
+
+
+class Switch:
+    """What comes in at the proxy's port goes to the proxy, all else to the API. So neither ever answers in the place of the other."""
+
+    def __init__(self, api: FastAPI, proxy: ASGIApp, proxy_port: int | None) -> None:
+        self._api, self._proxy, self._proxy_port = api, proxy, proxy_port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if self._proxy_port is not None and scope["type"] in {"http", "websocket"} and scope["server"][1] == self._proxy_port:
+            await self._proxy(scope, receive, send)
+        else:
+            await self._api(scope, receive, send)
+
+
+def served(app: FastAPI) -> ASGIApp:
+    """All that a server serves: the application and the proxy beside it."""
+    service: Service = app.state.service
+    return Switch(app, Entrance(service, app.state.links), service.configuration.proxy_port)
 
 
 def document() -> dict[str, Any]:

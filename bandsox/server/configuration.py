@@ -18,7 +18,8 @@ class Configuration:
     (``https://example.org``), beside its own, whose pages may call it. `insecure` allows to listen for other hosts without
     authentication. `grace_s` is how long requests that run may take after it was told to stop, `head_s` how long the head of a request may
     take to arrive. `reserve_mib` is how much of the storage directory's file system new machines and snapshots leave free; None: a
-    twentieth, at most 1 GiB.
+    twentieth, at most 1 GiB. `proxy_port` is where ports of guests are reached (`bandsox.server.proxy`); with `proxy_domain` each under a
+    name of its own below that.
     """
 
     host: str = "127.0.0.1"
@@ -31,6 +32,8 @@ class Configuration:
     grace_s: float = 10.0
     head_s: float = 20.0
     reserve_mib: int | None = None
+    proxy_port: int | None = None
+    proxy_domain: str | None = None
 
     @property
     def tls(self) -> bool:
@@ -48,6 +51,8 @@ class Configuration:
         ------
         InvalidRequest: as said.
         """
+        if self.proxy_domain is not None and self.proxy_port is None:
+            raise InvalidRequest("a domain of the proxy was given, and no port", remedy="give --proxy-port")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidRequest("a certificate and its key belong together", remedy="give both --tls-cert and --tls-key")
         if not authenticated and not self.insecure and not is_loopback(self.host):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -123,12 +124,17 @@ def audit(scope: Scope, caller: Caller | None, status: int, seconds: float) -> N
     )
 
 
-def foreign(configuration: Configuration, headers: Headers) -> Response | None:
-    """The answer to a request under a name that is not ours (DNS rebinding), or from a page that is not ours; None for others."""
+def foreign(configuration: Configuration, headers: Headers, is_known: Callable[[str], bool] | None = None) -> Response | None:
+    """The answer to a request under a name that is not ours (DNS rebinding), or from a page that is not ours; None for others.
+
+    Parameters
+    ----------
+    is_known: whether a name is ours; by default as the configuration says.
+    """
     host = headers.get("host", "")
     alone = len(headers.getlist("host")) == 1 and len(headers.getlist("origin")) <= 1
     name = urlsplit(f"//{host}").hostname if alone and _is_authority(host) else None
-    if name is None or not configuration.is_known_host(name):
+    if name is None or not (is_known or configuration.is_known_host)(name):
         return plain_failure(421, "foreign_host", "this server does not go by that name; --allowed-host adds one")
     origin = headers.get("origin")
     if origin is None or origin in configuration.allowed_origins:

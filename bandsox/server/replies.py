@@ -22,7 +22,12 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
 def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`value` as JSON."""
-    return Response(msgspec.json.encode(textual(value)), status, dict(headers or {}), "application/json")
+    return plain_reply(textual(value), status, headers)
+
+
+def plain_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`value` as JSON, of which it is known that it has no bytes and no text that is not UTF-8: what comes out of the store."""
+    return Response(msgspec.json.encode(value), status, dict(headers or {}), "application/json")
 
 
 def reply(request: Request, value: Any, status: int = 200) -> Response:

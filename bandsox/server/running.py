@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -11,11 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from bandsox.core import AsyncBandSox
 from bandsox.errors import HostError, InvalidRequest
-from bandsox.server.application import application
+from bandsox.server.application import application, served
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.server.logs import logging_to
@@ -27,12 +29,12 @@ _THREADS = 32
 _BACKLOG = 1024
 
 
-def serve(storage: str | None, configuration: Configuration, ready: Callable[[str], None]) -> None:
+def serve(storage: str | None, configuration: Configuration, ready: Callable[..., None]) -> None:
     """Serve a storage directory until SIGINT or SIGTERM.
 
     Parameters
     ----------
-    ready: called with the server's address once it accepts connections.
+    ready: called with the server's address, and the proxy's if there is one, once it accepts connections.
 
     Raises
     ------
@@ -41,18 +43,23 @@ def serve(storage: str | None, configuration: Configuration, ready: Callable[[st
     asyncio.run(_serve(storage, configuration, ready))
 
 
-async def _serve(storage: str | None, configuration: Configuration, ready: Callable[[str], None]) -> None:
+async def _serve(storage: str | None, configuration: Configuration, ready: Callable[..., None]) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "bandsox"))
     async with AsyncBandSox(storage) as bandsox:
         configuration.check(authenticated=Gatekeeper(bandsox.storage_dir).enabled)
-        listener = _listen(configuration)
-        with logging_to(bandsox.storage_dir), listener:
+        with contextlib.ExitStack() as open_:
+            listeners = [open_.enter_context(_listen(configuration, configuration.port))]
+            if configuration.proxy_port is not None:
+                listeners.append(open_.enter_context(_listen(configuration, configuration.proxy_port)))
+                configuration = dataclasses.replace(configuration, proxy_port=listeners[1].getsockname()[1])
+            open_.enter_context(logging_to(bandsox.storage_dir))
             app = application(bandsox, configuration)
-            server = _Server(_settings(app, configuration), lambda: ready(_address(configuration, listener)))
+            addresses = [_address(configuration, each) for each in listeners]
+            server = _Server(_settings(served(app), configuration), lambda: ready(*addresses))
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end
                 signal.signal(number, _told_to_stop)
             try:
-                await server.serve(sockets=[listener])
+                await server.serve(sockets=listeners)
             finally:
                 await app.state.once.finish()
 
@@ -61,7 +68,7 @@ def _told_to_stop(number: int, frame: object) -> None:
     """Being told to stop is how a server ends, and no failure."""
 
 
-def _settings(app: FastAPI, configuration: Configuration) -> uvicorn.Config:
+def _settings(app: ASGIApp, configuration: Configuration) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         http=protocol(configuration.head_s),
@@ -104,7 +111,7 @@ class _Server(uvicorn.Server):
             self._ready()
 
 
-def _listen(configuration: Configuration) -> socket.socket:
+def _listen(configuration: Configuration, port: int) -> socket.socket:
     """A socket that listens where it shall.
 
     Raises
@@ -112,12 +119,15 @@ def _listen(configuration: Configuration) -> socket.socket:
     HostError: it cannot.
     """
     try:
-        found = socket.getaddrinfo(configuration.host or None, configuration.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(configuration.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=False)
     except OSError as error:
-        where = f"{configuration.host}:{configuration.port}"
+        where = f"{configuration.host}:{port}"
         raise HostError(f"cannot listen on {where}", cause=os.strerror(error.errno or 0), remedy="choose another --port") from error
+    # Every connection inherits it. asyncio would set it, but only where a socket was made with the protocol's number; without it a short
+    # answer, which is written in two pieces, waits for the client's delayed acknowledgement: 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setblocking(False)
     return listener
 

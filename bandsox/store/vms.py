@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import functools
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -127,7 +128,13 @@ class VMs:
 
     def _newest_first(self) -> Iterator[VMRecord]:
         for row in self._database.connection().execute("SELECT record FROM vms ORDER BY created_at DESC, id"):
-            yield decode(VMRecord, row["record"])
+            yield _decoded(row["record"])
+
+
+@functools.lru_cache(maxsize=1024)
+def _decoded(text: str) -> VMRecord:
+    """The record that `text` is, decoded once: lists are asked for again and again, and records are frozen."""
+    return decode(VMRecord, text)
 
 
 def _row(record: VMRecord) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -21,7 +20,7 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "mem_mib": spec.mem_mib,
         "disk_size_mib": spec.disk_size_mib,
         "rootfs_path": str(record.rootfs),
-        "network_config": None if record.network is None else {**asdict(record.network), "dns": list(record.network.dns)},
+        "network_config": None if record.network is None else msgspec.to_builtins(record.network),
         "network_reason": record.network_reason,
         "vsock_config": None,
         "created_at": record.created_at,

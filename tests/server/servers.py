@@ -17,8 +17,9 @@ import httpx
 class Server:
     """A running ``bandsox serve``."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], url: str, proxy_url: str | None) -> None:
         self.process, self.url = process, url
+        self.proxy_url = proxy_url or ""
 
     def client(self, key: str | None = None, **options: object) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -40,7 +41,8 @@ def serving(storage: Path, *options: str) -> Iterator[Server]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
         try:
             assert process.stdout is not None
-            yield Server(process, json.loads(process.stdout.readline())["url"])
+            ready = json.loads(process.stdout.readline())
+            yield Server(process, ready["url"], ready["proxy_url"])
         finally:
             process.kill()
 

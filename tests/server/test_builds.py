@@ -100,7 +100,7 @@ def test_files_of_the_server_are_no_images_for_others(guarded: tuple[Server, Aut
         form = {"dockerfile": (None, "FROM scratch"), "tag": (None, "python:3-alpine")}
         named = client.post("/api/vms/from-dockerfile", files=form)
         assert named.status_code == 403
-    assert not list(Layout.open(tmp_path / "storage").root.glob("**/build-*"))
+    assert not list(Layout.open(tmp_path / "storage").root.glob("**/build-*/context"))
 
 
 def test_what_is_not_offered_is_refused(server: Server, context: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import httpx
 import pytest
 
 from bandsox import BandSox, MicroVM
+from bandsox.server.configuration import Configuration
+from bandsox.server.running import _listen
 from tests.server.servers import as_json, refused, serving
 
 
@@ -38,3 +41,10 @@ def test_machines_outlive_it_and_the_next_one_finds_them(storage: Path, bandsox:
     with serving(storage) as second:
         assert httpx.get(f"{second.url}/api/vms/{vm.vm_id}", trust_env=False).json() == before
         assert httpx.post(f"{second.url}/api/vms/{vm.vm_id}/exec", json={"command": "echo on"}, trust_env=False).json()["stdout"] == "on\n"
+
+
+def test_short_answers_are_not_held_back() -> None:
+    with _listen(Configuration(), 0) as listener:
+        listener.setblocking(True)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

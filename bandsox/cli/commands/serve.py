@@ -45,6 +45,8 @@ from bandsox.errors import MissingTool
     metavar="MIB",
     help="What new VMs leave free. [default: a twentieth, at most 1024]",
 )
+@click.option("--proxy-port", type=click.IntRange(0, 65535), metavar="PORT", help="Where browsers and others reach ports of guests.")
+@click.option("--proxy-domain", metavar="NAME", help="Give each of those a name of its own, PORT-ID.NAME.")
 @click.option("--print-unit", type=click.Choice(["system", "user"]), help="Print a unit file of systemd that serves so, and end.")
 @click.pass_context
 def serve(
@@ -59,6 +61,8 @@ def serve(
     grace: float,
     head: float,
     reserve: int | None,
+    proxy_port: int | None,
+    proxy_domain: str | None,
     print_unit: str | None,
 ) -> None:
     """Serve VMs over HTTP and WebSocket.
@@ -81,13 +85,16 @@ def serve(
         return
     allowed_hosts = frozenset(name.lower() for name in hosts)
     allowed_origins = frozenset(origin.lower().rstrip("/") for origin in origins)
-    configuration = Configuration(host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace, head, reserve)
+    domain = None if proxy_domain is None else proxy_domain.lower().strip(".")
+    configuration = Configuration(
+        host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace, head, reserve, proxy_port, domain
+    )
 
-    def ready(address: str) -> None:
+    def ready(address: str, proxy: str | None = None) -> None:
         if state.json:
-            print_json({"url": address})
+            print_json({"url": address, "proxy_url": proxy})
         elif not state.quiet:
-            click.echo(f"BandSox serves {address}")
+            click.echo(f"BandSox serves {address}" + (f", and ports of guests at {proxy}" if proxy else ""))
 
     run(state.storage, configuration, ready)
 

@@ -37,7 +37,7 @@ class Gatekeeper:
     def __init__(self, storage: Path) -> None:
         self.file = AuthFile(storage)
         self.usage = Usage(storage)
-        self.tickets = Tickets()
+        self.tickets: Tickets[Credential | None] = Tickets()
         self._logins = Attempts()
         self._hashing = asyncio.Semaphore(2)  # a hash takes 64 MiB
 

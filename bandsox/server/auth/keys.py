@@ -100,7 +100,12 @@ def caller(authority: Authority, key: str) -> Caller | None:
             found = key_id, each
     if found is None:
         return None
-    key_id, known = found
-    if known.expires_at is not None and known.expires_at <= time.time():
+    return owner(authority, found[0])
+
+
+def owner(authority: Authority, key_id: str) -> Caller | None:
+    """Who has the key with this id; None where there is none, or it has expired."""
+    known = authority.keys.get(key_id)
+    if known is None or (known.expires_at is not None and known.expires_at <= time.time()):
         return None
     return Caller(key_id, known.name, frozenset(known.scopes), known.prefix, known.quotas)

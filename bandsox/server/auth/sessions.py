@@ -20,6 +20,9 @@ LIFETIME_S = 24 * 3600
 
 _ALL = "*"
 
+SOMEBODY = Caller("session", "password", frozenset({Scope.ADMIN}))
+"""Whoever knows the password."""
+
 
 def new(authority: Authority) -> str:
     """A token for a new session."""
@@ -29,9 +32,12 @@ def new(authority: Authority) -> str:
 
 def caller(authority: Authority, token: str) -> Caller | None:
     """The caller of a session; None where the token is not ours, or the session is over."""
-    if _valid(authority, token) is None:
-        return None
-    return Caller("session", "password", frozenset({Scope.ADMIN}))
+    return None if _valid(authority, token) is None else SOMEBODY
+
+
+def still(authority: Authority, since: float) -> Caller | None:
+    """Whoever had a session at a moment, in seconds since the epoch; None where the password was changed since."""
+    return None if since <= authority.revoked.get(_ALL, 0.0) else SOMEBODY
 
 
 def end(file: AuthFile, token: str) -> None:

@@ -1,4 +1,5 @@
-"""Tickets: what lets somebody open one WebSocket, within half a minute, whose address is all that he can choose.
+"""Tickets: what lets somebody do one thing, within half a minute, of which the address is all that he can choose: open a WebSocket, or
+reach a port of a guest (`bandsox.server.proxy`).
 
 A ticket may be seen in an address without harm: it is worth nothing once it was used, or after `LIFETIME_S`. This process knows it, and no
 other; behind a load balancer both requests have to reach the same server.
@@ -10,6 +11,9 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Right = TypeVar("Right")
 
 LIFETIME_S = 30.0
 _MOST = 4096
@@ -23,22 +27,22 @@ class Credential:
     by_cookie: bool = False
 
 
-class Tickets:
-    """The tickets that were given out."""
+class Tickets(Generic[Right]):
+    """The tickets that were given out, and what each is good for."""
 
     def __init__(self) -> None:
-        self._given: OrderedDict[str, tuple[float, Credential | None]] = OrderedDict()
+        self._given: OrderedDict[str, tuple[float, Right]] = OrderedDict()
 
-    def give(self, credential: Credential | None) -> str:
-        """A ticket for whoever shows `credential`."""
+    def give(self, right: Right) -> str:
+        """A ticket for `right`."""
         now = time.monotonic()
         while self._given and (len(self._given) >= _MOST or next(iter(self._given.values()))[0] <= now):
             self._given.popitem(last=False)
         ticket = f"bst_{secrets.token_hex(32)}"
-        self._given[ticket] = now + LIFETIME_S, credential
+        self._given[ticket] = now + LIFETIME_S, right
         return ticket
 
-    def take(self, ticket: str) -> Credential | None:
-        """What the ticket was given for; None for one that was taken, is too old or was never given. It is worth nothing from now on."""
-        until, credential = self._given.pop(ticket, (0.0, None))
-        return credential if time.monotonic() < until else None
+    def take(self, ticket: str) -> Right | None:
+        """What the ticket is good for; None for one that was taken, is too old or was never given. It is worth nothing from now on."""
+        until, right = self._given.pop(ticket, (0.0, None))
+        return right if time.monotonic() < until else None

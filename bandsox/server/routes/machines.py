@@ -16,7 +16,7 @@ from bandsox.server.configuration import is_loopback_address
 from bandsox.server.guard import GuardedRoute, check, demands
 from bandsox.server.once import Attempt, TheOnce
 from bandsox.server.pages import After, Limit, MetadataEquals, page, wanted_metadata
-from bandsox.server.replies import json_reply, reply
+from bandsox.server.replies import json_reply, plain_reply, reply
 from bandsox.server.service import Service, Size, TheCaller, TheService
 from bandsox.server.streams import Line, described, stream
 from bandsox.vm import AsyncMicroVM, vm_info
@@ -46,7 +46,7 @@ async def list_vms(
         and image in {None, record.spec.image, record.image_id}
     ]
     shown, headers = page(records, limit, after)
-    return json_reply([vm_info(record) for record in shown], headers=headers)
+    return plain_reply([vm_info(record) for record in shown], headers=headers)
 
 
 @router.post("/vms", response_model=shapes.CreatedVM)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import anyio.to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from bandsox.errors import InvalidRequest
 from bandsox.guest.http import HttpResponse
 from bandsox.models import PortState
 from bandsox.server import shapes
 from bandsox.server.auth.callers import Scope
+from bandsox.server.auth.tickets import Tickets
 from bandsox.server.configuration import is_loopback_address
 from bandsox.server.guard import GuardedRoute, check, demands
 from bandsox.server.presence import while_present
+from bandsox.server.proxy.entrance import Link, link_to
 from bandsox.server.replies import json_reply, reply
 from bandsox.server.service import TheCaller, TheService
 
 router = APIRouter(prefix="/api/vms/{vm}", tags=["Ports"], route_class=GuardedRoute)
 
 _MAX_REQUEST = 32 << 20
+
+Port = Annotated[int, Path(ge=1, le=65535)]
 
 
 @router.get("/ports", response_model=list[shapes.PortInfo])
@@ -48,6 +53,18 @@ async def unexpose(service: TheService, caller: TheCaller, vm: str, port: int) -
     """Publish a port of the guest no longer; connections that were made go on."""
     await (await service.machine(caller, vm)).unexpose(port)
     return json_reply({"status": "withdrawn"})
+
+
+@router.post("/ports/{port}/link", response_model=shapes.LinkToPort)
+@demands(Scope.EXEC)
+async def link(service: TheService, caller: TheCaller, request: Request, vm: str, port: Port) -> Response:
+    """Get an address at which a browser finds a port of the guest, through the server's proxy. It lets one in, within half a minute."""
+    record = await service.record(caller, vm)
+    links: Tickets[Link] = request.app.state.links
+    ticket = links.give(Link(record.id, port, request.scope["credential"])) if service.gatekeeper.enabled else None
+    host = urlsplit(f"//{request.headers['host']}").hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return json_reply({"url": link_to(service.configuration, host, record.id, port, ticket)})
 
 
 @router.post("/http", response_model=shapes.HttpResponse)

@@ -45,7 +45,7 @@ from bandsox.server.shapes.machines import (
     VMOptions,
     WantedStatus,
 )
-from bandsox.server.shapes.ports import HttpRequest, HttpResponse, NewPort, PortInfo, PublishedUrl
+from bandsox.server.shapes.ports import HttpRequest, HttpResponse, LinkToPort, NewPort, PortInfo, PublishedUrl
 from bandsox.server.shapes.snapshots import Fork, Forked, NewSnapshot, Restore, RestoredVM, SnapshotInfo, TakenSnapshot
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "ImageInfo",
     "Info",
     "KeyInfo",
+    "LinkToPort",
     "ListedFile",
     "Listing",
     "LiveCommand",

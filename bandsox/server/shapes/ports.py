@@ -23,6 +23,12 @@ class PublishedUrl(Given):
     url: str = Field(examples=["http://127.0.0.1:8080"])
 
 
+class LinkToPort(Given):
+    """Where a browser finds a port of the guest."""
+
+    url: str
+
+
 class PortInfo(Given):
     """A published port: whether it is listened to, and how many connections are open, came, and were refused by the guest."""
 

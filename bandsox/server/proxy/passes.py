@@ -1,0 +1,39 @@
+"""What a browser shows to reach one port of one machine: a signed cookie, got for a ticket.
+
+A pass names its owner, and is worth nothing once the owner's key is revoked or has expired, or, for sessions, once there is a new password.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+
+from bandsox.server.auth import keys, sessions
+from bandsox.server.auth.callers import Caller
+from bandsox.server.auth.file import Authority
+
+COOKIE = "bandsox_pass"
+LIFETIME_S = 12 * 3600
+
+
+def new(authority: Authority, caller: Caller, vm_id: str, port: int) -> str:
+    """A pass."""
+    claim = f"{vm_id}.{port}.{caller.id}.{time.time():.3f}"
+    return f"{claim}.{_signature(authority, claim)}"
+
+
+def holder(authority: Authority, value: str, vm_id: str, port: int) -> Caller | None:
+    """Whose pass for this port it is; None where it is none, or not any more."""
+    claim, _, signature = value.rpartition(".")
+    if not hmac.compare_digest(signature.encode(), _signature(authority, claim).encode()):
+        return None
+    for_vm, for_port, owner, issued_text = claim.split(".", 3)
+    issued = float(issued_text)
+    if (for_vm, for_port) != (vm_id, str(port)) or not issued <= time.time() < issued + LIFETIME_S:
+        return None
+    return sessions.still(authority, issued) if owner == sessions.SOMEBODY.id else keys.owner(authority, owner)
+
+
+def _signature(authority: Authority, claim: str) -> str:
+    return hmac.new(bytes.fromhex(authority.secret), b"pass " + claim.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,137 @@
+"""What the server costs: commands and files through it against the library on the same machine, in turns; long lists; how long others wait.
+
+The list is of a storage directory of its own with a hundred stopped machines, and is measured in processor time of the server, which other
+work on the host does not falsify: 1000 ms divided by it is what one core can answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from bandsox.core import AsyncBandSox
+from bandsox.models import VMRecord, VMStatus
+from bandsox.vm import AsyncMicroVM
+from bench.figures import Samples, table
+
+_ROUNDS = 100
+_SIZE = 256 << 20
+_TURNS = 3
+_LISTED = 100
+_LISTS = 300
+_PROBES = 500
+
+
+async def measure(bandsox: AsyncBandSox) -> None:
+    vm = await bandsox.create_vm(mem_mib=1024)
+    try:
+        async with _serving(bandsox.storage_dir) as (server, _), AsyncBandSox(server_url=server) as remote:
+            there = await remote.get_vm(vm.vm_id)
+            assert there is not None
+            await _commands(vm, there)
+            await _files(vm, there)
+            await _probes(there, remote)
+        await _lists(vm._record)
+    finally:
+        await vm.delete()
+
+
+async def _commands(vm: AsyncMicroVM, there: AsyncMicroVM) -> None:
+    here, far = Samples("run(['true']), the library"), Samples("run(['true']), through the server")
+    for machine in (vm, there):
+        await machine.run(["true"])
+    for _ in range(_ROUNDS):  # in turns: both see the same host
+        await here.of(1, lambda: vm.run(["true"]))
+        await far.of(1, lambda: there.run(["true"]))
+    over = (far.median - here.median) * 1000
+    table("Commands through the server", [here, far], f"Over the library at the median: {over:.1f} ms (target: at most 1.5 ms).")
+
+
+async def _files(vm: AsyncMicroVM, there: AsyncMicroVM) -> None:
+    rates: dict[tuple[str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory() as work:
+        source, target = Path(work) / "source", Path(work) / "target"
+        source.write_bytes(os.urandom(1 << 20) * (_SIZE >> 20))
+        for _ in range(_TURNS):
+            for name, machine in (("library", vm), ("server", there)):
+                for way, move in (
+                    ("upload", lambda machine=machine: machine.upload_file(source, "/dev/shm/file")),
+                    ("download", lambda machine=machine: machine.download_file("/dev/shm/file", target)),
+                ):
+                    start = time.perf_counter()
+                    await move()
+                    rates.setdefault((way, name), []).append(_SIZE / (time.perf_counter() - start) / 1e6)
+        await vm.remove("/dev/shm/file")
+    print(f"\n### Files of {_SIZE >> 20} MiB through the server\n\n| | the library MB/s | through the server MB/s | share (target: 60 %) |")
+    print("|---|---|---|---|")
+    for way in ("upload", "download"):
+        here, far = median(rates[way, "library"]), median(rates[way, "server"])
+        print(f"| {way} | {here:.0f} | {far:.0f} | {far / here:.0%} |")
+
+
+async def _probes(there: AsyncMicroVM, remote: AsyncBandSox) -> None:
+    """How long others wait while a gigabyte goes through."""
+    quiet, busy = Samples("GET /healthz, nothing else"), Samples("GET /healthz while 1 GiB moves")
+    server = remote._server  # type: ignore[attr-defined]
+    await quiet.of(_PROBES, lambda: server.call("GET", "/healthz"))
+
+    async def move() -> None:
+        path, params = f"/api/vms/{there.vm_id}/download", {"path": "/root/gigabyte"}
+        async with server.streaming("GET", path, params=params, patient=True) as answer:
+            async for _ in answer.aiter_raw():
+                pass
+
+    await there.run("truncate -s 1G /root/gigabyte")
+    moving = asyncio.create_task(move())
+    while not moving.done():
+        await busy.of(1, lambda: server.call("GET", "/healthz"))
+    await moving
+    table("Who waits", [quiet, busy], "Target: 50 ms at the 99th percentile.")
+
+
+async def _lists(record: VMRecord) -> None:
+    with tempfile.TemporaryDirectory() as storage:
+        async with AsyncBandSox(storage) as bandsox:
+            for number in range(_LISTED):
+                spec = replace(record.spec, name=f"vm-{number}")
+                listed = replace(record, id=f"{number:016x}", spec=spec, status=VMStatus.STOPPED, pid=None, created_at=float(number))
+                bandsox.engine.vms.insert(listed)
+        async with _serving(Path(storage)) as (url, pid), AsyncBandSox(server_url=url) as remote:
+            server = remote._server  # type: ignore[attr-defined]
+            for _ in range(20):
+                await server.call("GET", "/api/vms")
+            before = _processor_s(pid)
+            for _ in range(_LISTS):
+                await server.call("GET", "/api/vms")
+            each = (_processor_s(pid) - before) / _LISTS
+    print(
+        f"\n### GET /api/vms with {_LISTED} VMs\n\n{each * 1000:.1f} ms of processor time: {1 / each:.0f} a second on a core (target: 300)."
+    )
+
+
+@contextlib.asynccontextmanager
+async def _serving(storage: Path) -> AsyncIterator[tuple[str, int]]:
+    """The URL of a server of a storage directory, and its pid."""
+    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "serve", "--port", "0"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        yield json.loads(await process.stdout.readline())["url"], process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def _processor_s(pid: int) -> float:
+    """The processor time of a process so far (proc(5), fields 14 and 15 of stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
