@@ -14,7 +14,7 @@ from bandsox.client.connection import MESSAGEPACK, Connection
 from bandsox.client.guest import RemoteGuest, refuse
 from bandsox.errors import LimitExceeded, Unsupported, VMNotFound
 from bandsox.guest.http import HttpResponse, build_request
-from bandsox.models import PortState, ProgressCallback, PublishedPort, RestoreReceipt, VMStatus
+from bandsox.models import Balloon, PortState, ProgressCallback, PublishedPort, RestoreReceipt, VMStatus
 from bandsox.vm.handle import AsyncMicroVM
 
 if TYPE_CHECKING:
@@ -141,6 +141,18 @@ class RemoteMicroVM(AsyncMicroVM):
         }
         made = await self._server.make(f"{self._path}/fork", progress, json=body)
         return [RemoteMicroVM(self._server, info) for info in made["vms"]]
+
+    async def balloon(self) -> Balloon:
+        """How large its balloon is, and what the guest says of the rest of its memory."""
+        return await self._server.get(f"{self._path}/balloon", Balloon)
+
+    async def set_balloon(self, mib: int) -> None:
+        """Have its balloon take `mib` MiB of its memory from it."""
+        await self._server.call("PUT", f"{self._path}/balloon", json={"mib": mib})
+
+    async def set_mmds(self, data: Mapping[str, Any]) -> None:
+        """Have its metadata service say `data`."""
+        await self._server.call("PUT", f"{self._path}/mmds", json={"data": dict(data)})
 
     # ── ports ──
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _DOCKERFILE_OPTIONS = frozenset(
     {"enable_networking", "force_rebuild", "dns", "vmm", "disk_bandwidth_mbps", "disk_iops", "confinement", "ttl", "idle_timeout"}
-    | {"on_expiry", "auto_resume", "publish", "network_bandwidth_mbps", "balloon_mib", "mmds"}
+    | {"on_expiry", "auto_resume", "publish", "network_bandwidth_mbps", "balloon_mib", "mmds", "track_dirty_pages"}
 )
 """What may be given to `create_vm_from_dockerfile` beyond its parameters."""
 

@@ -16,11 +16,11 @@ from bandsox.server.gate import Gate
 from bandsox.server.live import routes as live
 from bandsox.server.once import Once
 from bandsox.server.proxy.entrance import Entrance, Link
-from bandsox.server.routes import auth, builds, commands, events, files, images, machines, ports, snapshots, system
+from bandsox.server.routes import auth, builds, commands, devices, events, files, images, machines, ports, snapshots, system
 from bandsox.server.service import Service
 from bandsox.version import __version__
 
-ROUTERS = tuple(module.router for module in (system, auth, builds, machines, commands, files, ports, snapshots, images, events))
+ROUTERS = tuple(module.router for module in (system, auth, builds, machines, commands, devices, files, ports, snapshots, images, events))
 """Those of `builds` come before `machines`, where ``from-dockerfile`` would be a machine's name."""
 
 _FAILURES: dict[int | str, dict[str, Any]] = {

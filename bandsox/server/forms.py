@@ -43,7 +43,7 @@ BUILD_BODY: dict[str, Any] = {
                 "properties": {
                     **{name: {"type": "string"} for name in ("dockerfile", "tag", "name", "vmm", "confinement", "on_expiry")},
                     **{name: {"type": "integer"} for name in ("vcpu", "mem_mib", "disk_size_mib", "balloon_mib", "disk_iops")},
-                    **{name: {"type": "boolean"} for name in ("enable_networking", "force_rebuild", "auto_resume")},
+                    **{name: {"type": "boolean"} for name in ("enable_networking", "force_rebuild", "auto_resume", "track_dirty_pages")},
                     **{name: {"type": "number"} for name in ("ttl", "idle_timeout", "disk_bandwidth_mbps", "network_bandwidth_mbps")},
                     **{
                         name: {"type": "string", "contentMediaType": "application/json"}

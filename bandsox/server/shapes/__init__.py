@@ -17,6 +17,7 @@ from bandsox.server.shapes.commands import (
     StartedSession,
     Terminal,
 )
+from bandsox.server.shapes.devices import BalloonInfo, NewBalloon, NewMmds
 from bandsox.server.shapes.files import (
     FileContent,
     FileInfo,
@@ -51,6 +52,7 @@ from bandsox.server.shapes.snapshots import Fork, Forked, NewSnapshot, Restore, 
 __all__ = [
     "VM",
     "Authenticated",
+    "BalloonInfo",
     "Command",
     "Console",
     "CreatedKey",
@@ -75,10 +77,12 @@ __all__ = [
     "LoggedIn",
     "Login",
     "Move",
+    "NewBalloon",
     "NewContent",
     "NewDirectory",
     "NewKeyShape",
     "NewMetadata",
+    "NewMmds",
     "NewMode",
     "NewName",
     "NewPort",
