@@ -238,6 +238,7 @@ class VMSpec:
     on_expiry: OnExpiry = "delete"
     auto_resume: bool = False
     publish: tuple[PublishedPort, ...] = ()
+    mcp: Mapping[str, Any] | None = None
     network_limits: RateLimits = UNLIMITED
     balloon_mib: int | None = None
     mmds: Mapping[str, Any] | None = None

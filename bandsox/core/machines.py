@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bandsox.core import mcpservers
 from bandsox.core.opening import Opening
 from bandsox.engine.identity import check_dns, check_mmds
-from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
+from bandsox.errors import InvalidRequest, VMNotFound
 from bandsox.models import OnExpiry, ProgressCallback, PublishedPort, RateLimits, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
 from bandsox.vm.info import vm_info
@@ -70,6 +71,8 @@ class Machines(Opening):
         force_rebuild: look at the registry even when the image is here.
         env_vars: variables for every command, over the image's own.
         metadata: anything JSON can represent, kept with the machine.
+        mcp: MCP servers for an agent in the machine, such as ``{"github": {"token": …}}`` or ``{"own": {"spec": {"command", "args",
+            "env"}}}``: written to ``/workspace/.mcp.json``, their variables given to every command, their secrets not shown again.
         vmm: which hypervisor; by default ``BANDSOX_VMM``, else Firecracker where it can run a guest, else QEMU.
         boot_args: further kernel arguments.
         debug_console: have the kernel print all that it does on the console, which takes longer.
@@ -101,16 +104,16 @@ class Machines(Opening):
         RequirementNotMet: this host cannot isolate or confine it as demanded.
         BootFailed: the machine did not come up; nothing of it is left.
         """
-        if mcp is not None:
-            raise Unsupported("this version does not configure MCP servers", remedy="leave mcp out")
+        asked = None if mcp is None else mcpservers.servers(mcp)
         spec = VMSpec(
             image=docker_image,
             name=name if name is not None else self.engine.new_name(),
             vcpu=vcpu,
             mem_mib=mem_mib,
             disk_size_mib=disk_size_mib,
-            env_vars=dict(env_vars or {}),
+            env_vars={**(asked.env if asked else {}), **(env_vars or {})},
             metadata=dict(metadata or {}),
+            mcp=asked.shown if asked else None,
             enable_networking=True if enable_networking is None and mmds is not None else enable_networking,
             dns=check_dns(dns),
             kernel_path=os.fspath(kernel_path) if kernel_path is not None else None,
@@ -130,7 +133,21 @@ class Machines(Opening):
             mmds=None if mmds is None else check_mmds(mmds),
             track_dirty_pages=track_dirty_pages,
         )
-        return self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
+        vm = self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
+        if asked is not None:
+            await self._configure(vm, asked)
+        return vm
+
+    async def _configure(self, vm: AsyncMicroVM, asked: mcpservers.Servers) -> None:
+        """Write down a new machine's MCP servers; it is deleted if that fails."""
+        import anyio
+
+        try:
+            await vm.guest.write_bytes(mcpservers.PLACE, asked.file, mode=0o600)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await vm.delete()
+            raise
 
     async def create_vm_from_dockerfile(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bandsox.models import PublishedPort, VMRecord, VMStatus
+from bandsox.models import PublishedPort, VMRecord, VMSpec, VMStatus
 
 
 def vm_info(record: VMRecord) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "created_at": record.created_at,
         "status": record.status.value,
         "pid": record.pid if record.status in {VMStatus.RUNNING, VMStatus.PAUSED} else None,
-        "env_vars": dict(spec.env_vars),
-        "mcp": None,
+        "env_vars": _shown(spec),
+        "mcp": None if spec.mcp is None else dict(spec.mcp),
         "metadata": dict(spec.metadata),
         "agent_ready": record.status is VMStatus.RUNNING,
         "restored_from": record.restored_from,
@@ -48,6 +48,12 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "on_expiry": spec.on_expiry,
         "auto_resume": spec.auto_resume,
     }
+
+
+def _shown(spec: VMSpec) -> dict[str, str]:
+    """Its variables, without the secrets of its MCP servers."""
+    hidden = {name: value for server in (spec.mcp or {}).values() for name, value in server["env"].items()}
+    return {**spec.env_vars, **hidden}
 
 
 def _port_info(port: PublishedPort) -> dict[str, Any]:
