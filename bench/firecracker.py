@@ -40,6 +40,7 @@ from tests.firecracker import found
 from tests.vmm.firecracker.guests import program
 
 ROUNDS = 40
+CROWD, CROWD_ROUNDS = 20, 5
 
 _CREATE = SnapshotCreate(snapshot_path="state", mem_file_path="memory")
 
@@ -60,6 +61,7 @@ async def measure(bandsox: AsyncBandSox) -> None:
         async with _machine(bandsox.engine, kernel) as record:
             await _starts(bandsox.engine, vmm, record)
             await _snapshots(bandsox.engine, vmm, record)
+            await _crowd(bandsox.engine, vmm, record)
             await _pauses(bandsox, record)
     if setup.reason is None:
         await _creates(bandsox, dict(setup.options))
@@ -114,6 +116,30 @@ async def _snapshots(engine: Engine, vmm: Firecracker, record: VMRecord) -> None
                     await ownership.end(process)
                     engine.confiner.forget(clone.vm_id)
     table("Firecracker: snapshots", samples, _over(whole, bare_pause), _over(changes, bare_pause), _over(restore, bare_restore))
+
+
+async def _crowd(engine: Engine, vmm: Firecracker, record: VMRecord) -> None:
+    """Many guests that go on from one snapshot at once, until the last of them runs."""
+    bare, ours = Samples(f"{CROWD} bare Firecrackers at once: process, load, resume"), Samples("the same by the library")
+    with _place(engine, record) as spec, tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
+        origin = Origin(Path(work), await _saved(engine, vmm, spec, Path(work), Samples(""), Samples("")))
+        for _ in range(CROWD_ROUNDS):
+            with contextlib.ExitStack() as stack:
+                places = [stack.enter_context(_place(engine, record, origin)) for _ in range(CROWD)]
+                started = [_Bare(place) for place in places]
+                for each in started:
+                    stack.push(each)
+                with bare.measuring():
+                    await asyncio.gather(*(asyncio.to_thread(each.__enter__) for each in started))
+            with contextlib.ExitStack() as stack:
+                places = [stack.enter_context(_place(engine, record, origin)) for _ in range(CROWD)]
+                with ours.measuring():
+                    processes = await asyncio.gather(*(vmm.start(place) for place in places))
+                for place, process in zip(places, processes, strict=True):
+                    await ownership.end(process)
+                    engine.confiner.forget(place.vm_id)
+    share = bare.median / ours.median * 100
+    table("Firecracker: a crowd from one snapshot", [bare, ours], f"Throughput at the median: {share:.0f} % of the bare one's.")
 
 
 async def _saved(engine: Engine, vmm: Firecracker, spec: LaunchSpec, target: Path, pause: Samples, settling: Samples) -> Shape:
