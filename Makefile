@@ -14,7 +14,7 @@ IMAGE  ?= debootstrap:bookworm?include=python3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test soak lint types format agent sdk bench build clean lock openapi setup setup-test init
+.PHONY: help run test soak lint types format agent sdk sdk-docs bench build clean lock openapi setup setup-test init
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-
 
 sdk: $(SDK) ## build the TypeScript SDK
 
+sdk-docs: $(SDK) ## a page for everything that the TypeScript SDK has, in sdk/typescript/docs
+	npm run --silent docs --workspace bandsox
+
 build: $(VENV)/.installed agent ## build the source distribution and the wheel
 	python -m build --no-isolation
 
@@ -72,7 +75,7 @@ setup-test: setup
 	@scripts/system-packages test
 
 clean: ## remove what was built here
-	rm -rf build dist $(AGENT) $(VENV) node_modules $(dir $(SDK)) sdk/typescript/src/generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist $(AGENT) $(VENV) node_modules $(dir $(SDK)) sdk/typescript/docs sdk/typescript/src/generated .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
 	@scripts/virtualenv $(PYTHON) $(VENV)

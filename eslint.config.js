@@ -4,7 +4,7 @@ import globals from "globals";
 import tseslint from "typescript-eslint";
 
 export default defineConfig(
-  globalIgnores(["**/dist/", "**/generated/", "**/.venv/", "bandsox/", "docs/", "**/coverage/"]),
+  globalIgnores(["**/dist/", "**/generated/", "**/.venv/", "bandsox/", "docs/", "sdk/typescript/docs/", "sdk/typescript/tests/consumers/"]),
   js.configs.recommended,
   tseslint.configs.strictTypeChecked,
   tseslint.configs.stylisticTypeChecked,
@@ -21,5 +21,6 @@ export default defineConfig(
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
     },
   },
+  { files: ["sdk/typescript/examples/**"], rules: { "no-console": "off" } },
   { files: ["**/*.js", "**/*.mjs"], extends: [tseslint.configs.disableTypeChecked], languageOptions: { globals: globals.node } },
 );

@@ -1,6 +1,6 @@
 // Builds dist/: the package as ECMAScript modules and as CommonJS, each with the types that belong to it.
 import { execFileSync } from "node:child_process";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 process.chdir(new URL("..", import.meta.url).pathname);
@@ -12,3 +12,4 @@ for (const [kind, type] of Object.entries({ esm: "module", cjs: "commonjs" })) {
   mkdirSync(`dist/${kind}`, { recursive: true });
   writeFileSync(`dist/${kind}/package.json`, `${JSON.stringify({ type })}\n`);
 }
+copyFileSync("../../LICENSE", "LICENSE"); // npm packs none from above

@@ -1,8 +1,12 @@
 /** The front door: what a server has, and what can be done with it. */
 
-import { Connection } from "./connection.js";
-import { NotFound } from "./errors.js";
+import { Connection, pause } from "./connection.js";
+import { BandSoxError, NotFound } from "./errors.js";
+import { LINES, linesOf } from "./lines.js";
 import { MicroVM } from "./microvm.js";
+import { archive } from "./tar.js";
+import { type TerminalOptions, type TerminalSession } from "./terminal.js";
+import { released } from "./transfer.js";
 import {
   type AuthCheckResult,
   type AuthKeysResult,
@@ -11,9 +15,20 @@ import {
   type CreateApiKeyOptions,
   type CreateApiKeyResult,
   type CreateVmOptions,
+  type Finding,
   type ImageInfo,
   type ListVmsOptions,
   type LoginResult,
+  type CreateVmFromDockerfileOptions,
+  type ForkOptions,
+  type HostInfo,
+  type ListSnapshotsOptions,
+  type LongCallOptions,
+  type RequestOutcome,
+  type RestoreVmOptions,
+  type ServerEvent,
+  type SnapshotInfo,
+  type SnapshotOptions,
   type VmInfo,
 } from "./types.js";
 
@@ -42,16 +57,32 @@ export class BandSox {
   // ── machines ──────────────────────────────────────────────────────────────────────────────────
 
   /** Make a VM and start it. It runs, and its agent answers, when this returns; an image that is not there is fetched before. */
-  async createVm(options: CreateVmOptions = {}, call?: CallOptions): Promise<MicroVM> {
-    const { id } = await this.connection.call("post", "/api/vms", { body: options }, { ...call, patient: true });
+  async createVm(options: CreateVmOptions = {}, call?: LongCallOptions): Promise<MicroVM> {
+    const { id } = await this.connection.make("/api/vms", { body: options }, call);
     return this.#handle(id, call);
+  }
+
+  /** Build the image of a Dockerfile, given as text, and make a VM of it. */
+  async createVmFromDockerfile(dockerfile: string, options: CreateVmFromDockerfileOptions = {}, call?: LongCallOptions): Promise<MicroVM> {
+    const { id } = await this.connection.make("/api/vms/from-dockerfile", {}, call, buildForm(dockerfile, options));
+    return this.#handle(id, call);
+  }
+
+  /** Make a VM that goes on from a snapshot; any number at once. */
+  async restoreVm(snapshot: string, options: RestoreVmOptions = {}, call?: LongCallOptions): Promise<MicroVM> {
+    const { id } = await this.connection.make("/api/snapshots/{snapshot}/restore", { path: { snapshot }, body: options }, call);
+    return this.#handle(id, call);
+  }
+
+  /** Make clones of a running or paused VM, which goes on. They share its memory until they write to it. */
+  async forkVm(vm: string, options: ForkOptions = {}, call?: LongCallOptions): Promise<MicroVM[]> {
+    const { vms } = await this.connection.make("/api/vms/{vm}/fork", { path: { vm }, body: options }, call);
+    return vms.map((info) => new MicroVM(info.id, this, info as VmInfo));
   }
 
   /** The VMs, newest first. */
   async listVms(options: ListVmsOptions = {}, call?: CallOptions): Promise<VmInfo[]> {
-    const { metadata_equals, ...rest } = options;
-    const wanted = metadata_equals === undefined || metadata_equals === null ? {} : { metadata_equals: JSON.stringify(metadata_equals) };
-    return (await this.connection.call("get", "/api/vms", { query: { ...rest, ...wanted } }, call)) as VmInfo[];
+    return (await this.connection.call("get", "/api/vms", { query: asQuery(options) }, call)) as VmInfo[];
   }
 
   /** The same as {@link listVms}, by an earlier name. */
@@ -61,12 +92,7 @@ export class BandSox {
 
   /** All that is known of a VM; null where there is none. */
   async getVmInfo(vm: string, call?: CallOptions): Promise<VmInfo | null> {
-    try {
-      return (await this.connection.call("get", "/api/vms/{vm}", { path: { vm } }, call)) as VmInfo;
-    } catch (error) {
-      if (error instanceof NotFound) return null;
-      throw error;
-    }
+    return orNull(async () => (await this.connection.call("get", "/api/vms/{vm}", { path: { vm } }, call)) as VmInfo);
   }
 
   /** A handle of a VM; null where there is none. */
@@ -111,9 +137,79 @@ export class BandSox {
     return metadata;
   }
 
+  /** Bring a VM into a status, from whichever it has. */
+  async updateVmStatus(vm: string, status: "running" | "paused" | "stopped", call?: CallOptions): Promise<void> {
+    await this.connection.call("put", "/api/vms/{vm}/status", { path: { vm }, body: { status } }, { ...call, patient: true });
+  }
+
+  // ── snapshots ─────────────────────────────────────────────────────────────────────────────────
+
+  /** Save a running or paused VM, which then is as it was before. Returns the snapshot's name. */
+  async snapshotVm(vm: string, options: SnapshotOptions = {}, call?: LongCallOptions): Promise<string> {
+    return (await this.connection.make("/api/vms/{vm}/snapshot", { path: { vm }, body: options }, call)).snapshot_id;
+  }
+
+  /** The snapshots, newest first. */
+  async listSnapshots(options: ListSnapshotsOptions = {}, call?: CallOptions): Promise<SnapshotInfo[]> {
+    return (await this.connection.call("get", "/api/snapshots", { query: asQuery(options) }, call)) as SnapshotInfo[];
+  }
+
+  /** What is known of a snapshot; null where there is none. */
+  async getSnapshotInfo(snapshot: string, call?: CallOptions): Promise<SnapshotInfo | null> {
+    return orNull(
+      async () => (await this.connection.call("get", "/api/snapshots/{snapshot}", { path: { snapshot } }, call)) as SnapshotInfo,
+    );
+  }
+
+  /** Delete a snapshot; VMs that were restored from it go on. */
+  async deleteSnapshot(snapshot: string, call?: CallOptions): Promise<void> {
+    await this.connection.call("delete", "/api/snapshots/{snapshot}", { path: { snapshot } }, { ...call, patient: true });
+  }
+
+  /** Replace a snapshot's metadata. Returns what it has now. */
+  async updateSnapshotMetadata(snapshot: string, metadata: Record<string, unknown>, call?: CallOptions): Promise<Record<string, unknown>> {
+    const request = { path: { snapshot }, body: { metadata } };
+    return (await this.connection.call("put", "/api/snapshots/{snapshot}/metadata", request, call)) as Record<string, unknown>;
+  }
+
+  /** Give a snapshot another name. */
+  async renameSnapshot(snapshot: string, name: string, call?: CallOptions): Promise<void> {
+    await this.connection.call("put", "/api/snapshots/{snapshot}/name", { path: { snapshot }, body: { name } }, call);
+  }
+
+  // ── what happens ──────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * What happens to VMs, snapshots and images, whichever program does it, from now on or behind the event with the id `after`. When the connection
+   * is lost it is made again, and nothing is missing; it ends with its signal, or when the loop is left.
+   */
+  async *events(options: { after?: number | undefined } = {}, call?: CallOptions): AsyncGenerator<ServerEvent, never, undefined> {
+    let after = options.after;
+    for (let failures = 0; ; failures++) {
+      try {
+        const opened = await this.connection.open("get", "/api/events", { query: { after } }, { ...call, headers: { accept: LINES } });
+        for await (const line of linesOf(released(opened))) {
+          failures = 0;
+          const event = line as unknown as ServerEvent;
+          after = event.id;
+          yield event;
+        }
+      } catch (error) {
+        call?.signal?.throwIfAborted();
+        if (error instanceof BandSoxError && !error.retryable) throw error;
+      }
+      await pause(Math.min(100 * 2 ** failures, 5000) * (0.5 + Math.random() / 2), call?.signal);
+    }
+  }
+
   async #handle(id: string, call?: CallOptions): Promise<MicroVM> {
     const info = await this.connection.call("get", "/api/vms/{vm}", { path: { vm: id } }, call);
     return new MicroVM(id, this, info as VmInfo);
+  }
+
+  /** Open a terminal in a VM. It connects by itself, now and whenever the connection is lost. */
+  connectTerminal(vm: string, cols = 80, rows = 24, options: TerminalOptions = {}): TerminalSession {
+    return new MicroVM(vm, this).connectTerminal(cols, rows, options);
   }
 
   // ── images ────────────────────────────────────────────────────────────────────────────────────
@@ -124,8 +220,8 @@ export class BandSox {
   }
 
   /** Fetch an image: always, only when it is `missing`, or `never`, which tells whether it is there. */
-  async pullImage(reference: string, policy: "always" | "missing" | "never" = "always", call?: CallOptions): Promise<ImageInfo> {
-    return this.connection.call("post", "/api/images/pull", { body: { reference, policy } }, { ...call, patient: true });
+  async pullImage(reference: string, policy: "always" | "missing" | "never" = "always", call?: LongCallOptions): Promise<ImageInfo> {
+    return this.connection.make("/api/images/pull", { body: { reference, policy } }, call);
   }
 
   /** Give an image that is there a further name. */
@@ -173,4 +269,60 @@ export class BandSox {
   async revokeApiKey(keyId: string, call?: CallOptions): Promise<void> {
     await this.connection.call("delete", "/api/auth/keys/{key_id}", { path: { key_id: keyId } }, call);
   }
+
+  // ── the server's host ─────────────────────────────────────────────────────────────────────────
+
+  /** The server's version. */
+  async version(call?: CallOptions): Promise<string> {
+    const answer = (await this.connection.call("get", "/api/version", {}, call)) as { version: string };
+    return answer.version;
+  }
+
+  /** How much the server's host has, how much of it is free, and how many VMs are in each status. */
+  async host(call?: CallOptions): Promise<HostInfo> {
+    return this.connection.call("get", "/api/host", {}, call);
+  }
+
+  /** What has become of a request of this caller that had a key, within a day; null where there was none. */
+  async getRequest(idempotencyKey: string, call?: CallOptions): Promise<RequestOutcome | null> {
+    return orNull(async () => this.connection.call("get", "/api/requests/{key}", { path: { key: idempotencyKey } }, call));
+  }
+
+  /** What the server's host can do, what it lacks, and the command that mends it. */
+  async doctor(call?: CallOptions): Promise<Finding[]> {
+    return (await this.connection.call("get", "/api/doctor", {}, { ...call, patient: true })) as Finding[];
+  }
+
+  /** Remove what processes that died have left on the server's host, and nothing else. Returns what that was. */
+  async cleanup(call?: CallOptions): Promise<Record<string, unknown>> {
+    return (await this.connection.call("post", "/api/cleanup", {}, { ...call, patient: true })) as Record<string, unknown>;
+  }
+}
+
+/** What is asked for; null where there is no such thing. */
+async function orNull<T>(asked: () => Promise<T>): Promise<T | null> {
+  try {
+    return await asked();
+  } catch (error) {
+    if (error instanceof NotFound) return null;
+    throw error;
+  }
+}
+
+function asQuery<T extends { metadata_equals?: Record<string, unknown> | null | undefined }>(
+  options: T,
+): Omit<T, "metadata_equals"> & { metadata_equals: string | undefined } {
+  const { metadata_equals: wanted, ...rest } = options;
+  return { ...rest, metadata_equals: wanted === undefined || wanted === null ? undefined : JSON.stringify(wanted) };
+}
+
+/** A Dockerfile and its options as a form: what is no text is JSON, and the archive comes last, as it may be long. */
+function buildForm(dockerfile: string, { context, ...options }: CreateVmFromDockerfileOptions): FormData {
+  const form = new FormData();
+  form.append("dockerfile", dockerfile);
+  for (const [name, value] of Object.entries(options)) {
+    if (value !== undefined && value !== null) form.append(name, typeof value === "object" ? JSON.stringify(value) : String(value));
+  }
+  if (context !== undefined) form.append("context", context instanceof Blob ? context : archive(Object.entries(context)), "context.tar");
+  return form;
 }

@@ -1,8 +1,9 @@
 /** Requests to a server: what each carries, what a failure of one means, and when trying again is safe. */
 
 import { BandSoxError, HostError, InvalidRequest, OutcomeUnknown, describedError } from "./errors.js";
+import { LINES, linesOf } from "./lines.js";
 import { type Answer, type Request as Wanted, type Route, type Verb } from "./schema.js";
-import { type BandSoxConfig, type CallOptions } from "./types.js";
+import { type BandSoxConfig, type CallOptions, type LongCallOptions, type Progress } from "./types.js";
 
 /** What is sent besides what the document calls JSON. */
 interface Extras extends CallOptions {
@@ -21,6 +22,13 @@ interface Parts {
   body?: unknown;
 }
 
+/** An answer whose body is read by somebody. */
+export interface Opened {
+  answer: Response;
+  /** To be called when the body was read, or will not be. */
+  release: () => void;
+}
+
 /** A request, ready to be sent. */
 interface Prepared {
   verb: Verb;
@@ -32,6 +40,9 @@ interface Prepared {
   /** Whether sending it twice does no more than sending it once, and it can be sent twice. */
   repeatable: boolean;
 }
+
+/** Reads an answer. `hold` keeps the signal's hand on it, until what it returns is called. */
+type Reader<T> = (answer: Response, hold: () => () => void) => Promise<T>;
 
 const DEFAULT_TIMEOUT_MS = 60_000;
 const DEFAULT_RETRIES = 2;
@@ -54,27 +65,30 @@ export class Connection {
   readonly base: URL;
   readonly WebSocket: BandSoxConfig["WebSocket"];
   readonly #fetch: typeof fetch;
-  readonly #headers: Headers;
-  readonly #timeout: number;
-  readonly #retries: number;
+  /** What every request carries. */
+  readonly headers: Headers;
+  /** Milliseconds that a server may take. */
+  readonly timeout: number;
+  /** How often what has no effects is tried again. */
+  readonly retries: number;
 
   constructor(config: BandSoxConfig) {
     this.base = baseOf(config.baseUrl);
     this.WebSocket = config.WebSocket;
     this.#fetch = config.fetch ?? ((...given) => fetch(...given));
-    this.#headers = new Headers(config.headers);
-    this.#timeout = config.timeout ?? DEFAULT_TIMEOUT_MS;
-    this.#retries = config.retries ?? DEFAULT_RETRIES;
+    this.headers = new Headers(config.headers);
+    this.timeout = config.timeout ?? DEFAULT_TIMEOUT_MS;
+    this.retries = config.retries ?? DEFAULT_RETRIES;
   }
 
   /** What opens this server's doors, without the word `Bearer`; undefined where callers need nothing or have a cookie. */
   get token(): string | undefined {
-    return /^bearer +(.+)$/i.exec(this.#headers.get("authorization") ?? "")?.[1];
+    return /^bearer +(.+)$/i.exec(this.headers.get("authorization") ?? "")?.[1];
   }
 
   set token(token: string | undefined) {
-    if (token === undefined) this.#headers.delete("authorization");
-    else this.#headers.set("authorization", `Bearer ${token}`);
+    if (token === undefined) this.headers.delete("authorization");
+    else this.headers.set("authorization", `Bearer ${token}`);
   }
 
   /**
@@ -87,9 +101,30 @@ export class Connection {
     return this.#attempts(this.#prepared(verb, route, wanted as Parts, extras), async (answer) => (await answer.json()) as Answer<V, R>);
   }
 
-  /** Send a request, and return its answer, the body of which is still to be read. Throws as `call`. */
-  async open<V extends Verb, R extends Route<V>>(verb: V, route: R, wanted: Wanted<V, R>, extras: Extras = {}): Promise<Response> {
-    return this.#attempts(this.#prepared(verb, route, wanted as Parts, extras), (answer) => Promise.resolve(answer));
+  /**
+   * Send a request that makes something, which may take long, and return what it is answered. It carries a key, under which the server does it
+   * once however often it is sent: so it is sent again when the connection is lost. Throws as `call`.
+   */
+  async make<R extends Route<"post">>(
+    route: R,
+    wanted: Wanted<"post", R>,
+    call: LongCallOptions = {},
+    content?: BodyInit,
+  ): Promise<Answer<"post", R>> {
+    const headers = { accept: LINES, "idempotency-key": call.idempotencyKey ?? newKey() };
+    const request = this.#prepared("post", route, wanted as Parts, { ...call, content, headers, patient: true });
+    return this.#attempts({ ...request, repeatable: true }, async (answer) => resultOf<Answer<"post", R>>(answer, call.onProgress));
+  }
+
+  /**
+   * Send a request, and return its answer, the body of which is still to be read. Throws as `call`.
+   *
+   * The caller says when the body is no longer read; until then the signal ends it.
+   */
+  async open<V extends Verb, R extends Route<V>>(verb: V, route: R, wanted: Wanted<V, R>, extras: Extras = {}): Promise<Opened> {
+    return this.#attempts(this.#prepared(verb, route, wanted as Parts, extras), (answer, hold) =>
+      Promise.resolve({ answer, release: hold() }),
+    );
   }
 
   /** An address of this server. */
@@ -103,7 +138,7 @@ export class Connection {
   }
 
   #prepared(verb: Verb, route: string, parts: Parts, extras: Extras): Prepared {
-    const headers = new Headers(this.#headers);
+    const headers = new Headers(this.headers);
     for (const [name, value] of Object.entries(extras.headers ?? {})) headers.set(name, value);
     const init: Prepared["init"] = { method: verb.toUpperCase(), headers, redirect: "error", credentials: "same-origin" };
     if (parts.body !== undefined) {
@@ -113,34 +148,42 @@ export class Connection {
       init.body = extras.content;
       if (extras.content instanceof ReadableStream) init.duplex = "half";
     }
-    const timeout = extras.timeout ?? (extras.patient === true ? undefined : this.#timeout);
+    const timeout = extras.timeout ?? (extras.patient === true ? undefined : this.timeout);
     return { verb, url: this.url(route, parts), init, timeout, signal: extras.signal, repeatable: verb === "get" };
   }
 
-  async #attempts<T>(request: Prepared, read: (answer: Response) => Promise<T>): Promise<T> {
+  async #attempts<T>(request: Prepared, read: Reader<T>): Promise<T> {
     for (let attempt = 0; ; attempt++) {
       try {
         return await this.#attempt(request, read);
       } catch (error) {
-        const again = request.repeatable && error instanceof HostError && error.code === "server_unavailable" && attempt < this.#retries;
+        const lost = error instanceof OutcomeUnknown || (error instanceof HostError && error.code === "server_unavailable");
+        const again = request.repeatable && lost && attempt < this.retries;
         if (!again) throw error;
         await pause(FIRST_PAUSE_MS * 2 ** attempt * (0.5 + Math.random()), request.signal);
       }
     }
   }
 
-  async #attempt<T>(request: Prepared, read: (answer: Response) => Promise<T>): Promise<T> {
+  async #attempt<T>(request: Prepared, read: Reader<T>): Promise<T> {
     const deadline = new Deadline(request.timeout, request.signal);
+    const held = { by: 0 };
     try {
       const answer = await this.#fetch(request.url, { ...request.init, signal: deadline.signal });
       if (!answer.ok) throw describedError(await json(answer), answer.status, answer.statusText);
-      return await read(answer);
+      return await read(answer, () => {
+        held.by++;
+        deadline.disarm();
+        return () => {
+          deadline.release();
+        };
+      });
     } catch (error) {
       if (error instanceof BandSoxError) throw error;
       request.signal?.throwIfAborted();
       throw this.#failure(request, deadline.passed ? new Error(`no answer for ${String(request.timeout)} ms`) : error);
     } finally {
-      deadline.end();
+      if (held.by === 0) deadline.release();
     }
   }
 
@@ -149,6 +192,21 @@ export class Connection {
     const what = `${request.verb.toUpperCase()} ${request.url.pathname}`;
     return new OutcomeUnknown("outcome_unknown", `the connection to ${this.base.origin} was lost in the middle of ${what}`, { cause });
   }
+}
+
+/** What long work was answered: at once, or in the last line. */
+async function resultOf<T>(answer: Response, onProgress: ((step: Progress) => void) | undefined): Promise<T> {
+  if (answer.headers.get("content-type")?.startsWith(LINES) !== true || answer.body === null) return (await answer.json()) as T;
+  for await (const { type, ...line } of linesOf(answer.body)) {
+    if (type === "result") return line.result as T;
+    if (type === "progress") onProgress?.(line as unknown as Progress);
+  }
+  throw new Error("the answer ended before the work");
+}
+
+/** A key that nobody else has. (`crypto.randomUUID` is missing on pages that came without TLS.) */
+function newKey(): string {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** The error of a server that was not reached. */
@@ -213,8 +271,15 @@ class Deadline {
     return this.#controller.signal;
   }
 
-  end(): void {
+  /** Let it take as long as it likes. */
+  disarm(): void {
     clearTimeout(this.#timer);
+  }
+
+  /** Let go of it. */
+  release(): void {
+    this.disarm();
+    this.#signal?.removeEventListener("abort", this.#abort);
   }
 
   readonly #abort = (): void => {

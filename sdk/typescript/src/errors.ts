@@ -17,6 +17,7 @@
  * @module
  */
 
+/** The branch of the tree that each code belongs to. */
 const FAMILIES = {
   error: "BandSoxError",
   internal_error: "BandSoxError",

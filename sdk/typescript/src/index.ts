@@ -20,5 +20,8 @@ export {
   type ErrorCode,
   type Failure,
 } from "./errors.js";
+export { Execution, type ExecEnd, type Output } from "./execution.js";
+export { type Command, type Guest } from "./guest.js";
 export { MicroVM } from "./microvm.js";
+export { TerminalSession, type Handler, type TerminalEnd, type TerminalOptions, type TerminalState } from "./terminal.js";
 export type * from "./types.js";

@@ -1,34 +1,27 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /** One machine. */
 
 import { type BandSox } from "./client.js";
 import { NotFound } from "./errors.js";
-import {
-  type CallOptions,
-  type ExecOptions,
-  type ExecPythonOptions,
-  type ExecPythonResult,
-  type ExecResult,
-  type FileInfo,
-  type ListDirResult,
-  type VmInfo,
-  type WriteFileOptions,
-  type WriteResult,
-} from "./types.js";
+import { Guest } from "./guest.js";
+import { type CallOptions, type ForkOptions, type LongCallOptions, type SnapshotOptions, type VmInfo } from "./types.js";
 
-/** A handle of a VM. */
-export class MicroVM {
-  /** Its id. */
-  readonly vmId: string;
+/**
+ * A handle of a VM. The VM goes on when the program ends, unless it was declared with `await using`, which deletes it at the end of its block:
+ *
+ * ```ts
+ * await using vm = await bandsox.createVm({ image: "python:3-alpine" });
+ * ```
+ */
+export class MicroVM extends Guest {
   /** What was known of it when it was last asked for. */
   info: VmInfo | null;
   readonly #bandsox: BandSox;
-  readonly #path: { path: { vm: string } };
 
   constructor(vmId: string, bandsox: BandSox, info: VmInfo | null = null) {
-    this.vmId = vmId;
+    super(vmId, bandsox.connection);
     this.info = info;
     this.#bandsox = bandsox;
-    this.#path = { path: { vm: vmId } };
   }
 
   /** Start it again after a stop. */
@@ -56,6 +49,23 @@ export class MicroVM {
     await this.#bandsox.deleteVm(this.vmId, call);
   }
 
+  /** Delete it, if it is there. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.delete().catch((error: unknown) => {
+      if (!(error instanceof NotFound)) throw error;
+    });
+  }
+
+  /** Save it; afterwards it is as it was before. Returns the snapshot's name. */
+  async snapshot(options: SnapshotOptions = {}, call?: LongCallOptions): Promise<string> {
+    return this.#bandsox.snapshotVm(this.vmId, options, call);
+  }
+
+  /** Make clones of it, which share its memory until they write to it. */
+  async fork(options: ForkOptions = {}, call?: LongCallOptions): Promise<MicroVM[]> {
+    return this.#bandsox.forkVm(this.vmId, options, call);
+  }
+
   /** All that is known of it now. */
   async getInfo(call?: CallOptions): Promise<VmInfo> {
     const info = await this.#bandsox.getVmInfo(this.vmId, call);
@@ -80,50 +90,5 @@ export class MicroVM {
   /** Its address as of when `info` was asked for; null where it has no network. */
   getGuestIp(): string | null {
     return this.info?.network_config?.guest_ip ?? null;
-  }
-
-  /**
-   * Run a command to its end.
-   *
-   * @param command for the image's shell, or as a list of a program and its arguments, which no shell reads.
-   * @param options or only the seconds after which it is killed.
-   * @throws Timeout: it was killed, with the code `command_timeout`.
-   */
-  async execCommand(command: string | readonly string[], options: number | ExecOptions = {}, call?: CallOptions): Promise<ExecResult> {
-    const given = typeof options === "number" ? { timeout: options } : options;
-    const program = typeof command === "string" ? { command } : { argv: [...command] };
-    return this.#bandsox.connection.call(
-      "post",
-      "/api/vms/{vm}/exec",
-      { ...this.#path, body: { ...program, ...given } },
-      { ...call, patient: true },
-    );
-  }
-
-  /** Run Python code in a fresh interpreter of the image. */
-  async execPython(options: ExecPythonOptions, call?: CallOptions): Promise<ExecPythonResult> {
-    return this.#bandsox.connection.call("post", "/api/vms/{vm}/exec-python", { ...this.#path, body: options }, { ...call, patient: true });
-  }
-
-  /** The entries of a directory, by name. */
-  async listDir(path = "/", call?: CallOptions): Promise<ListDirResult> {
-    return this.#bandsox.connection.call("get", "/api/vms/{vm}/files", { ...this.#path, query: { path } }, call);
-  }
-
-  /** A text file. What is not UTF-8 appears as U+FFFD. */
-  async readFile(path: string, call?: CallOptions): Promise<string> {
-    const { content } = await this.#bandsox.connection.call("get", "/api/vms/{vm}/read-file", { ...this.#path, query: { path } }, call);
-    return content;
-  }
-
-  /** Write a file, which appears whole or not at all. */
-  async writeFile(options: WriteFileOptions, call?: CallOptions): Promise<WriteResult> {
-    return this.#bandsox.connection.call("post", "/api/vms/{vm}/write-file", { ...this.#path, body: options }, { ...call, patient: true });
-  }
-
-  /** A file's size, mode and time of modification. */
-  async getFileInfo(path: string, call?: CallOptions): Promise<FileInfo> {
-    const { info } = await this.#bandsox.connection.call("get", "/api/vms/{vm}/file-info", { ...this.#path, query: { path } }, call);
-    return info;
   }
 }

@@ -42,8 +42,107 @@ export interface CallOptions {
   timeout?: number | undefined;
 }
 
+/** How a call is made that makes something, and may take long. */
+export interface LongCallOptions extends CallOptions {
+  /**
+   * The server does it once under this key, however often it is asked to, for a day; a new one by default. With a key of its own, a program that
+   * was started anew asks again and gets what was made.
+   */
+  idempotencyKey?: string | undefined;
+  /** Told of each step. */
+  onProgress?: ((step: Progress) => void) | undefined;
+}
+
+/** A step of long work. */
+export interface Progress {
+  /** Such as `pull` or `boot`; steps of one task replace each other. */
+  task: string;
+  label: string;
+  done: number;
+  total: number | null;
+  unit: "bytes" | "steps";
+  finished: boolean;
+}
+
 /** A VM to be made. */
 export interface CreateVmOptions extends Sent<"NewVM"> {}
+
+/** A VM to be made of the image of a Dockerfile. */
+export interface CreateVmFromDockerfileOptions extends Omit<CreateVmOptions, "image"> {
+  /** A name for the image. */
+  tag?: string | null | undefined;
+  /** Values of its `ARG`s. */
+  build_args?: Record<string, string> | undefined;
+  /** What COPY and ADD take files from: files by their paths, or a tar archive. */
+  context?: UploadFolderFiles | Blob | undefined;
+}
+
+/** A VM to be made of a snapshot. */
+export interface RestoreVmOptions extends Sent<"Restore"> {}
+
+/** A snapshot to be taken. */
+export interface SnapshotOptions extends Sent<"NewSnapshot"> {}
+
+/** Clones to be made. */
+export interface ForkOptions extends Sent<"Fork"> {}
+
+/** A snapshot. */
+export interface SnapshotInfo extends Omit<Shape<"SnapshotInfo">, "network_config" | "vsock_config"> {
+  network_config: NetworkConfig | null;
+  vsock_config: VsockConfig | null;
+}
+
+/** Which snapshots to list. */
+export interface ListSnapshotsOptions {
+  /** Only so many. */
+  limit?: number | undefined;
+  /** Only those behind the one with this id: the next page. */
+  after?: string | undefined;
+  /** Only those whose metadata has all these values. */
+  metadata_equals?: Record<string, unknown> | undefined;
+  /** Only those of the VM with this id. */
+  source_vm_id?: string | undefined;
+}
+
+/** Something that happened to a VM, a snapshot or an image, whichever program did it. */
+export interface ServerEvent {
+  /**
+   * `vm.created`, `vm.status`, `vm.renamed`, `vm.updated`, `vm.deleted`, the same of `snapshot.` and `image.`; `hello` comes first: whatever happens
+   * from then on is told; `lost`: ask for the lists anew.
+   */
+  type: string;
+  /** Where one can go on. */
+  id: number;
+  /** When, in seconds since the epoch. */
+  at?: number;
+  /** The id of what it happened to. */
+  subject?: string;
+  name?: string | null;
+  status?: string | null;
+}
+
+/** Something that happened to a file. */
+export interface FileChange {
+  type: "created" | "modified" | "removed" | "moved" | "attributes" | "overflow";
+  path: string;
+  /** Its new path, where it was moved. */
+  to: string | null;
+}
+
+/** An HTTP request to a port of the guest. */
+export interface HttpProxyOptions extends Sent<"HttpRequest"> {}
+
+/** What it was answered. */
+export interface HttpProxyResult extends Shape<"HttpResponse"> {}
+
+/** A port that a VM publishes, and how it is used. */
+export interface PortInfo extends Shape<"PortInfo"> {}
+
+/** The server's host: what it has, and what is free. */
+export interface HostInfo extends Shape<"Host"> {}
+
+/** What has become of a request with a key. */
+export interface RequestOutcome extends Shape<"Outcome"> {}
 
 /** Which VMs to list. */
 export interface ListVmsOptions {
@@ -51,6 +150,10 @@ export interface ListVmsOptions {
   limit?: number | null | undefined;
   /** Only those whose metadata has all these values. */
   metadata_equals?: Record<string, unknown> | null | undefined;
+  /** Only those with this name. */
+  name?: string | undefined;
+  /** Only those of this image. */
+  image?: string | undefined;
   /** Only those with this status. */
   status?: VmInfo["status"] | undefined;
   /** Only those behind the one with this id: the next page. */
@@ -98,7 +201,7 @@ export interface ExecResult extends Shape<"Ran"> {}
 
 /** How a command is run. */
 export interface ExecOptions {
-  /** Seconds after which it is killed with all it has started; null: never. 30 by default. */
+  /** Seconds after which it is killed with all it has started; null: never. 30 by default where its end is waited for, else never. */
   timeout?: number | null | undefined;
   /** Variables of its environment, over those of the image. */
   env?: Record<string, string> | undefined;
@@ -131,6 +234,53 @@ export interface WriteFileOptions extends Body<"post", "/api/vms/{vm}/write-file
 /** A file that was written. */
 export interface WriteResult extends Shape<"Written"> {}
 
+/** What a file is made of. In browsers a stream is refused, and a `Blob` or `File` is read while it is sent. */
+export type UploadContent =
+  string | Uint8Array<ArrayBuffer> | ArrayBuffer | Blob | ReadableStream<Uint8Array<ArrayBuffer>> | AsyncIterable<Uint8Array<ArrayBuffer>>;
+
+/** How a file is written. */
+export interface UploadOptions {
+  /** Its permission bits, such as 0o755. */
+  mode?: number | undefined;
+  /** Whether to append to it. */
+  append?: boolean | undefined;
+  /** Append only if the file has this size in bytes, to go on with an upload that broke off. */
+  at?: number | undefined;
+  /** Told how many bytes were sent so far. */
+  onProgress?: ((bytes: number) => void) | undefined;
+}
+
+/** Which part of a file is read. */
+export interface ReadOptions {
+  /** The first byte. */
+  offset?: number | undefined;
+  /** How many bytes at most. */
+  length?: number | undefined;
+}
+
+/** A tree that was unpacked. */
+export interface TreeResult extends Shape<"Tree"> {}
+
+/** How a program is run that is watched while it runs. */
+export interface ExecuteOptions extends Omit<ExecOptions, "stdin"> {
+  /** Whether it reads what is written to it; without, it reads nothing. */
+  stdin?: boolean | undefined;
+  /** The size of the terminal it runs in; without, it runs in none. */
+  tty?: { cols: number; rows: number } | undefined;
+}
+
+/** How a session is started. */
+export interface SessionOptions extends ExecuteOptions {
+  /** Its id: up to 64 letters, digits, `_`, `.` and `-`; made up when absent. */
+  id?: string | undefined;
+}
+
+/** A session that was started. */
+export interface StartedSession extends Shape<"StartedSession"> {}
+
+/** A session, perhaps one that ended lately. */
+export interface SessionInfo extends Shape<"Session"> {}
+
 /** Files by their paths in a folder. */
 export type UploadFolderFiles = Record<string, string | Uint8Array<ArrayBuffer> | Blob>;
 
@@ -154,3 +304,75 @@ export interface CreateApiKeyResult extends Shape<"CreatedKey"> {}
 
 /** What a key may do. */
 export interface CreateApiKeyOptions extends Omit<Sent<"NewKeyShape">, "name"> {}
+
+/** Everything that is known of a file. */
+export interface FileStat {
+  type: "file" | "directory" | "symlink" | "fifo" | "socket" | "char" | "block" | "unknown";
+  /** In bytes. */
+  size: number;
+  /** The permission bits. */
+  mode: number;
+  uid: number;
+  gid: number;
+  /** When it was modified, in seconds since the epoch. */
+  mtime: number;
+  nlink: number;
+  ino: number;
+  /** Where a symbolic link leads. */
+  target: string | null;
+}
+
+/** One process of a guest. */
+export interface ProcessInfo {
+  pid: number;
+  ppid: number;
+  uid: number;
+  name: string;
+  argv: string[];
+  state: string;
+  /** Its memory in bytes. */
+  rss: number;
+  cpu_ms: number;
+}
+
+/** A guest's own view of its load: times in milliseconds since it has booted, sizes in bytes. */
+export interface Metrics {
+  uptime_ms: number;
+  /** Of the last 1, 5 and 15 minutes. */
+  load: [number, number, number];
+  cpu_count: number;
+  cpu_user_ms: number;
+  cpu_system_ms: number;
+  cpu_idle_ms: number;
+  cpu_steal_ms: number;
+  memory_total: number;
+  memory_available: number;
+  memory_free: number;
+  memory_cached: number;
+  disk_total: number;
+  disk_free: number;
+  process_count: number;
+  /** Where they were asked for. */
+  processes: ProcessInfo[];
+}
+
+/** What the agent says of itself and its kernel. */
+export interface GuestInfo {
+  agent: string;
+  kernel: string;
+  arch: string;
+  uptime_ms: number;
+  transport: string;
+  capabilities: string[];
+  /** The guest's clock, in seconds since the epoch. */
+  time: number;
+}
+
+/** One thing that was looked at on the server's host. `note`: it works without, but better with. */
+export interface Finding {
+  subject: string;
+  state: "ok" | "note" | "missing";
+  text: string;
+  /** The command that mends it. */
+  remedy: string | null;
+}

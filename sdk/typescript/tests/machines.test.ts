@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
-import { BandSox, InvalidRequest, type MicroVM, NotFound } from "../src/index.js";
+import { BandSox, type FileChange, InvalidRequest, type MicroVM, NotFound } from "../src/index.js";
+import { Proxy } from "./proxy.js";
 
 const bandsox = new BandSox({ baseUrl: inject("server").url });
 let vm: MicroVM;
@@ -53,5 +54,180 @@ describe("what cannot be", () => {
 
   it.each(["a?b", "a#b", "ä%2f"])("is a name like any other: %j", async (name) => {
     await expect(bandsox.deleteVm(name)).rejects.toMatchObject({ code: "vm_not_found" });
+  });
+});
+
+describe("copies of a machine", () => {
+  it("are clones that share what it was", async () => {
+    await vm.writeFile({ path: "/run/state", content: "before" });
+    const clones = await vm.fork({ count: 2, metadata: { suite: "clones" } });
+    try {
+      expect(clones.map((clone) => clone.info?.restored_from)).toEqual([vm.vmId, vm.vmId]);
+      expect(await Promise.all(clones.map(async (clone) => clone.readFile("/run/state")))).toEqual(["before", "before"]);
+    } finally {
+      await Promise.all(clones.map(async (clone) => clone.delete()));
+    }
+  });
+
+  it("are made of snapshots, which are named, described and deleted", async () => {
+    const steps = new Set<string>();
+    const name = await vm.snapshot({ name: `${vm.vmId}-saved`, metadata: { stage: 1 } }, { onProgress: ({ task }) => steps.add(task) });
+    expect(name).toBe(`${vm.vmId}-saved`);
+    expect(steps.size).toBeGreaterThan(0);
+    const known = await bandsox.getSnapshotInfo(name);
+    expect(known).toMatchObject({ snapshot_name: name, source_vm_id: vm.vmId, metadata: { stage: 1 } });
+    const id = known?.id ?? "";
+    await bandsox.renameSnapshot(id, `${name}-2`);
+    expect(await bandsox.updateSnapshotMetadata(id, { stage: 2 })).toEqual({ stage: 2 });
+    expect(await bandsox.listSnapshots({ source_vm_id: vm.vmId, metadata_equals: { stage: 2 } })).toMatchObject([
+      { id, snapshot_name: `${name}-2` },
+    ]);
+    {
+      await using restored = await bandsox.restoreVm(id, { env_vars: { A: "b" } });
+      expect((await restored.execCommand("echo $A")).stdout).toBe("b\n");
+    }
+    await bandsox.deleteSnapshot(id);
+    expect(await bandsox.getSnapshotInfo(id)).toBeNull();
+  });
+});
+
+describe("a request with a key", () => {
+  it("is carried out once, though its answer is lost twice", async () => {
+    const proxy = await Proxy.of(inject("server").url);
+    try {
+      proxy.cuts = [1, 1];
+      const name = `${vm.vmId}-once`;
+      const saved = await new BandSox({ baseUrl: proxy.url }).snapshotVm(vm.vmId, { name });
+      expect(saved).toBe(name);
+      expect((await bandsox.listSnapshots({ source_vm_id: vm.vmId })).filter((each) => each.snapshot_name === name)).toHaveLength(1);
+      await bandsox.deleteSnapshot(name);
+    } finally {
+      proxy.close();
+    }
+  });
+
+  it("gives what was made to a program that asks again", async () => {
+    const call = { idempotencyKey: `key-of-${vm.vmId}` };
+    const first = await vm.fork({ name: `${vm.vmId}-fork` }, call);
+    const again = await vm.fork({ name: `${vm.vmId}-fork` }, call);
+    expect(again.map((clone) => clone.vmId)).toEqual(first.map((clone) => clone.vmId));
+    expect(await bandsox.getRequest(call.idempotencyKey)).toMatchObject({ status: "done" });
+    expect(await bandsox.getRequest("never used")).toBeNull();
+    await expect(vm.fork({ name: "another" }, call)).rejects.toMatchObject({ code: "conflict" });
+    await first[0]?.delete();
+    await first[0]?.[Symbol.asyncDispose](); // no error where it is gone
+  });
+});
+
+describe("what happens", () => {
+  it("is told as it happens, over a connection that is lost, and nothing is missing", async () => {
+    const proxy = await Proxy.of(inject("server").url);
+    const controller = new AbortController();
+    try {
+      const events = new BandSox({ baseUrl: proxy.url }).events({}, { signal: controller.signal });
+      const mine = async (): Promise<string | null | undefined> => {
+        for (;;) {
+          const { value } = await events.next();
+          if (value.subject === vm.vmId) return `${value.type} ${value.status}`;
+        }
+      };
+      expect((await events.next()).value.type).toBe("hello");
+      await vm.pause();
+      expect(await mine()).toBe("vm.status paused");
+      proxy.cut();
+      await vm.resume();
+      expect(await mine()).toBe("vm.status running");
+      const waiting = expect(events.next()).rejects.toThrow("enough");
+      controller.abort(new Error("enough"));
+      await waiting;
+    } finally {
+      proxy.close();
+    }
+  });
+
+  it("is told of files, until one looks no longer", async () => {
+    await vm.makeDir("/srv/watched");
+    const controller = new AbortController();
+    const changes = await vm.watch("/srv/watched", {}, { signal: controller.signal });
+    await vm.execCommand("touch /srv/watched/new && mv /srv/watched/new /srv/watched/old");
+    const seen: FileChange[] = [];
+    for await (const change of changes) if (seen.push(change) && change.type === "moved") break;
+    expect(seen[0]).toMatchObject({ type: "created", path: "/srv/watched/new" });
+    expect(seen.at(-1)).toMatchObject({ path: "/srv/watched/new", to: "/srv/watched/old" });
+    const others = await vm.watch("/srv/watched", {}, { signal: controller.signal });
+    const waiting = expect(others.next()).rejects.toThrow("enough");
+    controller.abort(new Error("enough"));
+    await waiting;
+  });
+
+  it("is told of the console", async () => {
+    const shown = vm.followConsole();
+    expect((await shown.next()).value).toEqual(expect.any(String));
+    await shown.return();
+    expect(await vm.console()).toEqual(expect.any(String));
+  });
+});
+
+describe("ports of a machine", () => {
+  it("are asked over HTTP, and published on the server's host", async () => {
+    await vm.makeDir("/srv/www");
+    await vm.writeFile({ path: "/srv/www/index.txt", content: "served" });
+    await vm.startSession("exec python3 -u -m http.server 8123 --directory /srv/www", { id: "www" });
+    const listening = await vm.attachSession("www");
+    await listening.next(); // that it serves
+    expect(await vm.sendHttpRequest({ port: 8123, path: "/index.txt" })).toMatchObject({ status_code: 200, body: "served" });
+    const url = await vm.expose(8123);
+    expect(await (await fetch(`${url}/index.txt`)).text()).toBe("served");
+    expect(await vm.ports()).toMatchObject([{ guest_port: 8123, url, listening: true }]);
+    await vm.unexpose(8123);
+    expect(await vm.ports()).toEqual([]);
+    await vm.killSession("www");
+    await listening.wait();
+    await expect(vm.sendHttpRequest({ port: 8123 })).rejects.toMatchObject({ name: "GuestError", code: "connection_refused" });
+  });
+});
+
+describe("what a machine and its host say of themselves", () => {
+  it("is known", async () => {
+    expect(await vm.guestInfo()).toMatchObject({ kernel: expect.any(String) as string, uptime_ms: expect.any(Number) as number });
+    expect(await vm.metrics({ processes: true })).toMatchObject({ cpu_count: 1, processes: expect.arrayContaining([]) as unknown[] });
+    expect(await vm.waitForAgent()).toBe(true);
+    expect(vm.getGuestIp()).toBe(vm.info?.network_config?.guest_ip ?? null);
+    expect(await vm.stat("/etc/hostname")).toMatchObject({ type: "file", uid: 0 });
+    expect(await bandsox.version()).toMatch(/^\d+\./);
+    expect((await bandsox.doctor()).map((finding) => finding.subject)).toContain("choice");
+    expect(await bandsox.cleanup()).toMatchObject({ files: expect.any(Number) as number });
+    expect(await bandsox.host()).toMatchObject({ cpus: expect.any(Number) as number });
+  });
+});
+
+describe("images", () => {
+  it("are listed, named and fetched", async () => {
+    const image = await bandsox.pullImage("python:3-alpine", "never");
+    await bandsox.tagImage("python:3-alpine", "sdk:test");
+    expect((await bandsox.listImages()).find(({ id }) => id === image.id)?.references).toContainEqual(expect.stringContaining("sdk:test"));
+    await bandsox.removeImage("sdk:test");
+    await expect(bandsox.pullImage("sdk:test", "never")).rejects.toMatchObject({ code: "image_not_found" });
+  });
+
+  it("are built of Dockerfiles, with the files that these name", async () => {
+    const text = "FROM python:3-alpine\nARG WHO\nCOPY greeting /srv/\nENV WHO=$WHO\n";
+    const options = { context: { greeting: "hello" }, build_args: { WHO: "world" }, mem_mib: 256, metadata: { built: true } };
+    await using built = await bandsox.createVmFromDockerfile(text, options);
+    expect(built.info?.metadata).toEqual({ built: true });
+    expect((await built.execCommand("echo $(cat /srv/greeting) $WHO")).stdout).toBe("hello world\n");
+  });
+});
+
+describe("the life of a machine", () => {
+  it("has stops, starts and wanted states", async () => {
+    await bandsox.updateVmStatus(vm.vmId, "paused");
+    expect((await vm.getInfo()).status).toBe("paused");
+    await vm.stop();
+    expect((await vm.getInfo()).status).toBe("stopped");
+    await expect(vm.pause()).rejects.toMatchObject({ statusCode: 409 });
+    expect(await vm.waitForAgent()).toBe(false);
+    await vm.start();
+    expect((await vm.execCommand("cat /run/state; cat /srv/www/index.txt")).stdout).toBe("served");
   });
 });
