@@ -175,6 +175,74 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """Where a machine may go: what `allow` has and `deny` has not. `bandsox.network.policy` says what rules look like.
+
+    Without rules it is everything but what is not the Internet's. ``learn``: look for the names of all connections, so that the log tells
+    which rules would have allowed just what the machine did.
+    """
+
+    allow: tuple[str, ...] = ("internet",)
+    deny: tuple[str, ...] = ()
+    learn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkEvent:
+    """A line of a machine's network log: a connection was ``opened``, ``closed``, or one, or the question for a name, was ``refused``.
+
+    ``time`` is in seconds since the epoch, ``id`` the connection's; ``protocol`` is ``dns`` for a name; ``sent`` and ``received`` are the
+    machine's bytes, known when it is closed.
+    """
+
+    id: int
+    time: float
+    event: Literal["opened", "closed", "refused"]
+    protocol: str
+    name: str = ""
+    address: str = ""
+    port: int = 0
+    sent: int = 0
+    received: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What a machine connected to, or tried to. ``name`` is that which the connection said it was for, or which the address was given for.
+
+    ``time`` and ``ended`` are in seconds since the epoch, ``sent`` and ``received`` in bytes, known when it has ended. ``reason`` says
+    why it was refused.
+    """
+
+    time: float
+    protocol: str
+    name: str
+    address: str
+    port: int
+    verdict: Literal["allowed", "refused"]
+    reason: str = ""
+    sent: int = 0
+    received: int = 0
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkStats:
+    """How much a machine has used its network since its filter was started.
+
+    ``sent`` and ``received`` are bytes of packets, headers included. ``open`` and ``opened`` are connections; ``refused`` counts names that
+    were not answered for too.
+    """
+
+    sent: int
+    received: int
+    open: int
+    opened: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedPort:
     """A TCP port of this host that leads to one of a guest. ``host`` is an IP address of this host; ``host_port`` 0 takes a free one."""
 
@@ -215,6 +283,7 @@ class VMSpec:
     The host's ports in ``publish`` are numbers once the machine has run. ``network_limits`` hold in each direction. ``balloon_mib`` is what
     a balloon takes from the guest, None: it has no balloon; ``mmds`` what its metadata service says, None: it has no such service.
     ``track_dirty_pages``: of its memory only what has changed is saved.
+    ``policy`` is where it may go in its network; None: wherever the rules of every network let it (`bandsox.network.rules`).
     """
 
     image: str
@@ -243,6 +312,7 @@ class VMSpec:
     balloon_mib: int | None = None
     mmds: Mapping[str, Any] | None = None
     track_dirty_pages: bool = False
+    policy: Policy | None = None
 
     @property
     def special(self) -> frozenset[str]:

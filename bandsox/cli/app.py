@@ -28,6 +28,11 @@ SECTIONS = {
             "List, restore, inspect, rename and delete snapshots of VMs.",
             ("list", "ls", "restore", "inspect", "rename", "metadata", "delete", "rm"),
         ),
+        "network": Entry(
+            f"{_COMMANDS}.network:network",
+            "Say where VMs may go in their network, and see where they went.",
+            ("policy", "log", "learned", "stats"),
+        ),
         "inspect": Entry(f"{_COMMANDS}.inspect:inspect", "Show all that is known of a VM or an image."),
         "logs": Entry(f"{_COMMANDS}.logs:logs", "Show what a VM has printed on its console."),
         "stats": Entry(f"{_COMMANDS}.stats:stats", "Show how busy VMs are."),

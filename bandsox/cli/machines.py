@@ -12,7 +12,7 @@ import click
 
 from bandsox.cli.faults import report
 from bandsox.cli.output import notice, print_json
-from bandsox.cli.parameters import MachineOptions, metadata_of, variables
+from bandsox.cli.parameters import MachineOptions, metadata_of, variables, wanted_policy
 from bandsox.errors import BandSoxError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ async def create_machine(
             debug_console=options.debug_console,
             enable_networking=options.network,
             dns=options.dns,
+            network=wanted_policy(options.policy, options.allow, options.deny),
             cpu_template=options.cpu_template,
             disk_bandwidth_mbps=options.disk_bandwidth,
             disk_iops=options.disk_iops,

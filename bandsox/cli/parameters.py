@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +16,7 @@ from bandsox.cli.completion import complete_image, complete_vm
 from bandsox.cli.detaching import DEFAULT_DETACH_KEYS
 
 if TYPE_CHECKING:
-    from bandsox.models import OnExpiry
+    from bandsox.models import OnExpiry, Policy
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -137,6 +137,32 @@ def _default(field: str) -> Any:
     return next(f.default for f in dataclasses.fields(VMSpec) if f.name == field)
 
 
+def policy_options(function: Function) -> Function:
+    """Where a VM may go in its network; `wanted_policy` makes one policy of the three."""
+    decorate = _together(
+        click.option("--policy", metavar="PRESET", help="Where it may go: internet, none, registry-only or learn."),
+        click.option("--allow", multiple=True, metavar="RULE", help="Let it go there, and elsewhere only where another option says so."),
+        click.option("--deny", multiple=True, metavar="RULE", help="Do not let it go there, whatever is allowed."),
+    )
+    return decorate(function)
+
+
+def wanted_policy(preset: str | None, allow: Sequence[str], deny: Sequence[str]) -> Policy | None:
+    """The policy of `policy_options`; None when none was asked for. Without ``--policy`` and ``--allow`` the Internet is allowed.
+
+    Raises
+    ------
+    InvalidRequest: there is no such preset, or a rule cannot be read.
+    """
+    if preset is None and not allow and not deny:
+        return None
+    from bandsox.models import Policy
+    from bandsox.network.policy import policy_of
+
+    base = policy_of(preset) or Policy(allow=() if allow else Policy().allow)
+    return policy_of(dataclasses.replace(base, allow=(*base.allow, *allow), deny=(*base.deny, *deny)))
+
+
 def machine_options(function: Function) -> Function:
     """What a new VM is made of. The command gets them as one argument, `options`, of type `MachineOptions`."""
     decorate = _together(
@@ -215,6 +241,7 @@ def machine_options(function: Function) -> Function:
         click.option(
             "--dns", multiple=True, metavar="ADDRESS", help="A name server, in the place of those of this host; up to three times."
         ),
+        policy_options,
         click.option("--debug-console", is_flag=True, help="Show all of the kernel's messages in `logs`; slower."),
         click.option(
             "--pull",
@@ -255,6 +282,9 @@ class MachineOptions:
     confinement: str | None
     network: bool | None
     dns: tuple[str, ...]
+    policy: str | None
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
     debug_console: bool
     publish: tuple[str, ...]
     pull: str

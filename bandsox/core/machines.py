@@ -11,7 +11,7 @@ from bandsox.core import mcpservers
 from bandsox.core.opening import Opening
 from bandsox.engine.identity import check_dns, check_mmds
 from bandsox.errors import InvalidRequest, VMNotFound
-from bandsox.models import OnExpiry, ProgressCallback, PublishedPort, RateLimits, VMSpec, VMStatus
+from bandsox.models import OnExpiry, Policy, ProgressCallback, PublishedPort, RateLimits, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
 from bandsox.vm.info import vm_info
 
@@ -54,6 +54,7 @@ class Machines(Opening):
         balloon_mib: int | None = None,
         mmds: Mapping[str, Any] | None = None,
         track_dirty_pages: bool = False,
+        network: Policy | str | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
@@ -94,6 +95,8 @@ class Machines(Opening):
             a token; at most 50 KiB as JSON. It comes over the network, which the machine then has to have. None: there is no such service.
         track_dirty_pages: when it is saved, only what has changed of its memory since it was started or last saved is written while it
             stands still. It runs somewhat slower for that.
+        network: where it may go: a `Policy`, or the name of a preset: ``internet``, ``none``, ``registry-only``, ``learn``. None: the
+            Internet, and nothing is written down. `AsyncMicroVM.set_network_policy` changes it.
         ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
 
@@ -132,6 +135,7 @@ class Machines(Opening):
             balloon_mib=balloon_mib,
             mmds=None if mmds is None else check_mmds(mmds),
             track_dirty_pages=track_dirty_pages,
+            policy=_policy(network),
         )
         vm = self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
         if asked is not None:
@@ -247,6 +251,14 @@ def _published(publish: Mapping[int | str, int] | Iterable[PublishedPort | str] 
     from bandsox.engine import publishing
 
     return publishing.taken_from(publish)
+
+
+def _policy(network: Policy | str | None) -> Policy | None:
+    if network is None:
+        return None
+    from bandsox.network.policy import policy_of
+
+    return policy_of(network)
 
 
 def _disk_limits(bandwidth_mbps: float | None, operations: int | None) -> RateLimits:

@@ -18,7 +18,7 @@ from bandsox.client.guest import refuse
 from bandsox.client.machine import RemoteMicroVM
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
-from bandsox.models import Change, Image, Isolation, OnExpiry, ProgressCallback, PublishedPort
+from bandsox.models import Change, Image, Isolation, OnExpiry, Policy, ProgressCallback, PublishedPort
 from bandsox.settings import DEFAULT_IMAGE, isolation_of
 
 if TYPE_CHECKING:
@@ -111,11 +111,12 @@ class RemoteBandSox(AsyncBandSox):
         balloon_mib: int | None = None,
         mmds: Mapping[str, Any] | None = None,
         track_dirty_pages: bool = False,
+        network: Policy | str | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
-        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host."""
-        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or ephemeral:
+        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host and policies."""
+        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or network is not None or ephemeral:
             refuse()
         wanted = {
             "image": docker_image,

@@ -59,7 +59,8 @@ _REASONS = {"veth": "a pair of devices with NAT, by root", "pasta": "pasta, with
 
 async def _make(networks: Networks, directory: Path, record: VMRecord, owner: int | None) -> tuple[NetworkConfig, Namespace]:
     """Who stops waiting leaves no network: it is awaited all the same, and let go of."""
-    make = functools.partial(networks.make, directory, dns=record.spec.dns, before=record.network, owner=owner)
+    wanted = {"dns": record.spec.dns, "policy": record.spec.policy, "before": record.network}
+    make = functools.partial(networks.make, directory, **wanted, owner=owner)
     making = asyncio.ensure_future(asyncio.to_thread(make))
     try:
         return await asyncio.shield(making)

@@ -65,11 +65,15 @@ class Rooms:
     @functools.cached_property
     def networks(self) -> Networks:
         """The machines' networks."""
+        from bandsox.network.keeper import Programs
         from bandsox.network.networks import Networks
         from bandsox.vmm.built import built_program
 
-        program = functools.partial(built_program, "bandsox-network", "the keeper of networks", platform.machine())
-        return Networks(self.layout.locks / "networks", program)
+        def programs() -> Programs:
+            keeper = built_program("bandsox-network", "the keeper of networks", platform.machine())
+            return Programs(keeper, built_program("bandsox-filter", "the filter of networks", platform.machine()))
+
+        return Networks(self.layout.locks / "networks", programs)
 
     @functools.cached_property
     def accelerators(self) -> Accelerators:

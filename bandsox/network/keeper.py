@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from bandsox.errors import HostError, MissingTool
-from bandsox.models import NetworkConfig
+from bandsox.models import NetworkConfig, Policy
+from bandsox.network import filter as filtering
 from bandsox.network import plan, rules
 from bandsox.process import ProcessId
 
@@ -75,14 +76,24 @@ class Namespace:
                 os.close(descriptor)
 
 
-def make(program: Path, directory: Path, config: NetworkConfig, lease: int, owner: int | None = None) -> Namespace:
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The keeper's program, and the filter's."""
+
+    keeper: Path
+    filter: Path
+
+
+def make(
+    programs: Programs, directory: Path, config: NetworkConfig, lease: int, policy: Policy | None = None, owner: int | None = None
+) -> Namespace:
     """Make a machine's namespace. Blocks for some 50 ms.
 
     Parameters
     ----------
-    program: the keeper's.
     directory: the machine's, in which it works.
     lease: the descriptor that holds the claim to the addresses of `config`.
+    policy: where the machine may go; None: wherever the rules let it.
     owner: the user who will open the TAP device by its name; None: it comes as a descriptor.
 
     Raises
@@ -91,13 +102,13 @@ def make(program: Path, directory: Path, config: NetworkConfig, lease: int, owne
     HostError: this host cannot give a network.
     AddressesTaken: choose others.
     """
-    request = msgspec.json.encode(_request(config, directory.name, owner))
+    request = msgspec.json.encode(_request(programs, config, directory.name, policy, owner))
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.ExitStack() as undo:
         undo.callback(here.close)
         with there, open(directory / LOG, "wb", opener=_owner_only) as log:
             started = subprocess.run(
-                [str(program), str(lease)],
+                [str(programs.keeper), str(lease)],
                 stdin=there.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -139,8 +150,9 @@ def _ask(keeper: socket.socket, request: bytes) -> tuple[Reply, list[int]]:
     return msgspec.json.decode(answer, type=Reply), descriptors
 
 
-def _request(config: NetworkConfig, vm_id: str, owner: int | None) -> dict[str, Any]:
+def _request(programs: Programs, config: NetworkConfig, vm_id: str, policy: Policy | None, owner: int | None) -> dict[str, Any]:
     """The keeper's ``Config``."""
+    nft = _tool("nft", "nftables")
     rootless = config.uplink == "pasta"
     host, inner = plan.link_addresses()
     return {
@@ -153,10 +165,11 @@ def _request(config: NetworkConfig, vm_id: str, owner: int | None) -> dict[str, 
         },
         "guest": {"mac": config.guest_mac, "addresses": [config.guest_ip, config.guest_ipv6]},
         "rules": rules.namespace_rules(config),
-        "nft": _tool("nft", "nftables"),
+        "nft": nft,
         "pasta": _pasta() if rootless else [],
         "veth": {"name": interface_of(vm_id), "group": rules.GROUP, "host": host, "inner": inner},
         "host_rules": "" if rootless else rules.host_rules(),
+        "filter": filtering.configuration(programs.filter, nft, config, policy),
     }
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bandsox.errors import HostError
 from bandsox.locks import Locks
-from bandsox.models import NetworkConfig
+from bandsox.models import NetworkConfig, Policy
 from bandsox.network import keeper
-from bandsox.network.keeper import AddressesTaken, Namespace
+from bandsox.network.keeper import AddressesTaken, Namespace, Programs
 from bandsox.network.plan import MACHINES, Plan
 from bandsox.network.resolvers import host_resolvers
 
@@ -26,21 +26,28 @@ class Networks:
     Parameters
     ----------
     leases: the file with the claims to addresses.
-    program: finds the keeper's program, once it is needed.
+    programs: finds the keeper's program and the filter's, once they are needed.
     """
 
-    def __init__(self, leases: Path, program: Callable[[], Path]) -> None:
+    def __init__(self, leases: Path, programs: Callable[[], Programs]) -> None:
         self._leases = Locks(leases)
-        self._program = program
+        self._programs = programs
 
     def make(
-        self, directory: Path, *, dns: Sequence[str] = (), before: NetworkConfig | None = None, owner: int | None = None
+        self,
+        directory: Path,
+        *,
+        dns: Sequence[str] = (),
+        policy: Policy | None = None,
+        before: NetworkConfig | None = None,
+        owner: int | None = None,
     ) -> tuple[NetworkConfig, Namespace]:
         """Make the network of the machine with this directory. Blocks for some 50 ms.
 
         Parameters
         ----------
         dns: its name servers; none: the host's.
+        policy: where it may go, as for `keeper.make`.
         before: what it had before, whose addresses it gets again if nobody has them now.
         owner: as for `keeper.make`.
 
@@ -51,7 +58,7 @@ class Networks:
         for number, lease in self._free(Plan.of(before.guest_ip).number if before is not None else None):
             try:
                 config = _config(Plan(number), tuple(dns) or host_resolvers())
-                namespace = keeper.make(self._program(), directory, config, lease, owner)
+                namespace = keeper.make(self._programs(), directory, config, lease, policy, owner)
             except AddressesTaken:
                 continue
             finally:

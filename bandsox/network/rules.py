@@ -2,8 +2,9 @@
 
 In the namespace nothing passes that is not allowed. The guest is only believed to be who it is. It reaches its name servers and the
 Internet, but no other machine, nothing of the host and nothing in a range that is not the Internet's (IANA, special-purpose address
-registries); that is refused at once, not dropped. The chains ``services`` (what of the namespace itself the guest reaches) and ``egress``
-(where it may go) are made to be replaced.
+registries); that is refused at once, not dropped. A filter (``agent/internal/filter``) puts rules of its own into the chains ``passage``
+(connections that are known), ``egress`` (where the guest may go), ``services`` (what of the namespace itself it reaches) and ``noted``
+(what is done about what is refused).
 
 ``ct state invalid drop``: Debian 12's pasta answers the first data of a connection with a segment that has no flags, which the kernel
 would take for none of the connection's and reset.
@@ -12,7 +13,7 @@ would take for none of the connection's and reset.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 
 from bandsox.models import NetworkConfig
 from bandsox.network import plan
@@ -22,11 +23,11 @@ GROUP = 0x62736E
 
 UPLINK = "uplink"
 
-_NOT_INTERNET4 = (
+NOT_INTERNET4 = (
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
     *("192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
 )
-_NOT_INTERNET6 = ("::/8", "64:ff9b:1::/48", "100::/64", "2001::/32", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8")
+NOT_INTERNET6 = ("::/8", "64:ff9b:1::/48", "100::/64", "2001::/32", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8")
 """Among them those that carry IPv4 addresses (mapped, Teredo, 6to4), behind which a private one could hide."""
 
 
@@ -59,24 +60,30 @@ table inet bandsox {{
         iifname "{tap}" jump services
         iifname "{tap}" jump refuse
     }}
+    chain noted {{
+    }}
     chain refuse {{
+        jump noted
         meta l4proto tcp reject with tcp reset
         reject with icmpx type admin-prohibited
     }}
     chain egress {{
         ip daddr @resolvers4 meta l4proto {{ tcp, udp }} th dport 53 accept
         ip6 daddr @resolvers6 meta l4proto {{ tcp, udp }} th dport 53 accept
-        ip daddr {{ {", ".join(_NOT_INTERNET4)} }} jump refuse
-        ip6 daddr {{ {", ".join(_NOT_INTERNET6)} }} jump refuse
+        ip daddr {{ {", ".join(NOT_INTERNET4)} }} jump refuse
+        ip6 daddr {{ {", ".join(NOT_INTERNET6)} }} jump refuse
         ip daddr @host4 jump refuse
         ip6 daddr @host6 jump refuse
         accept
+    }}
+    chain passage {{
+        ct state established,related accept
     }}
     chain forward {{
         type filter hook forward priority filter; policy drop;
         ct state invalid drop
         ip6 saddr fe80::/10 drop
-        ct state established,related accept
+        jump passage
         iifname "{tap}" oifname "{UPLINK}" jump egress
         {_from_host(config)}
     }}
@@ -122,13 +129,17 @@ def _from_host(config: NetworkConfig) -> str:
 
 
 def _nat(config: NetworkConfig) -> str:
-    """pasta knows one address of the namespace; the host's rules translate what comes over a veth pair."""
-    if config.uplink == "veth":
-        return ""
+    """pasta knows one address of the namespace. The host's rules translate what comes over a veth pair, where the namespace's end has
+    the same address in all namespaces, so that what a filter sends goes as the guest's."""
+    inner4, inner6 = (ip_interface(address).ip for address in plan.link_addresses()[1])
+    own = f"""
+        oifname "{UPLINK}" ip saddr {inner4} snat ip to {config.guest_ip}
+        oifname "{UPLINK}" ip6 saddr {inner6} snat ip6 to {config.guest_ipv6}
+    """
     return f"""
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        oifname "{UPLINK}" masquerade
+        {own if config.uplink == "veth" else f'oifname "{UPLINK}" masquerade'}
     }}
     """
 

@@ -11,7 +11,7 @@ from bandsox.vm.handle import AsyncMicroVM
 from bandsox.vm.ports import BlockingStream
 
 if TYPE_CHECKING:
-    from bandsox.models import FileChange
+    from bandsox.models import FileChange, NetworkEvent
     from bandsox.vm.commands import Command
 
 
@@ -94,6 +94,11 @@ class MicroVM:
     balloon = sync(AsyncMicroVM.balloon)
     set_balloon = sync(AsyncMicroVM.set_balloon)
     set_mmds = sync(AsyncMicroVM.set_mmds)
+    set_network_policy = sync(AsyncMicroVM.set_network_policy)
+    network_policy = sync(AsyncMicroVM.network_policy)
+    network_stats = sync(AsyncMicroVM.network_stats)
+    network_log = sync(AsyncMicroVM.network_log)
+    learned_policy = sync(AsyncMicroVM.learned_policy)
 
     metrics = sync(AsyncMicroVM.metrics)
     guest_info = sync(AsyncMicroVM.guest_info)
@@ -104,6 +109,10 @@ class MicroVM:
     def watch(self, path: str, recursive: bool = False) -> Iterator[FileChange]:
         """What changes at and below `path`, as it happens, until the caller stops asking."""
         return iterate(self._async.watch(path, recursive))
+
+    def follow_network_log(self) -> Iterator[NetworkEvent]:
+        """What it connects to from now on, as it happens, until its network ends; for the rest as `network_log`."""
+        return iterate(self._async.follow_network_log())
 
     def follow_console(self) -> Iterator[str]:
         """What it has printed on its console, and what it prints from now on, as it comes, until it stops."""

@@ -17,6 +17,7 @@ from bandsox.process import ProcessId
 from bandsox.vm.commands import GuestCommands
 from bandsox.vm.files import GuestFiles
 from bandsox.vm.info import vm_info
+from bandsox.vm.network import GuestNetwork
 from bandsox.vm.ports import GuestPorts
 from bandsox.vm.sessions import GuestSessions
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from bandsox.models import Balloon, GuestInfo, Metrics, ProgressCallback, RestoreReceipt, VMRecord
 
 
-class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
+class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNetwork):
     """A handle on one machine. Made by `AsyncBandSox.create_vm` and `get_vm`."""
 
     def __init__(self, engine: Engine, record: VMRecord) -> None:
@@ -81,7 +82,10 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts):
     async def info(self) -> dict[str, Any]:
         """What is known of it now; see docs/api.md for the keys."""
         self._record = await self._engine.get(self.vm_id)
-        return vm_info(self._record)
+        info = vm_info(self._record)
+        if (cut := await self._engine.policing.cut(self._record)) is not None:
+            info["network_reason"] = cut
+        return info
 
     async def status(self) -> VMStatus:
         """Whether it is running, paused, stopped or dead, now."""

@@ -21,6 +21,7 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "disk_size_mib": spec.disk_size_mib,
         "rootfs_path": str(record.rootfs),
         "network_config": None if record.network is None else msgspec.to_builtins(record.network),
+        "network_policy": None if spec.policy is None else msgspec.to_builtins(spec.policy),
         "network_reason": record.network_reason,
         "vsock_config": None,
         "created_at": record.created_at,

@@ -29,7 +29,12 @@ def world() -> Iterator[Lab]:
 @pytest.fixture(scope="session", params=["root", "user"])
 def on_host(request: pytest.FixtureRequest, world: Lab, storage: Path) -> Runner:
     """Runs Python code on the lab's host, as root or as an ordinary user, in a storage directory of theirs."""
-    if request.param == "user":
+    return runner(world, request.param, storage)
+
+
+def runner(world: Lab, who: str, storage: Path) -> Runner:
+    """What runs Python code on a lab's host as ``root`` or as an ordinary ``user``."""
+    if who == "user":
         ordinary_user()
         return lambda body, **environment: script(body, within=world.within, **environment)
 

@@ -65,8 +65,14 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab() -> Iterator[Lab]:
-    """Build it; needs root."""
+def lab(addresses: Sequence[str] = (INTERNET4, INTERNET6, *FORBIDDEN), program: Sequence[str] = ()) -> Iterator[Lab]:
+    """Build it; needs root.
+
+    Parameters
+    ----------
+    addresses: of the world.
+    program: what runs there, in place of the server, and prints a line when it is ready.
+    """
     with contextlib.ExitStack() as stack:
         host, world = (stack.enter_context(_holder()) for _ in range(2))
         made = Lab(host, world)
@@ -78,14 +84,14 @@ def lab() -> Iterator[Lab]:
             _run([*prefix, "ip", "link", "set", "net0", "up"])
         for address in ("192.0.2.1/24", "2001:db8:1::1/64"):
             _run([*in_world, "ip", "address", "add", address, *nodad])
-        for address in (INTERNET4, INTERNET6, *FORBIDDEN):
+        for address in addresses:
             _run([*in_world, "ip", "address", "add", f"{address}/{128 if ':' in address else 32}", "dev", "lo"])
         for address in (f"{HOST4}/24", f"{HOST6}/64"):
             made.on_host("ip", "address", "add", address, *nodad)
         made.on_host("ip", "route", "add", "default", "via", "192.0.2.1")
         made.on_host("ip", "-6", "route", "add", "default", "via", "2001:db8:1::1")
-        for prefix in (made.within, in_world):
-            stack.enter_context(_server(prefix))
+        stack.enter_context(_server(made.within))
+        stack.enter_context(_running([*in_world, *program]) if program else _server(in_world))
         yield made
 
 
@@ -102,12 +108,16 @@ def _holder() -> Iterator[int]:
         holder.communicate()
 
 
-@contextlib.contextmanager
-def _server(prefix: Sequence[str]) -> Iterator[None]:
+def _server(prefix: Sequence[str]) -> contextlib.AbstractContextManager[None]:
     code = textwrap.dedent(_SERVER)
     if "203.0.113.10" not in _run([*prefix, "ip", "address"]):
         code = code.replace('"203.0.113.10"', '"0.0.0.0"').replace('"2001:db8:80::10"', '"::1"')
-    server = subprocess.Popen([*prefix, sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    return _running([*prefix, sys.executable, "-c", code])
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str]) -> Iterator[None]:
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         assert server.stdout.readline() == "ready\n"

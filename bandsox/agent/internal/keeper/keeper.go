@@ -31,7 +31,7 @@ type Config struct {
 	Pasta     []string `json:"pasta"` // its command line, but for the namespace; empty: the uplink is a veth pair
 	Veth      Veth     `json:"veth"`
 	HostRules string   `json:"host_rules"` // nftables, for the host, where the uplink is a veth pair
-	Filter    []string `json:"filter"`     // a program that runs in the namespace; empty: none
+	Filter    Filter   `json:"filter"`     // the program that decides what gets through
 }
 
 // TAP is the device of which the VMM has the other end.
@@ -55,6 +55,13 @@ type Veth struct {
 	Group int      `json:"group"`
 	Host  []string `json:"host"` // addresses of the host's end
 	Inner []string `json:"inner"`
+}
+
+// Filter is the program that runs in the namespace.
+type Filter struct {
+	Program string          `json:"program"`
+	Config  json.RawMessage `json:"config"`
+	Now     bool            `json:"now"` // start it at once, and not only when somebody has a command for it
 }
 
 // Reply is what has come of it: with it go the TAP device (unless it has an owner) and the namespace.
@@ -94,9 +101,10 @@ func Keep() error {
 	if err != nil {
 		return nil // the library is gone, and with it the machine that it wanted to start
 	}
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	go func() { ended <- awaitEnd(machine) }()
 	go func() { ended <- made.watch(config) }()
+	go func() { ended <- made.keepFilter(config) }()
 	return <-ended
 }
 

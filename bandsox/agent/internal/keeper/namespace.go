@@ -27,7 +27,8 @@ type network struct {
 	handed    []int // for the library: the namespace, and the TAP device
 	namespace int
 	tasks     chan func() // for the thread in the namespace
-	filter    *exec.Cmd
+	host      []netip.Addr
+	filter    filterProcess
 }
 
 // inside runs a function on the thread that is in the namespace.
@@ -44,7 +45,7 @@ func build(config *Config) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &network{reply: Reply{MTU: host.mtu, IPv6: host.ipv6}, tasks: make(chan func())}
+	n := &network{reply: Reply{MTU: host.mtu, IPv6: host.ipv6}, tasks: make(chan func()), host: host.addresses}
 	if len(config.Pasta) > 0 {
 		n.reply.MTU = config.TAP.MTU
 	}
@@ -59,6 +60,8 @@ func build(config *Config) (*network, error) {
 	err = n.inside(func() error { return applyRules(config.Nft, config.Rules+elements(host.addresses)) })
 	if err != nil {
 		err = fmt.Errorf("the namespace's rules: %w", err)
+	} else {
+		err = n.readyFilter(config)
 	}
 	if err := errors.Join(err, <-ready); err != nil {
 		return nil, err
@@ -66,11 +69,6 @@ func build(config *Config) (*network, error) {
 	if len(config.Pasta) == 0 {
 		if err := n.addVeth(config); err != nil {
 			return nil, err
-		}
-	}
-	if len(config.Filter) > 0 {
-		if err := n.inside(func() error { return n.startFilter(config) }); err != nil {
-			return nil, fmt.Errorf("the filter: %w", err)
 		}
 	}
 	return n, nil

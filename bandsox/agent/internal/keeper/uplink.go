@@ -207,12 +207,6 @@ func (n *network) name() (string, error) {
 	return path, unix.Mount(fmt.Sprintf("/proc/self/fd/%d", n.namespace), path, "", unix.MS_BIND, "")
 }
 
-func (n *network) startFilter(config *Config) error {
-	n.filter = exec.Command(config.Filter[0], config.Filter[1:]...)
-	n.filter.Stderr = os.Stderr
-	return n.filter.Start()
-}
-
 // cut takes the way out from a machine that goes on.
 func (n *network) cut() {
 	_ = n.inside(func() error {
@@ -229,7 +223,7 @@ func (n *network) cut() {
 	})
 }
 
-// watch reaps what has ended: a pasta is followed by another one, and after the filter nothing gets through any more.
+// watch reaps what has ended: a pasta is followed by another one.
 func (n *network) watch(config *Config) error {
 	started := time.Now()
 	for {
@@ -238,11 +232,10 @@ func (n *network) watch(config *Config) error {
 		switch {
 		case err == unix.EINTR:
 		case err == unix.ECHILD:
-			select {} // nothing to reap: a veth pair, or a pasta that is not worth it
+			select {} // nothing to start again: a veth pair
 		case err != nil:
 			return os.NewSyscallError("wait4", err)
-		case n.filter != nil && pid == n.filter.Process.Pid:
-			return errors.New("the filter has ended, and with it the machine's network")
+		case n.filter.is(pid): // keepFilter sees it too
 		case len(config.Pasta) > 0:
 			fmt.Fprintf(os.Stderr, "bandsox-network: pasta has ended (%v)\n", status)
 			if time.Since(started) < leastLife {

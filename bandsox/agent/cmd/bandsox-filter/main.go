@@ -1,0 +1,105 @@
+// Command bandsox-filter decides what of one machine's network traffic gets out (internal/filter). The keeper of the machine's network starts
+// it in the machine's namespace: its configuration is on standard input; it says on standard output, in one line, that it is ready, or why
+// not; descriptors 3 to 5 are the control socket and the two files of the log.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"unsafe"
+
+	"bandsox.dev/agent/internal/filter"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	controlFile = 3 + iota
+	firstLog
+	secondLog
+)
+
+// given is what the keeper sends.
+type given struct {
+	Config filter.Config `json:"config"`
+	Host   []netip.Addr  `json:"host"` // the host's own addresses
+}
+
+func main() {
+	runtime.GOMAXPROCS(min(runtime.NumCPU(), 2))
+	debug.SetGCPercent(50)
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	run, err := start()
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("ready")
+	os.Stdout.Close()
+	fmt.Fprintln(os.Stderr, "bandsox-filter:", run())
+	os.Exit(1)
+}
+
+func start() (func() error, error) {
+	if err := keepOnly(unix.CAP_NET_ADMIN); err != nil {
+		return nil, err
+	}
+	var config given
+	if err := json.NewDecoder(io.LimitReader(os.Stdin, 1<<20)).Decode(&config); err != nil {
+		return nil, fmt.Errorf("the configuration: %w", err)
+	}
+	config.Config.Place.Host = config.Host
+	if err := os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_acct", []byte("1"), 0); err != nil {
+		return nil, fmt.Errorf("counting the bytes of connections: %w", err)
+	}
+	listener, err := net.FileListener(os.NewFile(controlFile, "control"))
+	if err != nil {
+		return nil, fmt.Errorf("the control socket: %w", err)
+	}
+	commands, ok := listener.(*net.UnixListener)
+	if !ok {
+		return nil, errors.New("the control socket is none of Unix's")
+	}
+	log := filter.NewLog([2]*os.File{os.NewFile(firstLog, "log"), os.NewFile(secondLog, "log")})
+	made, serve, err := filter.New(&config.Config, log)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		failed := make(chan error, 2)
+		go func() { failed <- serve() }()
+		go func() { failed <- made.Obey(commands) }()
+		return <-failed
+	}, nil
+}
+
+// keepOnly gives up all capabilities but one, for this process and for those that it starts (capabilities(7)).
+func keepOnly(capability uint) error {
+	if os.Getuid() == 0 { // a user's filter is root of a namespace of users, but no program that it starts shall be
+		const noRoot = 1<<0 | 1<<1 // SECBIT_NOROOT and its lock
+		_, _, failure := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0, 0)
+		if failure != 0 {
+			return os.NewSyscallError("prctl", failure)
+		}
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{{Effective: 1 << capability, Permitted: 1 << capability, Inheritable: 1 << capability}}
+	_, _, failure := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0)
+	if failure != 0 {
+		return os.NewSyscallError("capset", failure)
+	}
+	_, _, failure = syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(capability), 0, 0, 0)
+	if failure != 0 {
+		return os.NewSyscallError("prctl", failure)
+	}
+	return nil
+}

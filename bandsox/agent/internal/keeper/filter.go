@@ -1,0 +1,170 @@
+package keeper
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// The filter's files in the machine's directory: where it takes commands, and what it writes down.
+	filterSocket = "network.sock"
+	filterQueue  = 16
+
+	// nobody is who root's filter is: it reads what comes from the guest.
+	nobody = 65534
+
+	// highDescriptor is above all that a child is given.
+	highDescriptor = 64
+)
+
+var filterLogs = [2]string{"connections.0", "connections.1"}
+
+// filterProcess is the program that decides what gets through, once it was started.
+type filterProcess struct {
+	mu      sync.Mutex
+	socket  int // listens for it
+	process *os.Process
+}
+
+func (f *filterProcess) is(pid int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.process != nil && f.process.Pid == pid
+}
+
+// readyFilter makes the socket on which the filter takes commands, and starts the filter if it is wanted now.
+func (n *network) readyFilter(config *Config) error {
+	if config.Filter.Program == "" {
+		return nil
+	}
+	if err := n.filter.listen(); err != nil {
+		return fmt.Errorf("the filter's socket: %w", err)
+	}
+	if !config.Filter.Now {
+		return nil
+	}
+	return n.startFilter(config)
+}
+
+func (f *filterProcess) listen() error {
+	if err := os.Remove(filterSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f.socket = fd
+	return errors.Join(unix.Fchmod(fd, 0o600), unix.Bind(fd, &unix.SockaddrUnix{Name: filterSocket}), unix.Listen(fd, filterQueue))
+}
+
+// keepFilter starts the filter when the first command waits for it, and returns when it has ended.
+func (n *network) keepFilter(config *Config) error {
+	if config.Filter.Program == "" {
+		select {}
+	}
+	if n.filter.process == nil {
+		if err := awaitEnd(n.filter.socket); err != nil { // readable: somebody has connected
+			return err
+		}
+		if err := n.startFilter(config); err != nil {
+			return err
+		}
+	}
+	pidfd, err := unix.PidfdOpen(n.filter.process.Pid, 0)
+	if err == nil {
+		err = awaitEnd(pidfd)
+	}
+	return errors.Join(err, errors.New("the filter has ended, and with it the machine's network"))
+}
+
+// startFilter returns when the filter's rules are in force.
+func (n *network) startFilter(config *Config) error {
+	err := n.inside(func() error { return n.filter.start(&config.Filter, n.host) })
+	if err != nil {
+		return fmt.Errorf("the filter: %w", err)
+	}
+	return nil
+}
+
+func (f *filterProcess) start(config *Filter, host []netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	input, err := json.Marshal(map[string]any{"config": config.Config, "host": host})
+	if err != nil {
+		return err
+	}
+	files := []*os.File{os.NewFile(uintptr(f.socket), filterSocket)}
+	for _, name := range filterLogs {
+		file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		files = append(files, file)
+	}
+	program, err := openHigh(config.Program)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(program)
+	said, heard, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	command := &exec.Cmd{
+		Path:       fmt.Sprintf("/proc/self/fd/%d", program), // its own path may be none that nobody can go
+		Args:       []string{"bandsox-filter"},
+		Env:        []string{},
+		Stdin:      bytes.NewReader(input),
+		Stdout:     heard,
+		Stderr:     os.Stderr,
+		ExtraFiles: files,
+	}
+	if os.Getuid() == 0 && !inUserNamespace() {
+		command.SysProcAttr = &syscall.SysProcAttr{
+			Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
+			AmbientCaps: []uintptr{unix.CAP_NET_ADMIN},
+		}
+	}
+	err = command.Start()
+	heard.Close()
+	if err != nil {
+		return err
+	}
+	f.process = command.Process
+	word, err := bufio.NewReader(io.LimitReader(said, largest)).ReadString('\n')
+	if word = strings.TrimSpace(word); word == "ready" {
+		return nil
+	}
+	return errors.Join(errors.New(word), err)
+}
+
+// openHigh opens a program at a descriptor that none of a child's replaces.
+func openHigh(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("%s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highDescriptor)
+}
+
+// inUserNamespace tells whether this process is root of a user namespace only, in which there is nobody else.
+func inUserNamespace() bool {
+	identities, err := os.ReadFile("/proc/self/uid_map")
+	return err != nil || strings.Join(strings.Fields(string(identities)), " ") != "0 0 4294967295"
+}

@@ -1,0 +1,77 @@
+"""The network of a machine: the part of `AsyncMicroVM` that says where it may go, and tells where it went."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bandsox.models import Connection, NetworkEvent, NetworkStats, Policy
+
+if TYPE_CHECKING:
+    from bandsox.engine import Engine
+    from bandsox.models import VMRecord
+
+
+class GuestNetwork:
+    """The methods on the network."""
+
+    _engine: Engine
+    _record: VMRecord
+
+    async def set_network_policy(self, policy: Policy | str | Mapping[str, Any]) -> None:
+        """Say where it may go from now on. Connections that are open and not allowed any more end; the policy holds for its later starts.
+
+        Parameters
+        ----------
+        policy: a `Policy`, or the name of a preset: ``internet``, ``none``, ``registry-only``, ``learn``.
+
+        Raises
+        ------
+        InvalidRequest: it cannot be read.
+        HostError: the filter of its network has ended; it has no network until it is started again.
+        """
+        from bandsox.network.policy import policy_of
+
+        wanted = policy_of(policy)
+        if wanted is not None:
+            self._record = await self._engine.policing.set(self._record.id, wanted)
+
+    async def network_policy(self) -> Policy | None:
+        """Where it may go; None: the Internet, and nothing is written down."""
+        self._record = await self._engine.get(self._record.id)
+        return self._record.spec.policy
+
+    async def network_stats(self) -> NetworkStats:
+        """How much it has used its network since its start.
+
+        Raises
+        ------
+        Conflict: it has no policy, or does not run.
+        """
+        return await self._engine.policing.stats(self._record.id)
+
+    async def network_log(self) -> list[Connection]:
+        """What it has connected to, and tried to, the oldest first; the newest 2 MiB of it at least are kept.
+
+        Raises
+        ------
+        Conflict: it has no policy.
+        """
+        return await self._engine.policing.log(self._record.id)
+
+    async def learned_policy(self) -> Policy:
+        """The policy that allows just what it has connected to, as far as the log is kept; most exact under the preset ``learn``, which
+        looks for the names in all connections.
+
+        Raises
+        ------
+        Conflict: it has no policy.
+        """
+        return await self._engine.policing.learned(self._record.id)
+
+    async def follow_network_log(self) -> AsyncGenerator[NetworkEvent, None]:
+        """What it connects to from now on, as it happens, until its network ends; for the rest as `network_log`."""
+        async with contextlib.aclosing(self._engine.policing.follow(self._record.id)) as events:
+            async for event in events:
+                yield event

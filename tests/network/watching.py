@@ -1,0 +1,193 @@
+"""What `test_policy` does on the host of its lab, with a machine that has a policy and one that has none."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from bandsox import BandSoxError, MicroVM
+from bandsox.engine import ownership
+from bandsox.process import ProcessId
+from tests.network.internet import API4, API6, DIRECT, SHARED
+
+_HOLD = f"""
+import socket
+web = socket.create_connection((socket.gethostbyname("api.example.com"), 80), 60)
+raw = socket.create_connection(("{API4}", 2222), 60)
+
+def ask(sock, request, last):
+    seen = b""
+    try:
+        sock.sendall(request)
+        while not seen.endswith(last):
+            piece = sock.recv(65536)
+            if not piece:
+                return " reset"
+            seen += piece
+    except OSError:
+        return " reset"
+    return ""
+
+def both():
+    print("http" + ask(web, b"GET / HTTP/1.1\\r\\nHost: api.example.com\\r\\n\\r\\n", b"}}"), flush=True)
+    print("greeting" + ask(raw, b"ping", b"ping"), flush=True)
+
+both()
+input()
+both()
+"""
+
+
+def outcome(vm: MicroVM, other: MicroVM, scenarios: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for name, (policy, steps) in scenarios.items():
+        vm.set_network_policy(policy)
+        seen[name] = probe(vm, [[names.get(word, word) for word in step] for step in steps])
+        if name == "names":
+            seen["stats"] = {key: getattr(vm.network_stats(), key) for key in ("sent", "received", "refused")}
+            seen["log"] = _log(vm, other)
+    seen["by the kernel"] = _by_the_kernel(vm)
+    seen["learned"] = _learned(other)
+    seen["held"] = _held(vm)
+    seen["later"] = _later(other)
+    seen["killed filter"] = _without_filter(vm)
+    seen["killed keeper"] = _without_keeper(vm)
+    return seen
+
+
+def probe(vm: MicroVM, steps: list[list[Any]]) -> Any:
+    done = vm.run(["python3", "/root/probe.py", json.dumps(steps)], timeout=280)
+    assert done.exit_code == 0, done.stderr.decode()
+    return json.loads(done.text)
+
+
+def _log(vm: MicroVM, other: MicroVM) -> dict[str, Any]:
+    entries = [{field: getattr(entry, field) for field in entry.__slots__} for entry in vm.network_log()]
+
+    def first(**fields: Any) -> Any:
+        return next(entry for entry in entries if fields.items() <= entry.items())
+
+    return {
+        "tls": first(name="api.example.com", port=443),
+        "lie": first(name="evil.test", port=443),
+        "question": first(name="evil.test", protocol="dns"),
+        "rebinding": first(name="rebind.example.com", protocol="dns"),
+        "no policy": _error(other.network_log),
+    }
+
+
+def _by_the_kernel(vm: MicroVM) -> list[str]:
+    """What one who follows the log reads of a connection that the kernel allows, and of one that it refuses."""
+    vm.set_network_policy({"allow": [f"{API4}:2222"]})
+    wanted = {f"opened tcp {API4} 2222", f"refused tcp {API4} 80"}
+
+    def read() -> list[str]:
+        found: set[str] = set()
+        for event in vm.follow_network_log():
+            found.add(f"{event.event} {event.protocol} {event.address} {event.port}")
+            if wanted <= found:
+                break
+        return sorted(wanted)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        while not reading.done():  # it may have begun to read after the first of them
+            probe(vm, [["greeting", API4, 2222], ["tcp", API4, 80]])
+        return reading.result()
+
+
+def _learned(vm: MicroVM) -> dict[str, Any]:
+    """A machine that keeps to what it has learned does the same again, and nothing else."""
+    steps = [
+        ["tls", "api.example.com", 443, "api.example.com"],
+        ["web", "www.example.org", 80, "www.example.org"],
+        ["greeting", API6, 2222],
+        ["udp", DIRECT, 123],
+    ]
+    vm.set_network_policy("learn")
+    before = probe(vm, steps)
+    learned = vm.learned_policy()
+    vm.set_network_policy(learned)
+    return {"before": before, "policy": learned.allow, "after": probe(vm, [*steps, ["udp", DIRECT, 443], ["resolve", "evil.test"]])}
+
+
+def _held(vm: MicroVM) -> dict[str, list[str]]:
+    """Two connections, one carried by the filter and one by the kernel, before and after the policy refuses them."""
+    vm.set_network_policy({"allow": ["api.example.com:80", f"{API4}:2222"]})
+    lines: list[str] = []
+    session = vm.start_session(["python3", "-c", _HOLD], on_stdout=lambda text: lines.extend(text.split("\n")))
+    _until(lambda: len([line for line in lines if line]) >= 2)
+    before = [line for line in lines if line]
+    vm.set_network_policy({"allow": [f"{API6}:443"]})
+    vm.send_session_input(session, "\n")
+    _until(lambda: len([line for line in lines if line]) >= 4)
+    return {"before": before, "after": [line for line in lines if line][2:]}
+
+
+def _later(other: MicroVM) -> Any:
+    other.set_network_policy({"allow": [f"{DIRECT}:80"]})
+    return probe(other, [["web", DIRECT, 80, "anybody"], ["tcp", SHARED, 80]])
+
+
+def _without_filter(vm: MicroVM) -> dict[str, Any]:
+    steps = [["web", "api.example.com", 80, "api.example.com"]]
+    vm.set_network_policy({"allow": ["api.example.com"]})
+    assert probe(vm, steps) == [[[200, "api.example.com"]]]
+    _kill(vm, "bandsox-filter")
+    found = {"reach": _reach(vm), "error": _error(vm.network_stats)}
+    vm.stop()
+    vm.start()
+    return {**found, "restarted": probe(vm, steps)}
+
+
+def _without_keeper(vm: MicroVM) -> str:
+    """The keeper takes the filter with it, and has no time to take the uplink away."""
+    vm.set_network_policy({"allow": [f"{API4}:80"]})
+    assert probe(vm, [["tcp", API4, 80]]) == ["connected"]
+    _kill(vm, "bandsox-network")
+    return _reach(vm)
+
+
+def _reach(vm: MicroVM) -> str:
+    found = probe(vm, [["tcp", API4, 80]])[0]
+    return "unreachable" if found in {"ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "timeout"} else found
+
+
+def _kill(vm: MicroVM, name: str) -> None:
+    """Kill a process that belongs to the machine, and wait for the end of it and of the keeper."""
+    directory = vm._async._engine.layout.vms
+    owned = {_name(process): process for owner, process in ownership.processes_in(directory) if owner == vm.vm_id}
+    owned[name].signal(signal.SIGKILL)
+
+    async def wait() -> None:
+        await asyncio.gather(owned[name].wait(), owned["bandsox-network"].wait())
+
+    asyncio.run(asyncio.wait_for(wait(), 30))
+
+
+def _name(process: ProcessId) -> str:
+    return Path(Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")[0]).name.removesuffix("-x86_64").removesuffix("-aarch64")
+
+
+def _error(operation: Any) -> str:
+    try:
+        operation()
+    except BandSoxError as error:
+        return str(error.code)
+    return "no error"
+
+
+def _until(condition: Any) -> None:
+    """Return when another thread has brought a condition about."""
+    import threading
+
+    waited = threading.Event()
+    for _ in range(6000):
+        if condition():
+            return
+        waited.wait(0.01)
+    raise AssertionError("it did not come about")
