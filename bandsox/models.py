@@ -179,12 +179,17 @@ class Policy:
     """Where a machine may go: what `allow` has and `deny` has not. `bandsox.network.policy` says what rules look like.
 
     Without rules it is everything but what is not the Internet's. ``learn``: look for the names of all connections, so that the log tells
-    which rules would have allowed just what the machine did.
+    which rules would have allowed just what the machine did. ``upload_mbit`` and ``download_mbit`` are limits in 10^6 bits a second,
+    headers included; ``connections`` is how many may be open at a time (those that the filter carries, and the others, each). None: no
+    limit.
     """
 
     allow: tuple[str, ...] = ("internet",)
     deny: tuple[str, ...] = ()
     learn: bool = False
+    upload_mbit: float | None = None
+    download_mbit: float | None = None
+    connections: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

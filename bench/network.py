@@ -1,4 +1,4 @@
-"""What a network costs: creating a VM with one, against one without."""
+"""What a network costs: creating a VM with one, with and without a policy, against one without."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ import tempfile
 from pathlib import Path
 
 from bandsox.core import AsyncBandSox
+from bandsox.models import Policy
 from bench.figures import Samples, table
 
 ROUNDS = 8
+POLICY = Policy(allow=("*.example.com", "203.0.113.0/24"))
 
 
 async def measure(bandsox: AsyncBandSox) -> None:
     without, within = Samples("create_vm without a network"), Samples("create_vm with a network")
+    policed = Samples("create_vm with a network and a policy")
     making = Samples("of it, the host's side: namespace, rules and uplink")
+    making_policed = Samples("the same with a policy: the filter started, its rules in force")
     for _ in range(ROUNDS):
-        for samples, networked in ((without, False), (within, True)):
+        for samples, options in (
+            (without, {"enable_networking": False}),
+            (within, {"enable_networking": True}),
+            (policed, {"network": POLICY}),
+        ):
             with samples.measuring():
-                vm = await bandsox.create_vm(enable_networking=networked)
+                vm = await bandsox.create_vm(**options)
             await vm.delete()
-        with tempfile.TemporaryDirectory(dir=bandsox.engine.layout.temporary) as directory:
-            with making.measuring():
-                _, namespace = await asyncio.to_thread(bandsox.engine.networks.make, Path(directory))
-            namespace.close()
+        for samples, policy in ((making, None), (making_policed, POLICY)):
+            with tempfile.TemporaryDirectory(dir=bandsox.engine.layout.temporary) as directory:
+                with samples.measuring():
+                    _, namespace = await asyncio.to_thread(bandsox.engine.networks.make, Path(directory), policy=policy)
+                namespace.close()
     extra = (within.median - without.median) * 1000
-    table("Network", [without, within, making], f"A network costs {extra:.0f} ms at the median (target: at most 40).")
+    filtered = (making_policed.median - making.median) * 1000
+    notes = f"A network costs {extra:.0f} ms at the median (target: at most 40).", f"A policy costs {filtered:.0f} ms more."
+    table("Network", [without, within, policed, making, making_policed], *notes)

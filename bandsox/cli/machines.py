@@ -55,7 +55,7 @@ async def create_machine(
             debug_console=options.debug_console,
             enable_networking=options.network,
             dns=options.dns,
-            network=wanted_policy(options.policy, options.allow, options.deny),
+            network=wanted_policy(dataclasses.asdict(options)),
             cpu_template=options.cpu_template,
             disk_bandwidth_mbps=options.disk_bandwidth,
             disk_iops=options.disk_iops,

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -138,29 +138,34 @@ def _default(field: str) -> Any:
 
 
 def policy_options(function: Function) -> Function:
-    """Where a VM may go in its network; `wanted_policy` makes one policy of the three."""
+    """Where a VM may go in its network; `wanted_policy` makes one policy of them."""
     decorate = _together(
         click.option("--policy", metavar="PRESET", help="Where it may go: internet, none, registry-only or learn."),
         click.option("--allow", multiple=True, metavar="RULE", help="Let it go there, and elsewhere only where another option says so."),
         click.option("--deny", multiple=True, metavar="RULE", help="Do not let it go there, whatever is allowed."),
+        click.option("--upload", type=float, metavar="MBIT", help="How much it may send, in 10^6 bits a second."),
+        click.option("--download", type=float, metavar="MBIT", help="How much it may receive, in 10^6 bits a second."),
+        click.option("--connections", type=int, metavar="N", help="How many connections it may have open."),
     )
     return decorate(function)
 
 
-def wanted_policy(preset: str | None, allow: Sequence[str], deny: Sequence[str]) -> Policy | None:
-    """The policy of `policy_options`; None when none was asked for. Without ``--policy`` and ``--allow`` the Internet is allowed.
+def wanted_policy(values: Mapping[str, Any]) -> Policy | None:
+    """The policy of the values of `policy_options`; None when none was asked for. Without ``--policy`` and ``--allow`` it is the Internet.
 
     Raises
     ------
     InvalidRequest: there is no such preset, or a rule cannot be read.
     """
-    if preset is None and not allow and not deny:
+    given = {name: values[name] for name in ("policy", "allow", "deny", "upload", "download", "connections")}
+    if not any(value not in (None, ()) for value in given.values()):
         return None
     from bandsox.models import Policy
     from bandsox.network.policy import policy_of
 
-    base = policy_of(preset) or Policy(allow=() if allow else Policy().allow)
-    return policy_of(dataclasses.replace(base, allow=(*base.allow, *allow), deny=(*base.deny, *deny)))
+    base = policy_of(given["policy"]) or Policy(allow=() if given["allow"] else Policy().allow)
+    rates = {"upload_mbit": given["upload"], "download_mbit": given["download"], "connections": given["connections"]}
+    return policy_of({**rates, "allow": (*base.allow, *given["allow"]), "deny": (*base.deny, *given["deny"]), "learn": base.learn})
 
 
 def machine_options(function: Function) -> Function:
@@ -285,6 +290,9 @@ class MachineOptions:
     policy: str | None
     allow: tuple[str, ...]
     deny: tuple[str, ...]
+    upload: float | None
+    download: float | None
+    connections: int | None
     debug_console: bool
     publish: tuple[str, ...]
     pull: str

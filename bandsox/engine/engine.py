@@ -33,7 +33,6 @@ from bandsox.settings import Layout
 if TYPE_CHECKING:
     from bandsox.engine.cleanup import Removed
     from bandsox.engine.launch import Past
-    from bandsox.engine.policing import Policing
     from bandsox.engine.published import Published
     from bandsox.engine.snapshots import Snapshots
     from bandsox.guest import GuestClient
@@ -84,13 +83,6 @@ class Engine(Rooms):
         from bandsox.engine.published import Published
 
         return Published(self.layout, get=self.get, lock=self.locked, update=self.update, client=self.direct_client)
-
-    @functools.cached_property
-    def policing(self) -> Policing:
-        """Where machines may go in their networks."""
-        from bandsox.engine.policing import Policing
-
-        return Policing(self.layout, get=self.get, lock=self.locked, update=self.update)
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 

@@ -52,7 +52,7 @@ def configuration(program: Path, nft: str, config: NetworkConfig, policy: Policy
         "special": [*rules.NOT_INTERNET4, *rules.NOT_INTERNET6],
         "resolvers": list(config.dns),
     }
-    settings = {"place": place, "nft": nft, "policy": compiled(policy or INTERNET), "limits": {}}
+    settings = {"place": place, "nft": nft, "policy": compiled(policy or INTERNET)}
     return {"program": str(program), "config": settings, "now": policy is not None}
 
 

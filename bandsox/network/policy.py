@@ -29,6 +29,8 @@ from bandsox.network import plan
 MAX_RULES = 512
 _MAX_TEXT = 48 << 10
 _MAX_RANGES = 16
+_SLOWEST_MBIT, _FASTEST_MBIT = 0.1, 1e6
+_MOST_CONNECTIONS = 1 << 16
 _NAME = re.compile(r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _RULE = re.compile(r"(?P<host>\[[^\]]+\]|[^\[\]]+?)(?::(?P<ports>[0-9,-]+))?(?:/(?P<protocol>[a-z]+))?")
 _PROTOCOLS = ("tcp", "udp", "icmp")
@@ -69,10 +71,16 @@ def policy_of(value: Policy | str | Mapping[str, Any] | None) -> Policy | None:
             raise InvalidRequest(f"there is no network policy {value!r}", remedy=f"choose one of {', '.join(PRESETS)}, or make a Policy")
         return PRESETS[value]
     if isinstance(value, Mapping):
-        unknown = sorted(set(value) - {"allow", "deny", "learn"})
-        if unknown:
-            raise InvalidRequest(f"a network policy has no {unknown[0]!r}", remedy="it has allow, deny and learn")
+        fields = [field.name for field in dataclasses.fields(Policy)]
+        if unknown := sorted(set(value) - set(fields)):
+            raise InvalidRequest(f"a network policy has no {unknown[0]!r}", remedy=f"it has {', '.join(fields)}")
         value = Policy(**value)
+    for what, rate in (("upload_mbit", value.upload_mbit), ("download_mbit", value.download_mbit)):
+        if rate is not None and not (isinstance(rate, (int, float)) and _SLOWEST_MBIT <= rate <= _FASTEST_MBIT):
+            raise InvalidRequest(f"{what} is from {_SLOWEST_MBIT} to {_FASTEST_MBIT}, not {rate!r}")
+    count = value.connections
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_CONNECTIONS):
+        raise InvalidRequest(f"connections is a number from 1 to {_MOST_CONNECTIONS}, not {count!r}")
     return dataclasses.replace(value, allow=_texts("allow", value.allow), deny=_texts("deny", value.deny), learn=bool(value.learn))
 
 
@@ -84,7 +92,8 @@ def compiled(policy: Policy) -> dict[str, Any]:
             rule["protocol"], rule["ports"] = "tcp", _ranges(_WEB)
         elif rule["name"] and not rule["protocol"]:
             rule["protocol"] = "tcp"
-    return {**rules, "learn": policy.learn}
+    rates = {"upload": _bytes(policy.upload_mbit), "download": _bytes(policy.download_mbit)}
+    return {**rules, "learn": policy.learn, **rates, "connections": policy.connections or 0}
 
 
 def parse(text: str) -> list[dict[str, Any]]:
@@ -114,6 +123,10 @@ def parse(text: str) -> list[dict[str, Any]]:
     if protocol == "udp" and (not ports or any(entry["first"] <= 443 <= entry["last"] for entry in ports)):
         raise _unreadable(text, "UDP to a name needs its ports, and QUIC (port 443) cannot be held to a name")
     return [{"net": "", "name": name, "protocol": protocol, "ports": ports}]
+
+
+def _bytes(mbit: float | None) -> int:
+    return 0 if mbit is None else round(mbit * 1e6 / 8)
 
 
 def _texts(side: str, texts: Iterable[str]) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNe
         """What is known of it now; see docs/api.md for the keys."""
         self._record = await self._engine.get(self.vm_id)
         info = vm_info(self._record)
-        if (cut := await self._engine.policing.cut(self._record)) is not None:
+        if (cut := await self._policing.cut(self._record)) is not None:
             info["network_reason"] = cut
         return info
 

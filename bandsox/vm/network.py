@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from bandsox.models import Connection, NetworkEvent, NetworkStats, Policy
 
 if TYPE_CHECKING:
     from bandsox.engine import Engine
+    from bandsox.engine.policing import Policing
     from bandsox.models import VMRecord
 
 
@@ -18,6 +20,13 @@ class GuestNetwork:
 
     _engine: Engine
     _record: VMRecord
+
+    @functools.cached_property
+    def _policing(self) -> Policing:
+        from bandsox.engine.policing import Policing
+
+        engine = self._engine
+        return Policing(engine.layout, get=engine.get, lock=engine.locked, update=engine.update)
 
     async def set_network_policy(self, policy: Policy | str | Mapping[str, Any]) -> None:
         """Say where it may go from now on. Connections that are open and not allowed any more end; the policy holds for its later starts.
@@ -35,7 +44,7 @@ class GuestNetwork:
 
         wanted = policy_of(policy)
         if wanted is not None:
-            self._record = await self._engine.policing.set(self._record.id, wanted)
+            self._record = await self._policing.set(self._record.id, wanted)
 
     async def network_policy(self) -> Policy | None:
         """Where it may go; None: the Internet, and nothing is written down."""
@@ -49,7 +58,7 @@ class GuestNetwork:
         ------
         Conflict: it has no policy, or does not run.
         """
-        return await self._engine.policing.stats(self._record.id)
+        return await self._policing.stats(self._record.id)
 
     async def network_log(self) -> list[Connection]:
         """What it has connected to, and tried to, the oldest first; the newest 2 MiB of it at least are kept.
@@ -58,7 +67,7 @@ class GuestNetwork:
         ------
         Conflict: it has no policy.
         """
-        return await self._engine.policing.log(self._record.id)
+        return await self._policing.log(self._record.id)
 
     async def learned_policy(self) -> Policy:
         """The policy that allows just what it has connected to, as far as the log is kept; most exact under the preset ``learn``, which
@@ -68,10 +77,10 @@ class GuestNetwork:
         ------
         Conflict: it has no policy.
         """
-        return await self._engine.policing.learned(self._record.id)
+        return await self._policing.learned(self._record.id)
 
     async def follow_network_log(self) -> AsyncGenerator[NetworkEvent, None]:
         """What it connects to from now on, as it happens, until its network ends; for the rest as `network_log`."""
-        async with contextlib.aclosing(self._engine.policing.follow(self._record.id)) as events:
+        async with contextlib.aclosing(self._policing.follow(self._record.id)) as events:
             async for event in events:
                 yield event

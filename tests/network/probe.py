@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import http.client
+import ipaddress
+import itertools
 import json
 import socket
 import ssl
@@ -85,6 +87,37 @@ def tls(place, port, sni):
 def parallel(count, place, host):
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         return sum(1 for result in pool.map(lambda _: web(place, 80, host), range(count)) if result == [[200, host]])
+
+
+def hold(address, port, count):
+    """How many of so many connections are open at once."""
+    opened = []
+    try:
+        for _ in range(count):
+            try:
+                opened.append(socket.create_connection((address, port), PATIENCE_S))
+            except ConnectionRefusedError:
+                continue
+        return len(opened)
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+def scan(networks, ports):
+    """Who answers in any way but by a refusal, of the first addresses of networks."""
+    answered = []
+    for network in networks:
+        for address in itertools.islice(ipaddress.ip_network(network).hosts(), 40):
+            for port in ports:
+                try:
+                    socket.create_connection((str(address), port), PATIENCE_S).close()
+                    answered.append(f"{address} {port}")
+                except ConnectionRefusedError:
+                    continue
+                except OSError as error:
+                    answered.append(f"{address} {port} {error}")
+    return answered
 
 
 def download(place, host, size):

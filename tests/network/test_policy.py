@@ -65,6 +65,7 @@ SCENARIOS: dict[str, tuple[Any, list[list[Any]]]] = {
             ["tcp", HOST4, 80],
             ["tcp", GATEWAY, 80],
             ["tcp", NEIGHBOUR, 80],
+            ["scan", ["192.0.2.0/28", "10.1.2.0/27", "198.19.0.0/26", "169.254.169.240/28", "2001:db8:1::/124"], [22, 80, 443]],
             ["parallel", 100, "api.example.com", "api.example.com"],
         ],
     ),
@@ -255,6 +256,26 @@ def test_what_is_allowed_gets_through(seen: Any, scenario: str, step: str, expec
 
 def test_a_policy_ends_the_connections_that_it_does_not_allow(seen: Any) -> None:
     assert seen["held"] == {"before": ["http", "greeting"], "after": ["http reset", "greeting reset"]}
+
+
+def test_a_guest_that_scans_finds_nobody(seen: Any) -> None:
+    [found] = [result for step, result in results(seen, "names").items() if step.startswith("scan")]
+    assert found == []
+
+
+def test_bandwidth_and_connections_are_limited(seen: Any) -> None:
+    limits = seen["limits"]
+    held, carried, passed_by = limits["slow"]
+    assert held == 3
+    assert carried < 1.3e6
+    assert passed_by < 1.3e6
+    assert limits["fast"][0] == 6
+    assert limits["fast"][1] > max(carried, passed_by)
+
+
+def test_clones_keep_the_policy_and_the_source_its_connections(seen: Any) -> None:
+    assert seen["clones"]["clones"] == [[[[200, "api.example.com"]], "ECONNREFUSED"]] * 2
+    assert seen["clones"]["rate"] > 0
 
 
 def test_the_log_tells_what_was_allowed_and_what_refused(seen: Any) -> None:

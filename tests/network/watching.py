@@ -33,7 +33,7 @@ def ask(sock, request, last):
     return ""
 
 def both():
-    print("http" + ask(web, b"GET / HTTP/1.1\\r\\nHost: api.example.com\\r\\n\\r\\n", b"}}"), flush=True)
+    print("http" + ask(web, b"GET / HTTP/1.1\\r\\nHost: api.example.com\\r\\n\\r\\n", b"}}\\n"), flush=True)
     print("greeting" + ask(raw, b"ping", b"ping"), flush=True)
 
 both()
@@ -53,6 +53,8 @@ def outcome(vm: MicroVM, other: MicroVM, scenarios: dict[str, Any], names: dict[
     seen["by the kernel"] = _by_the_kernel(vm)
     seen["learned"] = _learned(other)
     seen["held"] = _held(vm)
+    seen["limits"] = _limits(vm)
+    seen["clones"] = _clones(vm)
     seen["later"] = _later(other)
     seen["killed filter"] = _without_filter(vm)
     seen["killed keeper"] = _without_keeper(vm)
@@ -119,13 +121,41 @@ def _held(vm: MicroVM) -> dict[str, list[str]]:
     """Two connections, one carried by the filter and one by the kernel, before and after the policy refuses them."""
     vm.set_network_policy({"allow": ["api.example.com:80", f"{API4}:2222"]})
     lines: list[str] = []
-    session = vm.start_session(["python3", "-c", _HOLD], on_stdout=lambda text: lines.extend(text.split("\n")))
+    session, _ = vm.start_session(["python3", "-c", _HOLD], on_stdout=lambda text: lines.extend(text.split("\n")))
     _until(lambda: len([line for line in lines if line]) >= 2)
     before = [line for line in lines if line]
     vm.set_network_policy({"allow": [f"{API6}:443"]})
     vm.send_session_input(session, "\n")
     _until(lambda: len([line for line in lines if line]) >= 4)
     return {"before": before, "after": [line for line in lines if line][2:]}
+
+
+def _limits(vm: MicroVM) -> dict[str, Any]:
+    limited = {"allow": ["api.example.com:80", f"{SHARED}:80,2222"], "download_mbit": 8, "connections": 3}
+    vm.set_network_policy(limited)
+    slow = probe(vm, [["resolve", "api.example.com"], ["hold", SHARED, 2222, 6], ["download", API4, "api.example.com", 3 << 20]])
+    slow += probe(vm, [["download", SHARED, "anybody", 3 << 20]])
+    vm.set_network_policy({**limited, "download_mbit": None, "connections": None})
+    return {"slow": slow[1:], "fast": probe(vm, [["hold", SHARED, 2222, 6], ["download", SHARED, "anybody", 3 << 20]])}
+
+
+def _clones(vm: MicroVM) -> dict[str, Any]:
+    """A machine that is forked in the middle of a download, and its clones."""
+    vm.set_network_policy({"allow": ["api.example.com"], "download_mbit": 8})
+    lines: list[str] = []
+    begun = [["resolve", "api.example.com"]]
+    probe(vm, begun)
+    steps = json.dumps([["download", API4, "api.example.com", 4 << 20]])
+    vm.start_session(["sh", "-c", f"echo begun; python3 /root/probe.py '{steps}'"], on_stdout=lines.append)
+    _until(lambda: lines)
+    clones = vm.fork(2)
+    try:
+        found = [probe(clone, [*begun, ["web", API4, 80, "api.example.com"], ["tcp", DIRECT, 80]])[1:] for clone in clones]
+        _until(lambda: "]" in "".join(lines))
+    finally:
+        for clone in clones:
+            clone.delete()
+    return {"clones": found, "rate": json.loads("".join(lines).partition("\n")[2])[0]}
 
 
 def _later(other: MicroVM) -> Any:

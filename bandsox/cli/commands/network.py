@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,14 +41,14 @@ def network() -> None:
 @vm_argument("name", metavar="VM")
 @policy_options
 @operation
-async def policy(call: Call, name: str, policy: str | None, allow: tuple[str, ...], deny: tuple[str, ...]) -> None:
+async def policy(call: Call, /, name: str, **values: Any) -> None:
     """Show or change where a VM may go.
 
     A change holds at once, for connections that are open too, and for every later start. A rule is `internet`, an address, a network or a
     name, with :PORTS and /PROTOCOL where it is not for all: `api.example.com`, `*.example.org:443`, `10.1.0.0/16:5432/tcp`.
     """
     machine = await call.vm(name)
-    wanted = wanted_policy(policy, allow, deny)
+    wanted = wanted_policy(values)
     if wanted is not None:
         await machine.set_network_policy(wanted)
     present = await machine.network_policy()

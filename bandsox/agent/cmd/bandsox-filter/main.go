@@ -35,6 +35,7 @@ type given struct {
 }
 
 func main() {
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&[]byte("bandsox-filter\x00")[0])), 0, 0, 0) // it was started by a descriptor's name
 	runtime.GOMAXPROCS(min(runtime.NumCPU(), 2))
 	debug.SetGCPercent(50)
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)

@@ -11,11 +11,10 @@ import (
 // maxCommand is the longest command, in bytes.
 const maxCommand = 128 << 10
 
-// command is one datagram of the control socket. "policy" has the fields that replace what is in force.
+// command is one datagram of the control socket. "policy" has the one that is to be in force.
 type command struct {
 	Op     string  `json:"op"`
 	Policy *Policy `json:"policy"`
-	Limits *Limits `json:"limits"`
 }
 
 // State is what a command is answered with.
@@ -95,14 +94,10 @@ func (f *Filter) do(c *command) error {
 	case "state", "follow":
 		return nil
 	case "policy":
-		policy, limits := f.policy(), f.limits.Load()
-		if c.Policy != nil {
-			policy = c.Policy
+		if c.Policy == nil {
+			return errors.New("a policy is missing")
 		}
-		if c.Limits != nil {
-			limits = c.Limits
-		}
-		return f.apply(policy, *limits)
+		return f.apply(c.Policy)
 	}
 	return errors.New("an unknown command")
 }

@@ -45,7 +45,6 @@ type Filter struct {
 	changing   sync.Mutex // of the policy
 	generation uint32
 	sets       []string // of that generation
-	limits     atomic.Pointer[Limits]
 	rules      atomic.Pointer[Policy]
 }
 
@@ -72,7 +71,7 @@ func New(config *Config, log *Log) (*Filter, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := f.apply(config.Policy, config.Limits); err != nil {
+	if err := f.apply(config.Policy); err != nil {
 		return nil, nil, err
 	}
 	return f, func() error {
@@ -114,19 +113,21 @@ func (f *Filter) listen(gateway netip.Addr) (net.PacketConn, net.Listener, net.L
 func (f *Filter) policy() *Policy { return f.rules.Load() }
 
 // apply puts a policy in force: for new connections, and for those that are there with their next packet.
-func (f *Filter) apply(policy *Policy, limits Limits) error {
+func (f *Filter) apply(policy *Policy) error {
 	if err := policy.check(); err != nil {
 		return err
 	}
 	f.changing.Lock()
 	defer f.changing.Unlock()
-	rules := ruleset{&f.place, policy, f.ports, f.generation + 1, limits}
+	if err := policy.shape(f.place.TAP); err != nil {
+		return err
+	}
+	rules := ruleset{&f.place, policy, f.ports, f.generation + 1}
 	if err := f.load(rules.text(f.sets)); err != nil {
 		return err
 	}
 	f.kernel.forget()
 	f.generation, f.sets = rules.generation, nil
-	f.limits.Store(&limits)
 	for i := range policy.groups() {
 		for _, version := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 			f.sets = append(f.sets, setName(f.generation, i, version))
@@ -181,10 +182,13 @@ func (f *Filter) load(rules string) error {
 	return nil
 }
 
-// nameOf is the name that the machine most likely means by an address; empty where it was told none.
+// nameOf is the name that the machine most likely means by an address: of those that it may ask for now, the one it was told last.
 func (f *Filter) nameOf(address netip.Addr) string {
-	if names := f.answers.names(address); len(names) > 0 {
-		return names[0]
+	policy := f.policy()
+	for _, name := range f.answers.names(address) {
+		if policy.resolves(name) {
+			return name
+		}
 	}
 	return ""
 }

@@ -26,6 +26,7 @@ type Policy struct {
 	Allow []Rule `json:"allow"`
 	Deny  []Rule `json:"deny"`
 	Learn bool   `json:"learn"` // look at the names in connections though nothing depends on them
+	Limits
 }
 
 // Place is what a policy is applied in: the machine's surroundings.

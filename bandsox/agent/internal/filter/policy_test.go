@@ -129,12 +129,12 @@ func TestEveryRulesetIsOneThatNftTakes(t *testing.T) {
 	policies := []Policy{
 		{},
 		{Allow: []Rule{network("0.0.0.0/0", ""), network("::/0", "")}, Deny: []Rule{{Name: "evil.test"}}},
-		{Allow: []Rule{network("0.0.0.0/0", "tcp", Ports{1, 80}, Ports{443, 443}), network("10.0.0.0/8", "icmp")}, Learn: true},
+		{Allow: []Rule{network("0.0.0.0/0", "tcp", Ports{1, 80}, Ports{443, 443}), network("10.0.0.0/8", "icmp")}, Learn: true, Limits: Limits{Connections: 10}},
 		{Allow: []Rule{named("a.example"), named("b.example", Ports{22, 22}), {Name: "t.example", Protocol: "udp", Ports: []Ports{{123, 123}}}}},
 	}
 	for i := range policies {
-		first := ruleset{&place, &policies[i], listening{5353, 8080}, 1, Limits{Connections: 10}}
-		second := ruleset{&place, &policies[i], listening{5353, 8080}, 2, Limits{}}
+		first := ruleset{&place, &policies[i], listening{5353, 8080}, 1}
+		second := ruleset{&place, &policies[i], listening{5353, 8080}, 2}
 		var old []string
 		for group := range policies[i].groups() {
 			old = append(old, setName(1, group, netip.IPv4Unspecified()), setName(1, group, netip.IPv6Unspecified()))

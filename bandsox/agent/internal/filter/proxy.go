@@ -82,7 +82,7 @@ func (p *proxy) admits() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	limit := p.most
-	if wanted := p.filter.limits.Load().Connections; wanted > 0 {
+	if wanted := p.filter.policy().Connections; wanted > 0 {
 		limit = min(limit, wanted)
 	}
 	return len(p.open) < limit
@@ -151,13 +151,14 @@ func (p *proxy) carryOther(c *connection) bool {
 		reset(c.TCPConn)
 		return false
 	}
+	var decided atomic.Bool // whether the server has spoken first, or the connection is handed on
 	answering := make(chan struct{})
 	go func() {
 		defer close(answering)
-		carryOneWay(c.TCPConn, upstream, &c.written)
+		answer(c, upstream, &decided)
 	}()
 	first, err := peek(c)
-	if err == nil && looksLikeHTTP(first) && c.written.Load() == 0 {
+	if err == nil && looksLikeHTTP(first) && decided.CompareAndSwap(false, true) {
 		upstream.Close() // it has not heard anything
 		<-answering
 		p.web.take(c, first)
@@ -180,6 +181,23 @@ func (p *proxy) carryOther(c *connection) bool {
 	<-answering
 	upstream.Close()
 	return false
+}
+
+// answer carries what a server says, unless the connection is handed on before it says anything.
+func answer(c *connection, upstream *net.TCPConn, decided *atomic.Bool) {
+	first := make([]byte, 4096)
+	n, err := upstream.Read(first)
+	if !decided.CompareAndSwap(false, true) {
+		return
+	}
+	if written, failed := c.TCPConn.Write(first[:n]); failed == nil {
+		c.written.Add(int64(written))
+	}
+	if err != nil && err != io.EOF {
+		reset(c.TCPConn)
+		return
+	}
+	carryOneWay(c.TCPConn, upstream, &c.written)
 }
 
 // admit decides on a connection that is for a name, and returns why not.

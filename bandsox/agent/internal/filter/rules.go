@@ -33,7 +33,6 @@ type ruleset struct {
 	policy     *Policy
 	ports      listening
 	generation uint32
-	limits     Limits
 }
 
 // setName is what the set of a group's addresses is called.
@@ -136,7 +135,7 @@ func (r *ruleset) egress() []string {
 		rules = append(rules, "udp dport 443 jump refuse") // QUIC hides its names
 	}
 	accept := fmt.Sprintf(" ct mark set %d accept", r.generation)
-	rules = append(rules, r.limits.rules()...)
+	rules = append(rules, r.policy.limit()...)
 	for _, step := range r.byAddress() {
 		verdict := " jump refuse"
 		if step.allowed {

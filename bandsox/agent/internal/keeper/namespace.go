@@ -60,8 +60,6 @@ func build(config *Config) (*network, error) {
 	err = n.inside(func() error { return applyRules(config.Nft, config.Rules+elements(host.addresses)) })
 	if err != nil {
 		err = fmt.Errorf("the namespace's rules: %w", err)
-	} else {
-		err = n.readyFilter(config)
 	}
 	if err := errors.Join(err, <-ready); err != nil {
 		return nil, err
@@ -71,7 +69,7 @@ func build(config *Config) (*network, error) {
 			return nil, err
 		}
 	}
-	return n, nil
+	return n, n.readyFilter(config)
 }
 
 // hostNetwork is what has to be known of the host's.
