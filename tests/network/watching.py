@@ -46,7 +46,7 @@ def outcome(vm: MicroVM, other: MicroVM, scenarios: dict[str, Any], names: dict[
     seen: dict[str, Any] = {}
     for name, (policy, steps) in scenarios.items():
         vm.set_network_policy(policy)
-        seen[name] = probe(vm, [[names.get(word, word) for word in step] for step in steps])
+        seen[name] = probe(vm, [[names.get(str(word), word) for word in step] for step in steps])
         if name == "names":
             seen["stats"] = {key: getattr(vm.network_stats(), key) for key in ("sent", "received", "refused")}
             seen["log"] = _log(vm, other)

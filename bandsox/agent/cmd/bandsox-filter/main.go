@@ -38,7 +38,7 @@ func main() {
 	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&[]byte("bandsox-filter\x00")[0])), 0, 0, 0) // it was started by a descriptor's name
 	runtime.GOMAXPROCS(min(runtime.NumCPU(), 2))
 	debug.SetGCPercent(50)
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	signal.Ignore(unix.SIGINT, unix.SIGPIPE)
 	run, err := start()
 	if err != nil {
 		fmt.Println(err)
@@ -71,16 +71,29 @@ func start() (func() error, error) {
 		return nil, errors.New("the control socket is none of Unix's")
 	}
 	log := filter.NewLog([2]*os.File{os.NewFile(firstLog, "log"), os.NewFile(secondLog, "log")})
+	changes := make(chan os.Signal, 1)
+	signal.Notify(changes, unix.SIGHUP) // the keeper's word that the uplink is another one
 	made, serve, err := filter.New(&config.Config, log)
 	if err != nil {
 		return nil, err
 	}
 	return func() error {
-		failed := make(chan error, 2)
+		failed := make(chan error, 3)
 		go func() { failed <- serve() }()
+		go func() { failed <- reshape(made, changes) }()
 		go func() { failed <- made.Obey(commands) }()
 		return <-failed
 	}, nil
+}
+
+// reshape limits each new uplink as the old one was, or fails.
+func reshape(made *filter.Filter, changes <-chan os.Signal) error {
+	for range changes {
+		if err := made.Reshape(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keepOnly gives up all capabilities but one, for this process and for those that it starts (capabilities(7)).

@@ -138,6 +138,13 @@ func (f *Filter) apply(policy *Policy) error {
 	return f.readmit()
 }
 
+// Reshape limits the uplink again, which is another one.
+func (f *Filter) Reshape() error {
+	f.changing.Lock()
+	defer f.changing.Unlock()
+	return f.policy().shape(f.place.TAP)
+}
+
 // readmit lets through again what the machine was told under an older policy and this one allows.
 func (f *Filter) readmit() error {
 	var elements []element

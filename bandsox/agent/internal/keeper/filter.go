@@ -44,6 +44,15 @@ func (f *filterProcess) is(pid int) bool {
 	return f.process != nil && f.process.Pid == pid
 }
 
+// uplinkChanged tells the filter, if there is one, that there is another uplink.
+func (f *filterProcess) uplinkChanged() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.process != nil {
+		_ = f.process.Signal(unix.SIGHUP)
+	}
+}
+
 // readyFilter makes the socket on which the filter takes commands, and starts the filter if it is wanted now.
 func (n *network) readyFilter(config *Config) error {
 	if config.Filter.Program == "" {

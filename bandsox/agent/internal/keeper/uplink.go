@@ -245,6 +245,7 @@ func (n *network) watch(config *Config) error {
 			if err := n.startPasta(config); err != nil {
 				return err
 			}
+			n.filter.uplinkChanged()
 		}
 	}
 }
