@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandsox import BandSoxError, Policy
+from bandsox.cli.parameters import wanted_policy
 from bandsox.engine.policing import connections, learned_from
 from bandsox.errors import InvalidRequest
 from bandsox.models import Connection, NetworkEvent
@@ -126,3 +127,33 @@ def test_what_was_learned_is_a_policy() -> None:
     assert learned.allow == ("203.0.113.3:443/udp", "203.0.113.4/icmp", "[2001:db8::1]:22/tcp", "api.example.com:80,443/tcp")
     assert policy_of(learned) == learned
     compiled(learned)
+
+
+NOTHING: dict[str, Any] = {"policy": None, "allow": (), "deny": (), "upload": None, "download": None, "connections": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, None),
+        ({"allow": ("a.example",)}, Policy(allow=("a.example",))),
+        ({"deny": ("a.example",)}, Policy(deny=("a.example",))),
+        ({"policy": "registry-only", "allow": ("a.example",)}, Policy(allow=(*PRESETS["registry-only"].allow, "a.example"))),
+        ({"policy": "learn", "deny": ("a.example",)}, Policy(deny=("a.example",), learn=True)),
+        ({"upload": 8.0, "connections": 5}, Policy(upload_mbit=8.0, connections=5)),
+    ],
+)
+def test_the_command_lines_options_make_one_policy(options: dict[str, Any], expected: Policy | None) -> None:
+    assert wanted_policy({**NOTHING, **options}) == expected
+
+
+@pytest.mark.parametrize("limits", [{"upload_mbit": 0}, {"download_mbit": float("nan")}, {"connections": 0}, {"connections": True}])
+def test_limits_have_bounds(limits: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        policy_of(Policy(**limits))
+
+
+def test_limits_are_bytes_a_second_to_the_filter() -> None:
+    limited = compiled(Policy(upload_mbit=8, download_mbit=0.1, connections=7))
+    assert (limited["upload"], limited["download"], limited["connections"]) == (1_000_000, 12_500, 7)
+    assert (compiled(Policy())["upload"], compiled(Policy())["connections"]) == (0, 0)
