@@ -56,7 +56,7 @@ func New(config *Config, log *Log) (*Filter, func() error, error) {
 	var names, connections []net.Listener
 	for _, gateway := range config.Place.Gateway {
 		packet, name, connection, err := f.listen(gateway)
-		if errors.Is(err, unix.EADDRNOTAVAIL) && gateway.Is6() { // a kernel without IPv6
+		if gateway.Is6() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) { // a kernel without IPv6
 			continue
 		} else if err != nil {
 			return nil, nil, fmt.Errorf("listening: %w", err)

@@ -65,5 +65,3 @@ func looksLikeHTTP(first []byte) bool {
 	}
 	return len(first) > 2
 }
-
-func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }

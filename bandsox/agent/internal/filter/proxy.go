@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -165,7 +166,7 @@ func (p *proxy) carryOther(c *connection) bool {
 		return true
 	}
 	if err == nil && looksLikeTLS(first) {
-		name, whole, _ := readHello(io.MultiReader(bytesReader(first), c))
+		name, whole, _ := readHello(io.MultiReader(bytes.NewReader(first), c))
 		if reason := p.admit(c, name); reason != "" {
 			p.refuse(c, name, reason)
 			reset(upstream)
