@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import queue
 import signal
 from pathlib import Path
 from typing import Any
@@ -120,14 +121,12 @@ def _learned(vm: MicroVM) -> dict[str, Any]:
 def _held(vm: MicroVM) -> dict[str, list[str]]:
     """Two connections, one carried by the filter and one by the kernel, before and after the policy refuses them."""
     vm.set_network_policy({"allow": ["api.example.com:80", f"{API4}:2222"]})
-    lines: list[str] = []
-    session, _ = vm.start_session(["python3", "-c", _HOLD], on_stdout=lambda text: lines.extend(text.split("\n")))
-    _until(lambda: len([line for line in lines if line]) >= 2)
-    before = [line for line in lines if line]
+    printed = _Printed()
+    session, _ = vm.start_session(["python3", "-c", _HOLD], on_stdout=printed.put)
+    before = printed.lines(2)
     vm.set_network_policy({"allow": [f"{API6}:443"]})
     vm.send_session_input(session, "\n")
-    _until(lambda: len([line for line in lines if line]) >= 4)
-    return {"before": before, "after": [line for line in lines if line][2:]}
+    return {"before": before, "after": printed.lines(4)[2:]}
 
 
 def _limits(vm: MicroVM) -> dict[str, Any]:
@@ -142,20 +141,19 @@ def _limits(vm: MicroVM) -> dict[str, Any]:
 def _clones(vm: MicroVM) -> dict[str, Any]:
     """A machine that is forked in the middle of a download, and its clones."""
     vm.set_network_policy({"allow": ["api.example.com"], "download_mbit": 8})
-    lines: list[str] = []
-    begun = [["resolve", "api.example.com"]]
-    probe(vm, begun)
+    resolved = ["resolve", "api.example.com"]
+    probe(vm, [resolved])
     steps = json.dumps([["download", API4, "api.example.com", 4 << 20]])
-    vm.start_session(["sh", "-c", f"echo begun; python3 /root/probe.py '{steps}'"], on_stdout=lines.append)
-    _until(lambda: lines)
+    printed = _Printed()
+    vm.start_session(["sh", "-c", f"echo begun; python3 /root/probe.py '{steps}'"], on_stdout=printed.put)
+    printed.lines(1)
     clones = vm.fork(2)
     try:
-        found = [probe(clone, [*begun, ["web", API4, 80, "api.example.com"], ["tcp", DIRECT, 80]])[1:] for clone in clones]
-        _until(lambda: "]" in "".join(lines))
+        found = [probe(clone, [resolved, ["web", API4, 80, "api.example.com"], ["tcp", DIRECT, 80]])[1:] for clone in clones]
     finally:
         for clone in clones:
             clone.delete()
-    return {"clones": found, "rate": json.loads("".join(lines).partition("\n")[2])[0]}
+    return {"clones": found, "rate": json.loads(printed.lines(2)[1])[0]}
 
 
 def _later(other: MicroVM) -> Any:
@@ -211,13 +209,16 @@ def _error(operation: Any) -> str:
     return "no error"
 
 
-def _until(condition: Any) -> None:
-    """Return when another thread has brought a condition about."""
-    import threading
+class _Printed:
+    """What a session prints, as it comes."""
 
-    waited = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        waited.wait(0.01)
-    raise AssertionError("it did not come about")
+    def __init__(self) -> None:
+        self._pieces: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._text = ""
+        self.put = self._pieces.put
+
+    def lines(self, count: int) -> list[str]:
+        """The first so many lines, once they are there."""
+        while self._text.count("\n") < count:
+            self._text += self._pieces.get(timeout=120)
+        return self._text.splitlines()[:count]
