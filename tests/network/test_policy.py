@@ -287,7 +287,7 @@ def test_the_log_tells_what_was_allowed_and_what_refused(seen: Any) -> None:
     assert log["lie"]["reason"] == "no rule allows this name"
     assert {"name": "evil.test", "protocol": "dns", "verdict": "refused"}.items() <= log["question"].items()
     assert log["rebinding"]["address"] == PRIVATE
-    assert log["no policy"] == "CONFLICT"
+    assert log["no policy"] == "conflict"
     assert seen["stats"]["sent"] > 0 and seen["stats"]["received"] > 0 and seen["stats"]["refused"] > 0
 
 
@@ -309,5 +309,5 @@ def test_a_machine_without_a_policy_gets_one_while_it_runs(seen: Any) -> None:
 
 
 def test_the_network_fails_closed_and_says_so(seen: Any) -> None:
-    assert seen["killed filter"] == {"reach": "unreachable", "error": "HOST", "restarted": [[[200, "api.example.com"]]]}
+    assert seen["killed filter"] == {"reach": "unreachable", "error": "host_error", "restarted": [[[200, "api.example.com"]]]}
     assert seen["killed keeper"] == "unreachable"
