@@ -72,7 +72,7 @@ class Turns:
 
 async def _row(bandsox: AsyncBandSox, raw: RawVM, record: VMRecord, size: int) -> None:
     guest = bandsox.engine.client(record)
-    process = process_of(record)
+    process = process_of(record, bandsox.engine.layout.vms)
     assert process is not None
     turns = TURNS if size <= 128 * _MB else 1
     place = "/dev/shm/file" if size <= 128 * _MB else "/var/tmp/file"

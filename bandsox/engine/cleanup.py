@@ -82,7 +82,7 @@ def _remove_sockets(layout: Layout, vms: VMs) -> int:
 def _remove_disused(layout: Layout, vms: VMs) -> int:
     """Remove downloads that nobody goes on with, and copies of programs that no new machine wants and no running one has."""
     before = time.time() - DISUSED_S
-    mounted = [_mounts(process) for record in vms.list() if (process := ownership.process_of(record)) is not None]
+    mounted = [_mounts(process) for record in vms.list() if (process := ownership.process_of(record, layout.vms)) is not None]
     removed = 0
     for directory in (layout.downloads, layout.programs):
         for entry in directory.iterdir() if directory.is_dir() else ():

@@ -153,7 +153,7 @@ class Engine(Rooms):
         """
         async with self.locked(vm_id):
             record = await self._known(vm_id)
-            process = ownership.process_of(record)
+            process = ownership.process_of(record, self.layout.vms)
             if process is None:
                 return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
             await self._power_off(record, process, deadline_s)
@@ -189,7 +189,7 @@ class Engine(Rooms):
         self.layout.vm(record.id).mkdir(mode=0o700, exist_ok=True)  # its lock is there, even if somebody removed the directory
         async with self.locked(record.id):
             grace_s = 0.0
-            if (process := ownership.process_of(record)) is not None:
+            if (process := ownership.process_of(record, self.layout.vms)) is not None:
                 await ownership.end(process)
                 grace_s = ownership.HELPERS_GRACE_S
             await ownership.end_all(self.layout.vms, record.id, grace_s)
@@ -222,7 +222,7 @@ class Engine(Rooms):
         if is_frozen(self.layout.vm(record.id)):
             await self.snapshots.thaw(record)
         self._look_after(record)
-        return ownership.as_it_is(record)
+        return ownership.as_it_is(record, self.layout.vms)
 
     async def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
         """All machines as they are now, newest first."""
@@ -230,7 +230,7 @@ class Engine(Rooms):
         records = await asyncio.to_thread(self.vms.list, limit=limit, metadata_equals=metadata_equals)
         for record in records:
             self._look_after(record)
-        return [ownership.as_it_is(record) for record in records]
+        return [ownership.as_it_is(record, self.layout.vms) for record in records]
 
     async def rename(self, vm_id: str, name: str) -> VMRecord:
         """Give a machine another name.
@@ -252,7 +252,7 @@ class Engine(Rooms):
     async def follow_console(self, record: VMRecord) -> AsyncGenerator[bytes, None]:
         """What a machine has printed on its console, and what it prints from now on until it stops."""
         directory = self.layout.vm(record.id)
-        process = ownership.process_of(record)
+        process = ownership.process_of(record, self.layout.vms)
         if process is None:
             yield self.console(record)
             return
@@ -321,7 +321,7 @@ class Engine(Rooms):
 
     async def _known(self, vm_id: str) -> VMRecord:
         """A machine as it is now, whatever its deadlines."""
-        return ownership.as_it_is(await asyncio.to_thread(self.vms.get, vm_id))
+        return ownership.as_it_is(await asyncio.to_thread(self.vms.get, vm_id), self.layout.vms)
 
     async def _wake(self, vm_id: str) -> None:
         """See to it that a machine that is to be used is not paused.

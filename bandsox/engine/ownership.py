@@ -17,19 +17,25 @@ from bandsox.process import ProcessId
 
 
 def processes_in(directories: Path) -> Iterator[tuple[str, ProcessId]]:
-    """Every process of this user that works in a directory below `directories`, with that directory's name.
+    """Every process of this user that works in a directory below `directories`, with that directory's name."""
+    real = directories.resolve()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (process := ProcessId.of(int(entry.name))) is not None:
+            owner = _owner(process, real)
+            if owner is not None and process.is_alive():
+                yield owner, process
+
+
+def _owner(process: ProcessId, directories: Path) -> str | None:
+    """The name of the directory below `directories`, which is no symbolic link, that a process works in; None where it does not.
 
     One that is still being confined works nowhere yet, and belongs where its keeper works.
     """
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or (process := ProcessId.of(int(entry.name))) is None:
-            continue
-        for owner in (process, process.keeper()):
-            place = _place(owner)
-            if place is not None and place.parent == directories:
-                if process.is_alive():
-                    yield place.name.removesuffix(" (deleted)"), process
-                break
+    for worker in (process, process.keeper()):
+        place = _place(worker)
+        if place is not None and place.parent == directories:
+            return place.name.removesuffix(" (deleted)")
+    return None
 
 
 def _place(process: ProcessId | None) -> Path | None:
@@ -82,16 +88,19 @@ async def end_all(directories: Path, name: str, grace_s: float = 0.0) -> int:
     return len(owned)
 
 
-def process_of(record: VMRecord) -> ProcessId | None:
-    """The machine's VMM, if it is alive."""
+def process_of(record: VMRecord, directories: Path) -> ProcessId | None:
+    """The VMM of a machine whose directory is one of `directories`, if it is alive.
+
+    A storage directory may have been copied or moved while its machines ran. They then belong where their VMMs work, and nowhere else.
+    """
     if record.pid is None or record.pid_start is None:
         return None
     process = ProcessId(record.pid, record.pid_start)
-    return process if process.is_alive() else None
+    return process if _owner(process, directories.resolve()) == record.id and process.is_alive() else None
 
 
-def as_it_is(record: VMRecord) -> VMRecord:
-    """The record, which does not call a machine running whose VMM has ended."""
-    if record.status in {VMStatus.RUNNING, VMStatus.PAUSED} and process_of(record) is None:
+def as_it_is(record: VMRecord, directories: Path) -> VMRecord:
+    """The record, which does not call a machine running whose VMM has ended; `directories` as for `process_of`."""
+    if record.status in {VMStatus.RUNNING, VMStatus.PAUSED} and process_of(record, directories) is None:
         return dataclasses.replace(record, status=VMStatus.DEAD)
     return record

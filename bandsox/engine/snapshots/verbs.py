@@ -185,7 +185,7 @@ class Snapshots:
         directory = self._layout.vm(record.id)
         with Locks(directory / "lock").try_hold() as held:
             if held:
-                if ownership.process_of(record) is not None:
+                if ownership.process_of(record, self._layout.vms) is not None:
                     vmm, sockets = self._engine.vmms[record.vmm], self._layout.sockets(record.id)
                     with contextlib.suppress(MachineStopped):
                         await vmm.resume(sockets)
