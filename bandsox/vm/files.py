@@ -90,9 +90,16 @@ class GuestFiles(GuestAccess):
         """Append text as UTF-8."""
         await self.write_bytes(remote_path, content.encode(), timeout, append=True)
 
-    async def write_bytes(self, remote_path: str, content: bytes, timeout: float | None = None, append: bool = False) -> None:
-        """Write a file, which appears whole or not at all, or append to one. Missing directories are made."""
-        await (await self._live()).write_bytes(remote_path, content, append=append, timeout=timeout)
+    async def write_bytes(
+        self, remote_path: str, content: bytes, timeout: float | None = None, append: bool = False, mode: int | None = None
+    ) -> None:
+        """Write a file, which appears whole or not at all, or append to one. Missing directories are made.
+
+        Parameters
+        ----------
+        mode: permission bits; None: those of the file that is there already, else 0644.
+        """
+        await (await self._live()).write_bytes(remote_path, content, mode=mode, append=append, timeout=timeout)
 
     async def upload_folder(
         self,

@@ -51,6 +51,14 @@ def test_more_input_than_is_let_through_at_once_arrives(there: MicroVM) -> None:
     assert there.run(["cat"], stdin=data).stdout == data
 
 
+def test_a_file_gets_the_mode_that_is_asked_for_and_keeps_it(there: MicroVM, vm: MicroVM) -> None:
+    for machine, path in ((vm, "/root/mode/local"), (there, "/root/mode/remote")):
+        machine.write_bytes(path, b"#!/bin/sh\n", mode=0o750)
+        assert machine.stat(path).mode & 0o7777 == 0o750
+        machine.write_bytes(path, b"#!/bin/sh\necho other content\n")
+        assert machine.run([path]).stdout == b"other content\n"
+
+
 def test_sessions_and_terminals(there: MicroVM) -> None:
     ended, shown = threading.Event(), []
     session = there.start_pty_session("stty size; read line; echo got $line", 91, 31, shown.append, lambda _: ended.set())
