@@ -48,7 +48,7 @@ def prepared(directory: Path) -> Iterator[Path]:
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory != PREPARED:
-        _share(PREPARED, directory)
+        share(PREPARED, directory)
     os.environ["BANDSOX_STORAGE"] = str(directory)
     with (directory / "test-runs.lock").open("w") as lock, BandSox(directory) as bandsox:
         if _alone(lock.fileno()):
@@ -61,7 +61,7 @@ def prepared(directory: Path) -> Iterator[Path]:
         yield directory
 
 
-def _share(prepared: Path, own: Path) -> None:
+def share(prepared: Path, own: Path) -> None:
     """Give a storage directory that is new the artefacts of another, and what its registry knows of them."""
     with BandSox(prepared) as bandsox:
         bandsox.pull_image(DEFAULT_IMAGE, "missing")

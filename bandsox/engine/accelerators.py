@@ -24,11 +24,14 @@ from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Confinement, Isolation, Progress, ProgressCallback, Transport
 from bandsox.settings import Layout
 from bandsox.store import ProbeResult, Probes
-from bandsox.vmm.base import VMM, Accelerator, LaunchSpec
+from bandsox.vmm.base import VMM, Accelerator, LaunchSpec, Transports
 from bandsox.vmm.kernel import BootFiles
 
 PROBE_DEADLINE_S = 5.0
 """How long a guest may take to its agent. With hardware behind it, it takes less than a second."""
+
+EMULATION_DEADLINE_S = 60.0
+"""How long one may take that is emulated, on a host that is busy."""
 
 _PROBE_MEM_MIB = 128
 
@@ -118,13 +121,21 @@ class Accelerators:
 
     async def verdict(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None = None) -> Verdict:
         """Whether `accelerator` works with this kernel, from memory where it was found out before."""
-        found = ProbeResult(True, accelerator.reason, _transports(vmm)[0])
+        offered = _transports(vmm)
+        *better, last = offered.names
         if not accelerator.proven:
             found = await self._proven_by_boot(vmm, accelerator, trial, progress)
-        return Verdict(vmm.name, accelerator.name, accelerator.isolation, found.usable, found.reason, found.transport)
+        elif not better:
+            found = ProbeResult(True, accelerator.reason, last)
+        else:
+            tried = await self._proven_by_boot(vmm, accelerator, trial, progress)
+            reason = accelerator.reason if tried.usable else f"{accelerator.reason}; over {last}: {tried.reason}"
+            found = ProbeResult(True, reason, tried.transport if tried.usable else last)
+        reason = f"{found.reason}; {offered.reason}" if offered.reason and found.usable else found.reason
+        return Verdict(vmm.name, accelerator.name, accelerator.isolation, found.usable, reason, found.transport)
 
     async def _proven_by_boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial, progress: ProgressCallback | None) -> ProbeResult:
-        key = _key(vmm.name, await vmm.version(), accelerator.name, _transports(vmm), trial)
+        key = _key(vmm.name, await vmm.version(), accelerator.name, _transports(vmm).names, trial)
         if (known := self._probes.get(key, time.time())) is not None:
             return known
         async with Locks(self._layout.locks / "probe").hold(deadline_s=DEADLINE_S, what="the probe of this host's accelerators"):
@@ -139,9 +150,10 @@ class Accelerators:
         return found
 
     async def _first_that_answers(self, vmm: VMM, accelerator: Accelerator, trial: Trial) -> ProbeResult:
-        """Try the transports in turn, as long as it may be the transport that is to blame."""
+        """Try the transports in turn, as long as it may be the transport that is to blame; all but the last of a proven accelerator."""
+        names = _transports(vmm).names
         refused: list[str] = []
-        for transport in _transports(vmm):
+        for transport in names[:-1] if accelerator.proven else names:
             try:
                 await self._boot(vmm, accelerator, trial, transport)
             except (BootFailed, VMMError) as error:
@@ -151,7 +163,7 @@ class Accelerators:
             else:
                 worse = f"; not {'; not '.join(refused)}" if refused else ""
                 return ProbeResult(True, f"it runs the guest kernel{worse}", transport)
-        return ProbeResult(False, f"it did not run the guest kernel ({'; '.join(refused)})", _transports(vmm)[0])
+        return ProbeResult(False, f"it did not run the guest kernel ({'; '.join(refused)})", names[0])
 
     async def _boot(self, vmm: VMM, accelerator: Accelerator, trial: Trial, transport: Transport) -> None:
         vm_id = identity.new_id()
@@ -175,9 +187,8 @@ class Accelerators:
             )
             try:
                 async with boot.started(vmm, spec) as booting:
-                    await boot.first_answer(
-                        vmm, spec, booting, lambda client: client.ping(timeout=PROBE_DEADLINE_S), NO_TOKEN, PROBE_DEADLINE_S
-                    )
+                    deadline_s = EMULATION_DEADLINE_S if accelerator.proven else PROBE_DEADLINE_S
+                    await boot.first_answer(vmm, spec, booting, lambda client: client.ping(timeout=deadline_s), NO_TOKEN, deadline_s)
                     await ownership.end(booting.process)
             finally:
                 shutil.rmtree(sockets, ignore_errors=True)
@@ -192,8 +203,8 @@ async def _offered(vmm: VMM, trial: Trial) -> tuple[Accelerator, ...]:
     return await vmm.accelerators()
 
 
-def _transports(vmm: VMM) -> tuple[Transport, ...]:
-    """The transports of a VMM, best first, or the one of them that the user's settings ask for.
+def _transports(vmm: VMM) -> Transports:
+    """The transports of a VMM, or the one of them that the user's settings ask for.
 
     Raises
     ------
@@ -201,10 +212,10 @@ def _transports(vmm: VMM) -> tuple[Transport, ...]:
     """
     offered, wanted = vmm.transports(), settings.wanted_transport()
     if wanted is None:
-        return offered.names
-    if wanted not in (*offered.names, *offered.on_demand):
+        return offered
+    if wanted not in offered.names:
         raise Unsupported(f"{vmm.name} has no transport {wanted} here", cause=offered.reason, remedy="unset BANDSOX_TRANSPORT")
-    return (wanted,)
+    return Transports((wanted,))
 
 
 def _key(vmm: str, version: str, accelerator: str, transports: Sequence[Transport], trial: Trial) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import grp
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
 
 _KVM = Path("/dev/kvm")
+_GROUP_MAY = stat.S_IRGRP | stat.S_IWGRP
 _MODULES = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 
 
@@ -31,7 +35,7 @@ async def examine(engine: Engine, confinement: Confinement) -> list[Finding]:
     The last finding is the choice.
     """
     trial = Trial(await asyncio.to_thread(engine.kernels.boot_files), confinement)
-    findings = [_kvm(), _vhost_vsock()]
+    findings = [_kvm(), vhost_vsock()]
     for vmm in engine.vmms.values():
         if vmm.name == "firecracker":
             findings += await _firecracker(engine)
@@ -48,20 +52,28 @@ def _kvm() -> Finding:
             )
         return Finding("kvm", "note", "there is no /dev/kvm, though the CPU has virtualisation", f"sudo modprobe {module}")
     if not os.access(_KVM, os.R_OK | os.W_OK):
-        user = os.environ.get("USER") or str(os.geteuid())
-        return Finding("kvm", "note", "this user may not open /dev/kvm", f"sudo usermod -aG kvm {user} && newgrp kvm")
+        return Finding("kvm", "note", "this user may not open /dev/kvm", _way_in(_KVM))
     return Finding("kvm", "ok", "/dev/kvm can be opened; what it is worth is tried with a guest")
 
 
-def _vhost_vsock() -> Finding:
+def vhost_vsock() -> Finding:
+    """Whether this user can give QEMU's guests a vsock device."""
     missing = vhost.unavailable()
     if missing is None:
-        return Finding("vhost-vsock", "ok", "QEMU's guests can be reached over vsock (BANDSOX_TRANSPORT=vsock)")
-    text = f"{missing}: QEMU's guests are reached over virtio-serial"
-    if not vhost.DEVICE.exists():
-        return Finding("vhost-vsock", "note", text, "sudo modprobe vhost_vsock")
+        return Finding("vhost-vsock", "ok", "QEMU's guests are reached over vsock where their kernel has it")
+    remedy = _way_in(vhost.DEVICE) if vhost.DEVICE.exists() else "sudo modprobe vhost_vsock"
+    return Finding("vhost-vsock", "note", f"{missing}: QEMU's guests are reached over virtio-serial", remedy)
+
+
+def _way_in(device: Path) -> str:
+    """The command that lets this user open a device: by its group, where that may, as distributions have it."""
     user = os.environ.get("USER") or str(os.geteuid())
-    return Finding("vhost-vsock", "note", text, f"sudo usermod -aG kvm {user} && newgrp kvm")
+    status = device.stat()
+    if status.st_mode & _GROUP_MAY == _GROUP_MAY and status.st_gid != 0:
+        with contextlib.suppress(KeyError):
+            group = grp.getgrgid(status.st_gid).gr_name
+            return f"sudo usermod -aG {group} {user} && newgrp {group}"
+    return f"sudo setfacl -m u:{user}:rw {device}"
 
 
 async def _firecracker(engine: Engine) -> list[Finding]:

@@ -31,9 +31,11 @@ AGENT_PORT = 1024
 QUEUE_TIMEOUT = 30.0
 """How long to wait, in seconds, for a listener whose queue is full."""
 
-_CONNECT_S = 10.0
-"""How long one request for a connection over vsock waits, in seconds, until it is made again. A guest may be paused for longer; but
-one that has ended meanwhile says nothing, and only the next request is told so."""
+_FIRST_CONNECT_S, _MOST_CONNECT_S = 0.5, 8.0
+"""How long one request for a connection over vsock waits, in seconds, until it is made again, each time twice as long. A guest may be
+paused for longer; but one that has ended meanwhile says nothing, and only the next request is told so. What a copy answers before it
+has noticed that its address is another one now is dropped by the host's kernel (Linux, drivers/vhost/vsock.c,
+``vhost_vsock_handle_tx_kick``)."""
 
 _CONNECT_TIMEOUT = 6
 """``SO_VM_SOCKETS_CONNECT_TIMEOUT`` (Linux, include/uapi/linux/vm_sockets.h)."""
@@ -144,27 +146,29 @@ class HostVsockLink:
     async def open(self, lane: Lane, deadline: float | None) -> Channel:
         """See `Link.open`; every lane has as many connections as it likes."""
         loop = asyncio.get_running_loop()
+        patience_s = _FIRST_CONNECT_S
         while True:
             try:
-                return Channel(await _connect_vsock(self._cid(), self._port, deadline))
+                return Channel(await _connect_vsock(self._cid(), self._port, deadline, patience_s))
             except DeadlinePassed as error:
                 if deadline is not None and loop.time() >= deadline:
                     raise Timeout("the guest did not accept a connection over vsock") from error
+            patience_s = min(2 * patience_s, _MOST_CONNECT_S)
 
 
-async def _connect_vsock(cid: int, port: int, deadline: float | None) -> socket.socket:
+async def _connect_vsock(cid: int, port: int, deadline: float | None, patience_s: float) -> socket.socket:
     """A non-blocking socket connected to `port` of the machine `cid`.
 
     Raises
     ------
     MachineStopped: there is no such machine, or its agent does not listen.
-    DeadlinePassed: it said nothing until the deadline, or for `_CONNECT_S`.
+    DeadlinePassed: it said nothing until the deadline, or for `patience_s` seconds.
     """
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as caller, contextlib.ExitStack() as undo:
         # Python lets nobody set an option of a vsock socket that is not 64 bits wide; under another family's name it does.
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=os.dup(caller.fileno()))
         undo.callback(sock.close)
-        sock.setsockopt(socket.AF_VSOCK, _CONNECT_TIMEOUT, struct.pack("@ll", int(_CONNECT_S), 0))
+        sock.setsockopt(socket.AF_VSOCK, _CONNECT_TIMEOUT, _interval(patience_s))
         sock.setblocking(False)
         caller.setblocking(False)
         code = caller.connect_ex((cid, port))
@@ -226,7 +230,11 @@ def set_socket_timeouts(sock: socket.socket, seconds: float) -> None:
 
     Other than `socket.settimeout` this costs no further system call for each read.
     """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _interval(seconds))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _interval(seconds))
+
+
+def _interval(seconds: float) -> bytes:
+    """A ``struct timeval``."""
     whole = int(seconds)
-    interval = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+    return struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))

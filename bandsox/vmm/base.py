@@ -119,11 +119,10 @@ class Endpoint:
 class Transports:
     """How the host may reach the agents of a VMM's machines, best first: one that the guest's kernel lacks is followed by the next.
 
-    ``on_demand``: further ones, for who asks for one of them. ``reason``: why one of those is missing.
+    ``reason``: why a better one is missing.
     """
 
     names: tuple[Transport, ...]
-    on_demand: tuple[Transport, ...] = ()
     reason: str | None = None
 
 

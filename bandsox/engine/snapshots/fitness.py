@@ -30,6 +30,11 @@ async def check_host(engine: Engine, snapshot: Snapshot) -> None:
             cause=f"it was taken with {snapshot.vmm_version}, and this is {version}",
             remedy=f"install {snapshot.vmm} {'.'.join(snapshot.vmm_version.split('.')[:2])}, or {COLD}",
         )
+    transports = engine.vmms[snapshot.vmm].transports()
+    if snapshot.transport not in transports.names:
+        raise Unsupported(
+            f"the snapshot {snapshot.name} is of a VM that is reached over {snapshot.transport}", cause=transports.reason, remedy=COLD
+        )
     if snapshot.isolation < engine.require:
         raise RequirementNotMet(f"the snapshot {snapshot.name} was taken of a VM with less isolation than is required", remedy=COLD)
     cpu = await asyncio.to_thread(host_cpu, engine.layout.runtime)

@@ -87,9 +87,9 @@ class Qemu:
         return Accelerator("kvm", Isolation.HARDWARE, "/dev/kvm is there"), emulation
 
     def transports(self) -> Transports:
-        """virtio-serial; on demand vsock, where the host's kernel has its side of it: a machine that is reached so cannot be saved."""
+        """vsock where the host's kernel has its side of it, and else, or where the guest's has not, virtio-serial."""
         missing = vhost.unavailable()
-        return Transports(("virtio-serial",), on_demand=() if missing else ("vsock",), reason=missing)
+        return Transports(("virtio-serial",), f"no vsock: {missing}") if missing else Transports(("vsock", "virtio-serial"))
 
     def endpoint(self, sockets: Path, transport: Transport) -> Endpoint:
         """The vsock address or the virtio-serial ports of the machine with these sockets, or the relay to its console."""
@@ -137,7 +137,7 @@ class Qemu:
 
     async def save(self, spec: LaunchSpec, target: Path) -> Shape:
         """See `VMM.save`."""
-        if spec.transport != "virtio-serial":
+        if spec.transport == "console":
             raise Unsupported("a VM whose agent is reached over its console cannot be saved")
         async with qmp.connect(monitor_socket(spec.sockets)) as monitor:
             return await saving.save(monitor, target, most_memory(spec.mem_mib), count_ports(spec.sockets))
