@@ -16,6 +16,7 @@ from bandsox.settings import DEFAULT_IMAGE
 from tests.cli.conftest import Cli
 
 PROMPT = b"PROMPT> "
+DETACH = b"\x10\x11"
 
 
 @pytest.fixture
@@ -90,15 +91,24 @@ def test_ctrl_c_is_the_programs(cli: Cli, machine: str) -> None:
     assert _ends(child) == 0
 
 
+def _left(child: pexpect.spawn[bytes], keys: bytes = DETACH) -> str:
+    """Leave a terminal whose program goes on; the session to return to."""
+    child.send(keys)
+    child.expect(rb"detached; return with: bandsox terminal --session (\w+) ")
+    assert child.match is not None
+    return child.match[1].decode()
+
+
 @pytest.mark.usefixtures("settings")
-def test_detach_and_return(cli: Cli, machine: str) -> None:
-    child = _shell(cli, "terminal", machine)
+@pytest.mark.parametrize(
+    ("before", "after", "keys"),
+    [(["terminal"], [], DETACH), (["terminal", "--detach-keys", "ctrl-a,d"], ["--", "sh"], b"\x01d"), (["exec", "-it"], ["sh"], DETACH)],
+)
+def test_a_terminal_can_be_left_and_returned_to(cli: Cli, machine: str, before: list[str], after: list[str], keys: bytes) -> None:
+    child = _shell(cli, *before, machine, *after)
     child.sendline(b"kept=treasure")
     child.expect_exact(PROMPT)
-    child.send(b"\x10\x11")
-    child.expect(rb"detached; return with: bandsox terminal --session (\w+)")
-    assert child.match is not None
-    session = child.match[1].decode()
+    session = _left(child, keys)
     assert _ends(child) == 0
     listed = cli("--json", "terminal", "--list", machine).json
     assert (session, True) in [(each["id"][:8], each["running"]) for each in listed]
@@ -110,24 +120,11 @@ def test_detach_and_return(cli: Cli, machine: str) -> None:
 
 
 @pytest.mark.usefixtures("settings")
-def test_other_detach_keys(cli: Cli, machine: str) -> None:
-    child = _shell(cli, "terminal", "--detach-keys", "ctrl-a,d", machine, "--", "sh")
-    child.send(b"\x01d")
-    child.expect(rb"detached; return with: bandsox terminal --session (\w+)")
-    assert child.match is not None
-    session = child.match[1].decode()
-    assert _ends(child) == 0
-    again = cli.on_terminal("terminal", "--session", session, machine)
-    again.sendline(b"exit 0")
-    assert _ends(again) == 0
-
-
-@pytest.mark.usefixtures("settings")
 def test_modes_a_program_left_on_are_switched_off(cli: Cli, machine: str) -> None:
     child = _shell(cli, "terminal", machine, "--", "sh")
     child.sendline(rb"printf '\033[?1049h\033[?1000;1006h\033[?25l'; echo rea''dy")
     child.expect_exact(b"ready")
-    child.send(b"\x10\x11")
+    child.send(DETACH)
     child.expect_exact(b"\x1b[?1000l\x1b[?1006l\x1b[?1049l\x1b[?25h")
     assert _ends(child) == 0
 
@@ -184,23 +181,6 @@ def test_a_terminal_that_goes_away_leaves_the_program_running(cli: Cli, machine:
 
 
 @pytest.mark.usefixtures("settings")
-def test_exec_on_a_terminal_can_be_left_and_returned_to(cli: Cli, machine: str) -> None:
-    child = _shell(cli, "exec", "-it", machine, "sh")
-    child.sendline(b"kept=treasure")
-    child.expect_exact(PROMPT)
-    child.send(b"\x10\x11")
-    child.expect(rb"detached; return with: bandsox terminal --session (\w+) '")
-    assert child.match is not None
-    session = child.match[1].decode()
-    assert _ends(child) == 0
-    again = cli.on_terminal("terminal", "--session", session, machine)
-    again.sendline(b"echo a $kept")
-    again.expect_exact(b"a treasure")
-    again.sendline(b"exit 3")
-    assert _ends(again) == 3
-
-
-@pytest.mark.usefixtures("settings")
 def test_exec_on_a_terminal_keeps_to_its_time(cli: Cli, machine: str) -> None:
     child = cli.on_terminal("exec", "-it", "--timeout", "1s", machine, "sleep", "99")
     child.expect_exact(b"and was killed")
@@ -211,10 +191,7 @@ def test_exec_on_a_terminal_keeps_to_its_time(cli: Cli, machine: str) -> None:
 def test_leaving_the_terminal_of_run_keeps_the_machine(cli: Cli) -> None:
     name = f"left {secrets.token_hex(4)}"
     child = _shell(cli, "run", "-it", "--name", name, "--detach-keys", "ctrl-a,d", DEFAULT_IMAGE, "sh")
-    child.send(b"\x01d")
-    child.expect(rb"detached; return with: bandsox terminal --session (\w+)")
-    assert child.match is not None
-    session = child.match[1].decode()
+    session = _left(child, b"\x01d")
     child.expect_exact(f"goes on until `bandsox vm delete '{name}'`".encode())
     assert _ends(child) == 0
     again = cli.on_terminal("terminal", "--session", session, name)
