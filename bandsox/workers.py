@@ -99,8 +99,20 @@ class Task:
             self._next = now + _REPORT_INTERVAL_S
             self._loop.call_soon_threadsafe(self._report)
 
-    def finish(self) -> None:
-        """Say that all is done; from the event loop's thread only, and nothing is said after it."""
+    @property
+    def done(self) -> int:
+        """How much is done."""
+        return self._done
+
+    def finish(self, whole: int | None = None) -> None:
+        """Say that all is done; from the event loop's thread only, and nothing is said after it.
+
+        Parameters
+        ----------
+        whole: how much that was, where it was not known before.
+        """
+        if whole is not None:
+            self._total = whole
         if self._total is not None:
             self._done = self._total
         self._report(finished=True)

@@ -13,7 +13,7 @@ import anyio
 
 from bandsox.client.streams import of_tree
 from bandsox.errors import InvalidDockerfile
-from bandsox.guest.progress import Reporter
+from bandsox.guest.progress import transferring
 from bandsox.guest.tarwrite import TreeFilter
 
 _MAX_DOCKERFILE = 1 << 20
@@ -29,7 +29,7 @@ async def build(dockerfile: Path, context: Path, fields: Mapping[str, Any]) -> A
     """
     boundary = secrets.token_hex(16)
     written = {"dockerfile": await _text(dockerfile), **{name: _written(value) for name, value in fields.items() if value is not None}}
-    async with Reporter(None, context, None) as reporter, of_tree(context, TreeFilter(None, None), 0, 0, reporter) as tree:
+    async with transferring(None, context) as task, of_tree(context, TreeFilter(None, None), 0, 0, task) as tree:
 
         async def pieces() -> AsyncIterator[bytes]:
             for name, value in written.items():

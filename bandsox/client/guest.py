@@ -25,7 +25,7 @@ from bandsox.guest.connection import DEFAULT_TIMEOUT
 from bandsox.guest.files import DEFAULT_MAX_ENTRIES
 from bandsox.guest.link import Channel, Lane
 from bandsox.guest.processes import DEFAULT_MAX_OUTPUT, CommandOptions
-from bandsox.guest.progress import Reporter
+from bandsox.guest.progress import transferring
 from bandsox.guest.streams import CONNECT_TIMEOUT
 from bandsox.guest.tarwrite import TreeFilter
 from bandsox.models import DirEntry, ExecResult, FileChange, FileStat, GuestInfo, Metrics, ProgressCallback, SessionInfo, TreeResult
@@ -297,8 +297,8 @@ class RemoteGuest(GuestClient):
     ) -> int:
         """Copy a file of the guest to this host, where it appears whole or not at all."""
         with _deadline(timeout):
-            async with self._reading(remote) as answer, Reporter(progress, local, None) as reporter:
-                return await to_file(answer.aiter_raw(), local, max_bytes, reporter)
+            async with self._reading(remote) as answer, transferring(progress, local) as task:
+                return await to_file(answer.aiter_raw(), local, max_bytes, task)
 
     async def upload_tree(
         self,
@@ -315,7 +315,7 @@ class RemoteGuest(GuestClient):
         """Copy a directory's contents into the guest."""
         selection, params = TreeFilter(pattern, skip_pattern), {"path": _text(remote)}
         with _deadline(timeout):
-            async with Reporter(progress, local, None) as reporter, of_tree(local, selection, uid, gid, reporter) as pieces:
+            async with transferring(progress, local) as task, of_tree(local, selection, uid, gid, task) as pieces:
                 answer = await self._server.call("PUT", f"{self._base}/tree", params=params, content=pieces, patient=True)
         return msgspec.json.decode(answer.content, type=TreeResult)
 
@@ -335,8 +335,8 @@ class RemoteGuest(GuestClient):
             refuse()
         request = self._server.streaming("GET", f"{self._base}/tree", params={"path": _text(remote), "base": "tree"}, patient=True)
         with _deadline(timeout):
-            async with request as answer, Reporter(progress, local, None) as reporter:
-                return await extracted(answer.aiter_raw(), local, max_entries, max_bytes, reporter)
+            async with request as answer, transferring(progress, local) as task:
+                return await extracted(answer.aiter_raw(), local, max_entries, max_bytes, task)
 
 
 async def _changes(lines: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[FileChange, None]:

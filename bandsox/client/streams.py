@@ -14,10 +14,11 @@ import anyio.to_thread
 
 from bandsox.errors import InvalidRequest, LimitExceeded
 from bandsox.guest.localfiles import open_regular, replacing
-from bandsox.guest.progress import Reporter
+from bandsox.guest.progress import transferring
 from bandsox.guest.tarwrite import TreeFilter, write_tree
 from bandsox.guest.untar import extract
 from bandsox.models import ProgressCallback, TreeResult
+from bandsox.workers import Task
 
 _CHUNK = 256 << 10
 
@@ -27,19 +28,19 @@ async def of_file(local: Path, remote: object, progress: ProgressCallback | None
     """The pieces of a file of this host, and its permission bits."""
     with open_regular(local) as file:
         status = os.fstat(file.fileno())
-        async with Reporter(progress, os.fsdecode(remote), status.st_size) as reporter:  # type: ignore[arg-type]
-            yield _read(file.read, reporter), stat.S_IMODE(status.st_mode) & 0o777
+        async with transferring(progress, os.fsdecode(remote), status.st_size) as task:  # type: ignore[arg-type]
+            yield _read(file.read, task), stat.S_IMODE(status.st_mode) & 0o777
 
 
-async def _read(read: Callable[[int], bytes | None], reporter: Reporter) -> AsyncIterator[bytes]:
+async def _read(read: Callable[[int], bytes | None], task: Task) -> AsyncIterator[bytes]:
     done = 0
     while piece := await anyio.to_thread.run_sync(read, _CHUNK):
         done += len(piece)
-        reporter.moved(done)
+        task.update(done)
         yield piece
 
 
-async def to_file(pieces: AsyncIterator[bytes], local: Path, max_bytes: int | None, reporter: Reporter) -> int:
+async def to_file(pieces: AsyncIterator[bytes], local: Path, max_bytes: int | None, task: Task) -> int:
     """Write pieces to a file that appears whole or not at all; its size in bytes."""
 
     def work() -> int:
@@ -52,20 +53,20 @@ async def to_file(pieces: AsyncIterator[bytes], local: Path, max_bytes: int | No
                 rest = memoryview(piece)
                 while rest:
                     rest = rest[os.write(file, rest) :]
-                reporter.moved(done)
+                task.update(done)
         return done
 
     return await anyio.to_thread.run_sync(work)
 
 
-async def extracted(pieces: AsyncIterator[bytes], local: Path, max_entries: int, max_bytes: int | None, reporter: Reporter) -> TreeResult:
+async def extracted(pieces: AsyncIterator[bytes], local: Path, max_entries: int, max_bytes: int | None, task: Task) -> TreeResult:
     """Unpack an archive into a directory of this host."""
 
     def counted() -> Iterator[bytes]:
         done = 0
         for piece in _blocking(pieces):
             done += len(piece)
-            reporter.moved(done)
+            task.update(done)
             yield piece
 
     def work() -> TreeResult:
@@ -89,7 +90,7 @@ def _blocking(pieces: AsyncIterator[bytes]) -> Iterator[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def of_tree(local: Path, selection: TreeFilter, uid: int, gid: int, reporter: Reporter) -> AsyncIterator[AsyncIterator[bytes]]:
+async def of_tree(local: Path, selection: TreeFilter, uid: int, gid: int, task: Task) -> AsyncIterator[AsyncIterator[bytes]]:
     """The pieces of an archive of a directory of this host, made while they are read."""
     if not local.is_dir():
         raise InvalidRequest(f"not a directory: {local}")
@@ -103,7 +104,7 @@ async def of_tree(local: Path, selection: TreeFilter, uid: int, gid: int, report
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, work)
             try:
-                yield _read(source.read, reporter)
+                yield _read(source.read, task)
             finally:
                 with contextlib.suppress(OSError):
                     source.close()  # which ends the writer, if it still writes

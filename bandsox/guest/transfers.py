@@ -25,10 +25,11 @@ from bandsox.guest.frames import FrameType
 from bandsox.guest.localfiles import leaving_reserve, open_regular, replacing
 from bandsox.guest.messages import Layer, Read, Request, Tar, Untar, Write
 from bandsox.guest.paths import GuestText, encode_path, encode_text
-from bandsox.guest.progress import Reporter
+from bandsox.guest.progress import transferring
 from bandsox.guest.tarwrite import TreeFilter, write_tree
 from bandsox.guest.untar import DEFAULT_MAX_ENTRIES, extract
 from bandsox.models import ProgressCallback, TreeResult
+from bandsox.workers import Task
 
 DEFAULT_MAX_BYTES = 256 << 20
 """How many bytes `TransferOperations.read_bytes` returns at most."""
@@ -92,8 +93,8 @@ class TransferOperations(Operations):
             def produce(writer: DataWriter) -> None:
                 writer.fill(lambda space: file.readinto(space) or 0, size)
 
-            async with Reporter(progress, remote, size) as reporter:
-                answer = await self._send(request, produce, WriteAnswer, timeout, reporter)
+            async with transferring(progress, remote, size) as task:
+                answer = await self._send(request, produce, WriteAnswer, timeout, task)
         return answer.size
 
     async def download_file(
@@ -112,9 +113,9 @@ class TransferOperations(Operations):
         LimitExceeded: it has more than `max_bytes`.
         StorageFull: without `max_bytes`, it would leave next to no room there (`bandsox.guest.localfiles.RESERVE`).
         """
-        async with Reporter(progress, local, None) as reporter:
+        async with transferring(progress, local) as task:
             request = Read(path=encode_path(remote))
-            return await self._receive(request, lambda stream: _to_file(stream, local, max_bytes, ReadAnswer), timeout, reporter)
+            return await self._receive(request, lambda stream: _to_file(stream, local, max_bytes, ReadAnswer), timeout, task)
 
     async def write_bytes(
         self,
@@ -222,8 +223,8 @@ class TransferOperations(Operations):
             raise InvalidRequest(f"not a directory: {local}")
         selection = TreeFilter(pattern, skip_pattern)
         request = Untar(path=encode_path(remote))
-        async with Reporter(progress, local, None) as reporter:
-            answer = await self._send(request, lambda writer: write_tree(writer, local, selection, uid, gid), TreeAnswer, timeout, reporter)
+        async with transferring(progress, local) as task:
+            answer = await self._send(request, lambda writer: write_tree(writer, local, selection, uid, gid), TreeAnswer, timeout, task)
         return TreeResult(answer.entries, answer.bytes)
 
     async def download_tree(
@@ -259,8 +260,8 @@ class TransferOperations(Operations):
             stream.result(TreeAnswer)
             return result
 
-        async with Reporter(progress, local, None) as reporter:
-            return await self._receive(request, work, timeout, reporter)
+        async with transferring(progress, local) as task:
+            return await self._receive(request, work, timeout, task)
 
     async def upload_tar(
         self, source: AsyncIterable[bytes] | Path, remote: GuestText, *, whiteouts: bool = False, timeout: float | None = None
@@ -303,9 +304,9 @@ class TransferOperations(Operations):
         ------
         LimitExceeded: it has more than `max_bytes`.
         """
-        async with Reporter(progress, local, None) as reporter:
+        async with transferring(progress, local) as task:
             request = _tar_request(remote, base, exclude)
-            return await self._receive(request, lambda stream: _to_file(stream, local, max_bytes, TreeAnswer), timeout, reporter)
+            return await self._receive(request, lambda stream: _to_file(stream, local, max_bytes, TreeAnswer), timeout, task)
 
     async def download_layer(
         self, local: Path, *, max_bytes: int | None = None, timeout: float | None = None, progress: ProgressCallback | None = None
@@ -316,8 +317,8 @@ class TransferOperations(Operations):
         ------
         LimitExceeded: it has more than `max_bytes`. Unsupported: the guest has no such layer.
         """
-        async with Reporter(progress, local, None) as reporter:
-            return await self._receive(Layer(), lambda stream: _to_file(stream, local, max_bytes, TreeAnswer), timeout, reporter)
+        async with transferring(progress, local) as task:
+            return await self._receive(Layer(), lambda stream: _to_file(stream, local, max_bytes, TreeAnswer), timeout, task)
 
     # ── how ──
 
@@ -327,19 +328,19 @@ class TransferOperations(Operations):
         produce: Callable[[DataWriter], object],
         answer: type[AnswerT],
         timeout: float | None,
-        reporter: Reporter | None = None,
+        task: Task | None = None,
     ) -> AnswerT:
         async with self._connector.operation(request, timeout=timeout) as connection:
-            return await self._in_thread(connection, lambda stream: stream.deliver(produce, answer), reporter)
+            return await self._in_thread(connection, lambda stream: stream.deliver(produce, answer), task)
 
-    async def _receive(self, request: Request, work: Callable[[BlockingStream], T], timeout: float | None, reporter: Reporter | None) -> T:
+    async def _receive(self, request: Request, work: Callable[[BlockingStream], T], timeout: float | None, task: Task | None) -> T:
         async with self._connector.operation(request, timeout=timeout) as connection:
-            return await self._in_thread(connection, work, reporter)
+            return await self._in_thread(connection, work, task)
 
-    async def _in_thread(self, connection: Connection, work: Callable[[BlockingStream], T], reporter: Reporter | None) -> T:
+    async def _in_thread(self, connection: Connection, work: Callable[[BlockingStream], T], task: Task | None) -> T:
         try:
             async with self._turns:
-                return await connection.in_thread(work, None if reporter is None else reporter.moved)
+                return await connection.in_thread(work, None if task is None else task.update)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise StorageFull(
