@@ -12,7 +12,7 @@ How a build goes:
   weighed: it needs no comparison, but costs a boot and a conversion of the whole image for each RUN, seconds under emulation.
 - Every layer is kept by what it was made from (`cache`), so a build that has nothing new to do needs no machine.
 
-What is not done: SSH agents, Git sources of ADD, other platforms than the host's, and the image's history.
+What is not done: SSH agents, Git sources of ADD, and other platforms than the host's.
 """
 
 from __future__ import annotations

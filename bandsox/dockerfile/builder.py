@@ -211,16 +211,16 @@ class Build:
         async with images.adding():
             layers = await self._layers(state.layers)
             references = (tag,) if tag is not None else ()
-            return await images.commit(layers, config, base=state.base, references=references, progress=self._reporter.callback)
+            return await images.commit(
+                layers, config, base=state.base, history=state.history, references=references, progress=self._reporter.callback
+            )
 
     async def _same_image(self, state: StageState, config: ImageConfig) -> Image | None:
         """The image of an earlier build that this one would make again: its id follows from its layers and configuration."""
-        below = self._engine.images.layers(state.base) if state.base is not None else ()
-        layers = (*below, *(spec.Layer("", 0, "", layer.diff_id) for layer in state.layers))
-        architecture = state.base.architecture if state.base is not None else self._platform.architecture
-        identifier = spec.digest_of(spec.encode_config(config, layers, architecture=architecture))
+        images = self._engine.images
+        layers = [spec.Layer("", 0, "", layer.diff_id) for layer in state.layers]
         try:
-            image = await self._engine.images.inspect(identifier)
+            image = await images.inspect(spec.digest_of(images.configuration(layers, config, base=state.base, history=state.history)))
         except ImageNotFound:
             return None
         return image if image.rootfs.is_file() else None

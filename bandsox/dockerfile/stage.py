@@ -31,9 +31,13 @@ from bandsox.dockerfile.users import owner
 from bandsox.dockerfile.variables import PROXY_ARGUMENTS, Scope
 from bandsox.dockerfile.view import View
 from bandsox.dockerfile.words import expand, expand_words
+from bandsox.images.spec import HistoryEntry
 from bandsox.images.tree import Kind
 from bandsox.models import Image, ImageConfig
 from bandsox.workers import in_thread
+
+_TOLD = 4096
+"""How many characters of an instruction the image's history tells."""
 
 _FORMAT = 1
 """Raised whenever the same instruction would make another layer than before."""
@@ -41,13 +45,15 @@ _FORMAT = 1
 
 @dataclass(slots=True)
 class StageState:
-    """An image under construction: what it is based on, the layers on top, and its configuration. ``chain`` names all its files."""
+    """An image under construction: what it is based on, the layers on top, and its configuration. ``chain`` names all its files,
+    ``history`` are the instructions behind the layers."""
 
     base: Image | None
     view: View
     chain: str
     config: ImageConfig
     layers: tuple[BuiltLayer, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
     arguments: dict[str, str] = field(default_factory=dict)
 
     def copy(self) -> StageState:
@@ -96,7 +102,7 @@ class StageBuilder:
         """
         reporter = self._tools.reporter
         step = reporter.begin(instruction.place.title)
-        cached = False
+        cached, layers_before = False, len(self.state.layers)
         with instruction.place.located():
             if isinstance(instruction, ins.Arg):
                 self._scope.declare(instruction, self.state.config.env)
@@ -113,7 +119,13 @@ class StageBuilder:
                 changed = settings.apply(instruction, self.state.config, self._expand, self._words)
                 assert changed is not None, instruction
                 self.state.config = changed
+        self._remember(instruction.place, len(self.state.layers) - layers_before)
         reporter.end(step, f"{instruction.place.title}{'  (cached)' if cached else ''}")
+
+    def _remember(self, place: Place, layers: int) -> None:
+        """Write an instruction into the image's history, as it stands in the file: no value of a variable is told."""
+        entry = HistoryEntry(created_by=place.text.strip()[:_TOLD], empty_layer=not layers)
+        self.state.history = (*self.state.history, *[entry] * max(1, layers))
 
     # ── configuration ───────────────────────────────────────────────────────────────────────────
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bandsox.images.limits import Limits
-    from bandsox.images.manager import Images, PullPolicy, Removed
+    from bandsox.images.manager import Images, PullPolicy
     from bandsox.images.reference import Reference, Transport, parse_reference
+    from bandsox.images.removal import Removed
     from bandsox.images.spec import Layer, Platform
 
 _PLACES = {
@@ -25,7 +26,7 @@ _PLACES = {
     "Platform": "spec",
     "PullPolicy": "manager",
     "Reference": "reference",
-    "Removed": "manager",
+    "Removed": "removal",
     "Transport": "reference",
     "parse_reference": "reference",
 }

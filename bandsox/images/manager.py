@@ -17,17 +17,18 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from bandsox.errors import Conflict, ImageNotFound, InvalidReference
 from bandsox.images import convert, spec
 from bandsox.images.blobs import BlobStore, fsync_directory
+from bandsox.images.catalogue import Catalogue, familiar, local_name, not_found
 from bandsox.images.flatten import FORMAT, LayerFile
 from bandsox.images.limits import Limits
 from bandsox.images.reference import Reference, Transport, parse_reference
 from bandsox.images.registries import Registries
+from bandsox.images.removal import Removed, Remover
 from bandsox.images.transports import Context, Fetched, fingerprint, store_image
 from bandsox.locks import Locks
 from bandsox.models import HistoryEntry, Image, ImageConfig, ProgressCallback
@@ -36,18 +37,6 @@ from bandsox.store import Database, ImageTable
 from bandsox.workers import Task, in_thread, storage_errors
 
 PullPolicy = Literal["missing", "always", "never"]
-
-_MIN_PREFIX = 4
-_HEX = frozenset("0123456789abcdef")
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What a removal did: references that name nothing any more, ids of images that are gone, bytes freed."""
-
-    untagged: tuple[str, ...] = ()
-    deleted: tuple[str, ...] = ()
-    freed: int = 0
 
 
 class Images:
@@ -67,6 +56,8 @@ class Images:
         self._table = ImageTable(database, self._rootfs)
         self._locks = Locks(layout.locks / "images")
         self._blobs = BlobStore(layout, self._locks)
+        self._catalogue = Catalogue(self._table, self._blobs)
+        self._remover = Remover(self._table, self._blobs, self._rootfs, self._locks)
         self._limits = limits or Limits.configured()
         self._platform = platform or spec.host_platform()
 
@@ -87,11 +78,11 @@ class Images:
         ImageNotFound: neither this storage directory nor the place it names has it.
         ImageError, HostError: it could not be fetched or converted; see `bandsox.errors`.
         """
-        parsed, found = self._find(reference)
-        if found is not None and (parsed is None or pull == "never" or (pull == "missing" and self._is_current(parsed, found))):
+        parsed, found = self._catalogue.find(reference)
+        if found is not None and (parsed is None or pull == "never" or (pull == "missing" and self._catalogue.is_current(parsed, found))):
             return await self._with_rootfs(found, progress)
         if parsed is None or pull == "never":
-            raise _not_found(str(reference))
+            raise not_found(str(reference))
         return await self._pull(parsed, progress, refresh=pull == "always")
 
     async def pull(self, reference: str | Reference, progress: ProgressCallback | None = None) -> Image:
@@ -106,7 +97,7 @@ class Images:
 
     async def list(self) -> Sequence[Image]:
         """All images, newest first."""
-        return [_familiar(image) for image in self._table.list()]
+        return self._catalogue.list()
 
     async def inspect(self, reference: str | Reference) -> Image:
         """An image that is here.
@@ -116,7 +107,7 @@ class Images:
         ImageNotFound: it is not.
         InvalidReference: as for `resolve`.
         """
-        return _familiar(self._here(reference))
+        return familiar(self._catalogue.here(reference))
 
     def layers(self, image: Image) -> tuple[spec.Layer, ...]:
         """The layers of an image, lowest first, as `commit` takes them.
@@ -125,11 +116,7 @@ class Images:
         ------
         CorruptImage: its manifest or configuration is gone from the storage directory.
         """
-        manifest, config = self._documents(image)
-        return tuple(
-            spec.Layer(layer.digest, layer.size, layer.media_type, diff_id)
-            for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True)
-        )
+        return self._catalogue.layers(image)
 
     def history(self, reference: str | Reference) -> tuple[HistoryEntry, ...]:
         """How an image that is here was made, the last step first.
@@ -139,8 +126,8 @@ class Images:
         ImageNotFound, InvalidReference: as for `inspect`.
         CorruptImage: as for `layers`.
         """
-        image = self._here(reference)
-        return spec.history(self._documents(image)[1], self.layers(image))
+        image = self._catalogue.here(reference)
+        return spec.history(self._catalogue.documents(image)[1], self.layers(image))
 
     # ── carrying to other hosts ─────────────────────────────────────────────────────────────────
 
@@ -159,7 +146,7 @@ class Images:
         async with self.adding():
             packages: dict[str, archives.Package] = {}
             for reference in references:
-                image, (asked, _) = self._here(reference), self._find(reference)
+                image, (asked, _) = self._catalogue.here(reference), self._catalogue.find(reference)
                 ordered = replace(image, references=tuple(sorted(image.references, key=lambda name: name != str(asked))))
                 packages.setdefault(image.id, archives.Package.of(ordered, self.layers(image), self._blobs))
             task = Task(progress, "save", "saving", archives.total_size([*packages.values()]))
@@ -190,9 +177,9 @@ class Images:
         ImageNotFound: there is no such image here.
         InvalidReference: `name` is not one an image can have.
         """
-        image = self._here(reference)
-        self._table.name(str(_local_name(name)), image.id)
-        return _familiar(self._here(image.id))
+        image = self._catalogue.here(reference)
+        self._table.name(str(local_name(name)), image.id)
+        return familiar(self._catalogue.here(image.id))
 
     async def import_(
         self,
@@ -216,7 +203,7 @@ class Images:
         """
         from bandsox.images.transports import rootfs
 
-        reference = _local_name(name)
+        reference = local_name(name)
         async with self.adding():
             context = self._context(progress)
             if isinstance(source, (str, os.PathLike)):
@@ -243,22 +230,35 @@ class Images:
         config: ImageConfig,
         *,
         base: Image | None = None,
+        history: Sequence[spec.HistoryEntry] = (),
         references: Iterable[str] = (),
         source: str = "build",
         progress: ProgressCallback | None = None,
     ) -> Image:
         """Make an image of the layers of `base` with `layers` on top; call it inside `adding`.
 
+        Parameters
+        ----------
+        history: the steps that made `layers`.
+
         Raises
         ------
         InvalidReference: one of `references` is not a name an image can have.
         CorruptImage, StorageFull: as they say.
         """
-        names = tuple(str(_local_name(name)) for name in references)
+        names = tuple(str(local_name(name)) for name in references)
         every = (*(self.layers(base) if base else ()), *layers)
-        architecture = base.architecture if base else self._platform.architecture
-        fetched = store_image(self._blobs, spec.encode_config(config, every, architecture=architecture), every)
+        fetched = store_image(self._blobs, self.configuration(layers, config, base=base, history=history), every)
         return await self._complete(fetched, source, names, progress)
+
+    def configuration(
+        self, layers: Sequence[spec.Layer], config: ImageConfig, *, base: Image | None = None, history: Sequence[spec.HistoryEntry] = ()
+    ) -> bytes:
+        """The configuration of the image that `commit` would make; its digest is that image's id. Of `layers` only ``diff_id`` matters."""
+        below = self._catalogue.documents(base)[1] if base else None
+        every = (*(self.layers(base) if base else ()), *layers)
+        steps = [*(spec.past(below) if below else ()), *history]
+        return spec.encode_config(config, every, architecture=base.architecture if base else self._platform.architecture, history=steps)
 
     async def map_rootfs(self, layers: Sequence[spec.Layer], progress: ProgressCallback | None = None) -> Path:
         """The root file system that `layers` amount to, made where it is missing; call it inside `adding`."""
@@ -280,7 +280,7 @@ class Images:
         """
         async with self._locks.hold("use", shared=True):
             if self._table.get(image.id) is None or not image.rootfs.exists():
-                raise _not_found(image.id)
+                raise not_found(image.id)
             yield
 
     # ── removing ────────────────────────────────────────────────────────────────────────────────
@@ -298,26 +298,7 @@ class Images:
         ImageNotFound: there is no such image here.
         Conflict: it is in use, or an id was given and several names have it.
         """
-        async with self._locks.hold("use"):
-            image = self._here(reference)
-            parsed, _ = self._find(reference)
-            by_name = parsed is not None and str(parsed) in image.references
-            if by_name and len(image.references) > 1:
-                self._table.remove_name(str(parsed))
-                return Removed(untagged=(_familiar_name(str(parsed)),))
-            if not by_name and len(image.references) > 1 and not force:
-                names = ", ".join(_familiar_name(name) for name in image.references)
-                raise Conflict(f"several names have the image {image.id[7:19]}: {names}", remedy="remove them by name, or use force")
-            users = self._table.users(image)
-            if users and not force:
-                raise Conflict(
-                    f"the image {_familiar_name(str(reference))} is in use by {', '.join(users[:5])}",
-                    remedy=f"delete {'it' if len(users) == 1 else 'them'} first, or use force",
-                )
-            self._table.remove(image.id)
-            with self._locks.try_hold("images") as alone:
-                freed = self._remove_unused(partials=False) if alone else 0
-        return Removed(tuple(_familiar_name(name) for name in image.references), (image.id,), freed)
+        return await self._remover.remove(reference, force=force)
 
     async def prune(self, *, unused: bool = False) -> Removed:
         """Remove images without a name, unfinished downloads, and files that nothing needs.
@@ -328,59 +309,7 @@ class Images:
         ----------
         unused: remove named images as well that no machine was made of.
         """
-        async with self._locks.hold("images"), self._locks.hold("use"):
-            doomed = [image for image in self._table.list() if (unused or not image.references) and not self._table.users(image)]
-            for image in doomed:
-                self._table.remove(image.id)
-            freed = self._remove_unused(partials=True)
-        untagged = tuple(_familiar_name(name) for image in doomed for name in image.references)
-        return Removed(untagged, tuple(image.id for image in doomed), freed)
-
-    def _remove_unused(self, *, partials: bool) -> int:
-        """Remove the files that no row names; the locks ``images`` and ``use`` are held alone."""
-        freed = self._blobs.remove_rubbish(partials=partials)
-        blobs = self._table.live_blobs()
-        unused = [self._blobs.path(digest) for digest in self._blobs.list() if digest not in blobs]
-        rootfs = self._table.live_rootfs()
-        unused += [path for path in self._rootfs.iterdir() if path not in rootfs]
-        for path in unused:
-            freed += path.stat().st_blocks * 512
-            path.unlink()
-        return freed
-
-    # ── looking up ──────────────────────────────────────────────────────────────────────────────
-
-    def _find(self, reference: str | Reference) -> tuple[Reference | None, Image | None]:
-        """What a text means and the image it means here: an id in full, then a name, then the beginning of an id."""
-        if isinstance(reference, Reference):
-            return reference, self._table.find(str(reference))
-        digits = reference.removeprefix("sha256:")
-        is_hex = len(digits) >= _MIN_PREFIX and _HEX.issuperset(digits)
-        if is_hex and len(digits) == 64:
-            return None, self._table.get(f"sha256:{digits}")
-        parsed = None if is_hex and digits != reference else parse_reference(reference)
-        if parsed is not None and (named := self._table.find(str(parsed))) is not None:
-            return parsed, named
-        matches = self._table.starting_with(digits) if is_hex else []
-        if len(matches) > 1:
-            raise InvalidReference(f"{reference!r} is the beginning of several images' ids", remedy="give more of it")
-        return parsed, matches[0] if matches else None
-
-    def _here(self, reference: str | Reference) -> Image:
-        found = self._find(reference)[1]
-        if found is None:
-            raise _not_found(str(reference))
-        return found
-
-    def _is_current(self, reference: Reference | None, image: Image) -> bool:
-        """Whether a local source still is what the image was made from."""
-        if reference is None or str(reference) not in image.references:
-            return True
-        return self._table.fingerprint(str(reference)) in (None, fingerprint(reference))
-
-    def _documents(self, image: Image) -> tuple[spec.Manifest, spec.ConfigFile]:
-        manifest = spec.decode(self._blobs.read(image.manifest_digest, spec.MAX_MANIFEST), spec.Manifest, "the stored manifest")
-        return manifest, spec.decode_config(self._blobs.read(image.id, spec.MAX_CONFIG), manifest)
+        return await self._remover.prune(unused=unused)
 
     # ── fetching and converting ─────────────────────────────────────────────────────────────────
 
@@ -391,8 +320,8 @@ class Images:
         async with self.adding(), self._locks.hold(f"reference {reference}"):
             if not refresh:
                 found = self._table.find(str(reference))
-                if found is not None and self._is_current(reference, found):
-                    return _familiar(replace(found, rootfs=await self._ensure_rootfs(self.layers(found), progress)))
+                if found is not None and self._catalogue.is_current(reference, found):
+                    return familiar(replace(found, rootfs=await self._ensure_rootfs(self.layers(found), progress)))
             state = fingerprint(reference)
             fetched = await self._fetch(reference, self._context(progress))
             return await self._complete(fetched, str(reference), (str(reference),), progress, state)
@@ -424,10 +353,7 @@ class Images:
     ) -> Image:
         """Convert and record an image whose blobs are stored."""
         runtime = spec.runtime_config(fetched.config)
-        layers = [
-            spec.Layer(layer.digest, layer.size, layer.media_type, diff_id)
-            for layer, diff_id in zip(fetched.manifest.layers, fetched.config.rootfs.diff_ids, strict=True)
-        ]
+        layers = spec.layers(fetched.manifest, fetched.config)
         path = await self._ensure_rootfs(layers, progress, require_end=fetched.require_end)
         image = Image(
             id=fetched.config_digest,
@@ -442,14 +368,14 @@ class Images:
             source=source,
         )
         self._table.save(image, fetched.blobs, state)
-        return _familiar(self._here(image.id))
+        return familiar(self._catalogue.here(image.id))
 
     async def _with_rootfs(self, image: Image, progress: ProgressCallback | None) -> Image:
         """An image whose root file system exists, made again from its layers if somebody removed it."""
         if not image.rootfs.is_file():
             async with self.adding():
                 await self._ensure_rootfs(self.layers(image), progress)
-        return _familiar(image)
+        return familiar(image)
 
     async def _ensure_rootfs(self, layers: Sequence[spec.Layer], progress: ProgressCallback | None, *, require_end: bool = False) -> Path:
         """The root file system of `layers`, converted now unless it has been, by one process at a time."""
@@ -476,24 +402,3 @@ def _rootfs_digest(layers: Sequence[spec.Layer]) -> str:
     """The name of a root file system: what it is made of, and by which version of the conversion."""
     text = "\n".join([FORMAT, *(layer.diff_id for layer in layers)])
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def _local_name(name: str) -> Reference:
-    """A name to give an image: a repository's with a tag, or a ``debootstrap:`` one, which then needs no building."""
-    reference = parse_reference(name)
-    if reference.transport not in (Transport.REGISTRY, Transport.DEBOOTSTRAP) or reference.digest:
-        raise InvalidReference(f"{name!r} cannot be the name of an image", remedy="use a name such as myapp or myapp:1.0")
-    return reference
-
-
-def _familiar_name(reference: str) -> str:
-    return parse_reference(reference).familiar
-
-
-def _familiar(image: Image) -> Image:
-    """An image with its references as people write them."""
-    return replace(image, references=tuple(_familiar_name(reference) for reference in image.references))
-
-
-def _not_found(reference: str) -> ImageNotFound:
-    return ImageNotFound(f"there is no image {reference} here", remedy=f"bandsox image pull {reference}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Annotated, Any, TypeVar
@@ -23,6 +24,7 @@ from bandsox.models import ImageConfig
 MAX_MANIFEST = 4 * 1024 * 1024
 MAX_CONFIG = 8 * 1024 * 1024
 MAX_LAYERS = 512
+MAX_HISTORY = 4096
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -106,7 +108,7 @@ class RootFS(msgspec.Struct, frozen=True):
     type: Short = "layers"
 
 
-class HistoryEntry(msgspec.Struct, frozen=True):
+class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a layer came about, or what an instruction changed that made none."""
 
     created: Short | None = None
@@ -124,7 +126,7 @@ class ConfigFile(msgspec.Struct, frozen=True):
     variant: Short = ""
     created: Short | None = None
     config: ContainerConfig | None = None
-    history: Annotated[list[HistoryEntry], Meta(max_length=4096)] | None = None
+    history: Annotated[list[HistoryEntry], Meta(max_length=MAX_HISTORY)] | None = None
 
 
 class _Kind(msgspec.Struct, frozen=True, rename="camel"):
@@ -265,6 +267,13 @@ def history(config: ConfigFile, layers: tuple[Layer, ...]) -> tuple[models.Histo
     return tuple(reversed(steps))
 
 
+def past(config: ConfigFile) -> list[HistoryEntry]:
+    """The steps in which an image was made, the first one first: what its configuration says if that accounts for every layer, and
+    no more, else a step without a word for each."""
+    steps, count = config.history or [], len(config.rootfs.diff_ids)
+    return steps if sum(not step.empty_layer for step in steps) == count else [HistoryEntry()] * count
+
+
 def _step(entry: HistoryEntry, layer: Layer | None) -> models.HistoryEntry:
     said = (entry.created or "", entry.created_by or "", entry.comment or "")
     return models.HistoryEntry(*said, size=layer.size if layer else 0, layer=layer.digest if layer else None)
@@ -348,14 +357,27 @@ class Layer:
     diff_id: str
 
 
+def layers(manifest: Manifest, config: ConfigFile) -> tuple[Layer, ...]:
+    """The layers of an image, lowest first."""
+    pairs = zip(manifest.layers, config.rootfs.diff_ids, strict=True)
+    return tuple(Layer(layer.digest, layer.size, layer.media_type, diff_id) for layer, diff_id in pairs)
+
+
 def encode_config(
     config: ImageConfig,
     layers: tuple[Layer, ...],
     *,
     architecture: str,
     created: datetime | None = None,
+    history: Sequence[HistoryEntry] = (),
 ) -> bytes:
-    """An OCI configuration for an image made here; without `created` it depends on the contents alone."""
+    """An OCI configuration for an image made here; without `created` it depends on the contents, and on how they were made, alone.
+
+    Parameters
+    ----------
+    history: the steps that made the layers, the first one first; left out when it does not account for each layer, or is longer than
+        `MAX_HISTORY`.
+    """
     container: dict[str, Any] = {
         "User": config.user,
         "ExposedPorts": {port: {} for port in config.exposed_ports},
@@ -376,6 +398,8 @@ def encode_config(
         "config": {key: value for key, value in container.items() if value},
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
     }
+    if 0 < len(history) <= MAX_HISTORY and sum(not step.empty_layer for step in history) == len(layers):
+        document["history"] = history
     if created is not None:
         document["created"] = created.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return msgspec.json.encode(document, order="sorted")

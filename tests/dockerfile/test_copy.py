@@ -308,6 +308,21 @@ def test_triggers_are_carried_out_by_the_next_build(bench: Workbench) -> None:
     assert set(tree_of(image)) == {"/from-trigger"} and image.config.labels == {"t": "1"} and image.config.on_build == ()
 
 
+def test_the_history_tells_the_instructions_and_those_of_the_base(bench: Workbench) -> None:
+    bench.build("FROM scratch AS unused\nLABEL u=1\nFROM scratch\nENV A=1\nCOPY a.txt /\n", FILES, tag="base")
+    image = bench.build(
+        "ARG secret\nFROM base\nARG secret\nLABEL s=$secret\nCOPY <<EOF /f\nhello\nEOF\nWORKDIR /w\n", build_args={"secret": "x"}
+    )
+    assert bench.history(image) == [
+        ("ENV A=1", False),
+        ("COPY a.txt /", True),
+        ("ARG secret", False),
+        ("LABEL s=$secret", False),
+        ("COPY <<EOF /f\nhello\nEOF", True),
+        ("WORKDIR /w", True),
+    ]
+
+
 def test_here_documents_become_files(bench: Workbench) -> None:
     text = 'FROM scratch\nENV X=1\nCOPY <<one <<"two" /d/\nit\'s "$X"\none\n$X\ntwo\nCOPY <<EOF /f\nhello\nEOF\n'
     assert bench.contents(text) == {"/d/one": 'it\'s "1"\n', "/d/two": "$X\n", "/f": "hello\n"}

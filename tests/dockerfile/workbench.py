@@ -76,6 +76,14 @@ class Workbench:
         """The regular files and what is in them."""
         return {path: entry[4].decode() for path, entry in self.tree(dockerfile, files, **options).items() if entry[0] == "file"}
 
+    def history(self, image: Image) -> list[tuple[str, bool]]:
+        """The instructions that made an image, the first one first, and whether each made a layer."""
+        engine = Engine(self.storage)
+        try:
+            return [(step.created_by, step.layer is not None) for step in reversed(engine.images.history(image.id))]
+        finally:
+            engine.close()
+
     def cached(self) -> list[str]:
         return [step.removesuffix("  (cached)").split()[0] for step in self.steps if step.endswith("(cached)")]
 
