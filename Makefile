@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-run: init ## run code in a real VM, with all set-up
+run: $(VENV)/.initialised ## run code in a real VM, with all set-up
 	@bandsox run --timings '$(IMAGE)' -- python3 -c 'print("Hello from VM!")'
 
 test: setup-test agent sdk ## run every test, with all set-up
@@ -67,6 +67,10 @@ build: $(VENV)/.installed agent ## build the source distribution and the wheel
 
 init: setup agent
 	@bandsox init --quiet
+
+$(VENV)/.initialised: $(VENV)/.installed | setup agent # the first time; what is missing later, `bandsox run` gets by itself
+	@bandsox init --quiet
+	@touch $@
 
 setup: $(VENV)/.installed
 	@scripts/system-packages runtime

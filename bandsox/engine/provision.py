@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bandsox.download import MAX_SIZE, Digest, digest_of, download, file_name
-from bandsox.engine.accelerators import Trial
 from bandsox.errors import DigestMismatch, InvalidRequest, MissingTool, Unsupported
 from bandsox.models import Image, ProgressCallback
 from bandsox.settings import DEFAULT_IMAGE
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 _KVM = Path("/dev/kvm")
 _MAX_KERNEL = 1 << 30
 _MAX_RELEASE = 256 << 20
+_MAX_IMAGE = 16 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,8 @@ async def install_kernel(
     if source is not None:
         _check_trust(source, "a kernel", "--kernel-sha256")
         async with _fetched(engine, source, "the guest kernel", _MAX_KERNEL, progress) as path:
+            from bandsox.download import file_name
+
             await asyncio.to_thread(kernels.install_file, path, file_name(source.url))
     elif force:
         await asyncio.to_thread(kernels.install_package, progress)
@@ -105,6 +106,8 @@ async def install_firecracker(
     pinned = release.archive()
     source = source or Source(pinned.url)
     source = Source(source.url, source.sha256 or pinned.sha256)
+    from bandsox.download import Digest
+
     async with _fetched(engine, source, f"Firecracker {release.VERSION}", _MAX_RELEASE, progress) as path:
         digest = Digest.parse(source.sha256 or "").value
         await asyncio.to_thread(release.install, path, digest, engine.layout.vmms, engine.layout.temporary)
@@ -122,6 +125,8 @@ async def firecracker_is_of_no_use(engine: Engine, progress: ProgressCallback | 
         return "this user may not open /dev/kvm"
     if not engine.kernels.default.is_dir():
         return None
+    from bandsox.engine.accelerators import Trial
+
     qemu = engine.vmms["qemu"]
     with contextlib.suppress(MissingTool):
         offer = await asyncio.to_thread(engine.confiner.offer)
@@ -156,7 +161,7 @@ async def install_image(
     if source is None:
         image = await engine.images.resolve(DEFAULT_IMAGE, pull="always" if force else "missing", progress=progress)
     else:
-        async with _fetched(engine, source, "the default image", MAX_SIZE, progress) as path:
+        async with _fetched(engine, source, "the default image", _MAX_IMAGE, progress) as path:
             image = await engine.images.import_(path, DEFAULT_IMAGE, progress=progress)
     if output is not None:
         async with engine.images.use(image):
@@ -172,6 +177,8 @@ def _check_trust(source: Source, what: str, option: str) -> None:
 @contextlib.asynccontextmanager
 async def _fetched(engine: Engine, source: Source, what: str, max_size: int, progress: ProgressCallback | None) -> AsyncIterator[Path]:
     """The file of `source`, verified, for the time of the block; a download is removed after it."""
+    from bandsox.download import Digest, digest_of, download, file_name  # costs what a look at what is here already should not
+
     digest = Digest.parse(source.sha256) if source.sha256 is not None else None
     if not source.url.startswith(("http://", "https://")):
         path = Path(source.url.removeprefix("file://")).expanduser()
