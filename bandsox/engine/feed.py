@@ -33,7 +33,6 @@ class Feed:
         self._watching: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
         self._news = asyncio.Event()
-        self._deaths: dict[ProcessId, asyncio.Task[None]] = {}
 
     @contextlib.asynccontextmanager
     async def following(self, after: int | None = None) -> AsyncIterator[tuple[int, AsyncGenerator[Change, None]]]:
@@ -87,6 +86,7 @@ class Feed:
 
     async def _watch(self, ready: asyncio.Future[None]) -> None:
         loop, noticed = asyncio.get_running_loop(), asyncio.Event()
+        deaths: dict[ProcessId, asyncio.Task[None]] = {}
         try:
             with inotify.Watch({self._journal.notice: inotify.MODIFY}) as watch:
 
@@ -98,7 +98,7 @@ class Feed:
                 try:
                     ready.set_result(None)
                     while True:
-                        await self._await_deaths()
+                        await self._await_deaths(deaths)
                         await noticed.wait()
                         noticed.clear()
                         await asyncio.to_thread(self._journal.settle)
@@ -111,9 +111,8 @@ class Feed:
             raise
         finally:
             self._tell()
-            for waiting in self._deaths.values():
+            for waiting in deaths.values():
                 waiting.cancel()
-            self._deaths.clear()
 
     def _tell(self) -> None:
         self._news.set()
@@ -121,13 +120,13 @@ class Feed:
 
     # ── machines that die ───────────────────────────────────────────────────────────────────────
 
-    async def _await_deaths(self) -> None:
+    async def _await_deaths(self, deaths: dict[ProcessId, asyncio.Task[None]]) -> None:
         """Wait in the background for the end of every VMM that should be running."""
         alive = {process: vm_id for vm_id, process in await asyncio.to_thread(self._engine.vms.processes)}
-        for process in self._deaths.keys() - alive.keys():
-            self._deaths.pop(process).cancel()
-        for process in alive.keys() - self._deaths.keys():
-            self._deaths[process] = asyncio.create_task(self._await_death(alive[process], process), name=f"end of {process.pid}")
+        for process in deaths.keys() - alive.keys():
+            deaths.pop(process).cancel()
+        for process in alive.keys() - deaths.keys():
+            deaths[process] = asyncio.create_task(self._await_death(alive[process], process), name=f"end of {process.pid}")
 
     async def _await_death(self, vm_id: str, process: ProcessId) -> None:
         await process.wait()
