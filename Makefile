@@ -9,6 +9,7 @@ BIN    := $(VENV)/bin
 AGENT  := bandsox/agent/bin
 NODE   := node_modules/.installed
 SDK    := sdk/typescript/dist/.built
+RUNTIMES := sdk/typescript/tests/runtimes
 ARCHES := x86_64 aarch64
 IMAGE  ?= debootstrap:bookworm?include=python3
 
@@ -22,7 +23,7 @@ help: ## show what can be made
 run: $(VENV)/.initialised ## run code in a real VM, with all set-up
 	@bandsox run --timings '$(IMAGE)' -- python3 -c 'print("Hello from VM!")'
 
-test: setup-test agent sdk ## run every test, with all set-up
+test: setup-test agent sdk $(RUNTIMES)/node_modules/.installed ## run every test, with all set-up
 	@scripts/test
 
 lint: $(VENV)/.installed agent $(SDK) ## ruff, import rules, go vet, gofmt, eslint, prettier
@@ -79,7 +80,7 @@ setup-test: setup
 	@scripts/system-packages test
 
 clean: ## remove what was built here
-	rm -rf build dist $(AGENT) $(VENV) node_modules $(dir $(SDK)) sdk/typescript/docs sdk/typescript/src/generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist $(AGENT) $(VENV) node_modules $(RUNTIMES)/node_modules $(dir $(SDK)) sdk/typescript/docs sdk/typescript/src/generated .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
 	@scripts/virtualenv $(PYTHON) $(VENV)
@@ -91,6 +92,11 @@ $(AGENT)/bandsox-agent-% $(AGENT)/bandsox-serial-relay-% $(AGENT)/bandsox-networ
 $(NODE): $(VENV)/.installed .npmrc package.json package-lock.json $(wildcard sdk/typescript/package.json dashboard/package.json)
 	@echo "installing the packages of Node"
 	@npm ci --silent
+	@touch $@
+
+$(RUNTIMES)/node_modules/.installed: $(VENV)/.installed $(RUNTIMES)/package.json $(RUNTIMES)/package-lock.json
+	@echo "installing the platforms that the SDK is tested on"
+	@cd $(RUNTIMES) && npm ci --silent --ignore-scripts
 	@touch $@
 
 $(SDK): $(NODE) docs/openapi.json $(shell find sdk/typescript -name node_modules -prune -o -name dist -prune -o -name generated -prune -o -name '*.ts' -path '*/src/*' -print) $(wildcard sdk/typescript/tsconfig*.json sdk/typescript/scripts/*)

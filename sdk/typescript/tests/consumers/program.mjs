@@ -1,0 +1,11 @@
+import { BandSox, MicroVM, NotFound } from "bandsox";
+
+const [url, key] = process.argv.slice(-2);
+const bandsox = new BandSox({ baseUrl: url, headers: { Authorization: `Bearer ${key}` } });
+const { authenticated: known } = await bandsox.authCheck();
+const vms = await bandsox.listVms();
+const vm = new MicroVM("none", bandsox);
+const codeOf = (error) => (error instanceof NotFound ? error.code : String(error));
+const streamed = await vm.uploadFile("/tmp/streamed", new Blob(["stream", "ed"]).stream()).catch(codeOf);
+const executed = await vm.execute("true").catch(codeOf);
+console.log(JSON.stringify({ known, vms, streamed, executed }));
