@@ -26,21 +26,28 @@ class VMs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def insert(self, record: VMRecord) -> None:
-        """Add a machine.
+    def insert(self, record: VMRecord, *, numbered: bool = False) -> VMRecord:
+        """Add a machine, and return its record.
+
+        Parameters
+        ----------
+        numbered: where another machine has its name it gets the first number behind it that makes another one: ``name-2``.
 
         Raises
         ------
         Conflict: another machine has this name.
         """
-        row = _row(record)
-        columns = ", ".join(row)
-        values = ", ".join(f":{column}" for column in row)
         try:
             with self._database.transaction() as connection:
+                if numbered:
+                    name = _free_name(connection, record.spec.name)
+                    record = dataclasses.replace(record, spec=dataclasses.replace(record.spec, name=name))
+                row = _row(record)
+                columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
                 connection.execute(f"INSERT INTO vms ({columns}) VALUES ({values})", row)  # noqa: S608 — column names are ours
         except sqlite3.IntegrityError as error:
             raise _name_taken(record.spec.name) from error
+        return record
 
     def get(self, id_or_name: str) -> VMRecord:
         """The machine with this id, name, or unambiguous beginning of an id (at least 4 characters).
@@ -135,6 +142,12 @@ class VMs:
 def _decoded(text: str) -> VMRecord:
     """The record that `text` is, decoded once: lists are asked for again and again, and records are frozen."""
     return decode(VMRecord, text)
+
+
+def _free_name(connection: sqlite3.Connection, wanted: str) -> str:
+    """`wanted`, or that with the first number which no machine has."""
+    taken = {row["name"] for row in connection.execute("SELECT name FROM vms WHERE substr(name, 1, length(?1)) = ?1", (wanted,))}
+    return next(name for number in range(len(taken) + 1) if (name := f"{wanted}-{number + 1}" if number else wanted) not in taken)
 
 
 def _row(record: VMRecord) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import secrets
 import shutil
 import time
@@ -174,11 +175,11 @@ class Snapshots:
             await asyncio.to_thread(self.shelf.verify, snapshot, [file for file in needed if file in snapshot.files])
             await asyncio.to_thread(check_artefacts, self._layout, snapshot)
             source = await self._source(snapshot, enable_networking, cold=cold)
-            chosen = name if name is not None else await self._free_name(f"from-{snapshot.id}")
+            chosen = name if name is not None else f"from-{snapshot.id}"
             clone = await self._clone(source, chosen, env_vars, metadata, restored_from=snapshot.id)
             past = None if cold else launch.Past(Origin(directory, snapshot.shape), snapshot.token, snapshot.frozen)
             disk = directory / DISK if DISK in snapshot.files else None
-            return await self._start(clone, past, disk, progress)
+            return await self._start(clone, past, disk, progress, numbered=name is None)
 
     async def thaw(self, record: VMRecord) -> None:
         """Bring a machine back to what it was before it was saved by a process that was killed meanwhile."""
@@ -373,9 +374,11 @@ class Snapshots:
             receipt=None,
         )
 
-    async def _start(self, clone: VMRecord, past: launch.Past | None, disk: Path | None, progress: ProgressCallback | None) -> VMRecord:
+    async def _start(
+        self, clone: VMRecord, past: launch.Past | None, disk: Path | None, progress: ProgressCallback | None, *, numbered: bool = False
+    ) -> VMRecord:
         async with self._engine.making(clone.id):
-            await asyncio.to_thread(self._engine.vms.insert, clone)
+            clone = await asyncio.to_thread(functools.partial(self._engine.vms.insert, clone, numbered=numbered))
             if disk is not None:
                 target = self._layout.vm(clone.id) / DISK
                 await asyncio.to_thread(sparse.copy, disk, target)
@@ -448,11 +451,6 @@ class Snapshots:
             isolation=choice.accelerator.isolation,
             transport=choice.transport,
         )
-
-    async def _free_name(self, wanted: str) -> str:
-        """`wanted`, or that with the first number which no machine has."""
-        taken = {record.spec.name for record in await asyncio.to_thread(self._engine.vms.list)}
-        return next(name for number in range(len(taken) + 1) if (name := f"{wanted}-{number + 1}" if number else wanted) not in taken)
 
 
 def _with_network(record: VMRecord, enabled: bool | None) -> VMRecord:
