@@ -36,6 +36,7 @@ from bandsox.process import ProcessId
 from bandsox.settings import write_atomically
 from bandsox.vmm import console, programs, seccomp
 from bandsox.vmm.cgroup import Groups, Limits
+from bandsox.vmm.huge_pages import without_huge_pages
 from bandsox.vmm.room import Room, mounts
 
 _OLDEST = (0, 8)
@@ -159,7 +160,8 @@ class Confiner:
             _give(room, os.geteuid())
             limited = arguments if room.largest_file is None else console.limited(arguments)
             words = [*entrance(room.network, room.users), *limited]
-            vmm = _spawn(words, room.directory, (input_, output, errors), inherited, room.preload)
+            with _huge_pages(room):
+                vmm = _spawn(words, room.directory, (input_, output, errors), inherited, room.preload)
             self._add_child(vmm)
             return vmm
         grouped = confinement is Confinement.JAIL and self._groups.obstacle() is None
@@ -178,7 +180,8 @@ class Confiner:
                 command = self.command(arguments, room, confinement, Ends(filter_end, telling, held))
                 descriptors = [*inherited, filter_end, telling, held]
                 words = [*entrance(room.network, room.users), *command]
-                wrapper = _spawn(words, room.directory, (input_, output, errors), descriptors)
+                with _huge_pages(room):
+                    wrapper = _spawn(words, room.directory, (input_, output, errors), descriptors)
             self._add_child(wrapper)
             vmm = _child(told)
             try:
@@ -371,6 +374,10 @@ def _descriptor_of(content: bytes) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _huge_pages(room: Room) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if room.huge_pages else without_huge_pages()
 
 
 def _spawn(

@@ -36,6 +36,7 @@ class Room:
     users: a descriptor of the user namespace that owns that one; None: the host's.
     user: as `Confiner.user` has given it; None: to be chosen now.
     preload: a library that its loader loads first (ld.so(8), ``LD_PRELOAD``), and that it can read.
+    huge_pages: whether it may have transparent huge pages (`bandsox.vmm.huge_pages`).
     """
 
     owner: str
@@ -58,6 +59,7 @@ class Room:
     users: int | None = None
     user: int | None = None
     preload: Path | None = None
+    huge_pages: bool = True
 
 
 def mounts(tree: Path, room: Room, devices: Mapping[Path, Path]) -> Iterator[str]:

@@ -200,6 +200,14 @@ def test_the_memory_of_a_snapshot_cannot_be_written_by_its_clones(bandsox: BandS
                     assert int(flags.split("flags:")[1].split()[0], 8) & os.O_ACCMODE == os.O_RDONLY
 
 
+def test_a_clone_has_no_huge_pages_and_others_do(bandsox: BandSox, source: MicroVM, saved: str) -> None:
+    with bandsox.restore_vm(saved) as clone:
+        assert clone.process is not None and source.process is not None
+        assert "AnonHugePages:         0 kB" in Path(f"/proc/{clone.process.pid}/smaps_rollup").read_text()
+        allowed = [Path(f"/proc/{pid}/status").read_text().split("THP_enabled:")[1].split()[0] for pid in (clone.process.pid, "self")]
+        assert allowed == ["0", "1"]
+
+
 def test_cold_boots_from_the_disk_alone(bandsox: BandSox, source: MicroVM) -> None:
     source.run("sync")
     snapshot = source.snapshot()

@@ -231,6 +231,7 @@ def _room(spec: LaunchSpec, binary: Path, library: Path | None) -> Room:
         disk_limits=spec.disk_limits,
         largest_file=console.FILE_SIZE_LIMIT,
         preload=library,
+        huge_pages=spec.origin is None,  # clones are many, and mostly wait
     )
 
 
