@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,3 +124,22 @@ def test_damage_is_refused_or_stays_within_the_memory(place: int, damage: bytes,
 def test_the_limit_allows_every_page_with_its_record() -> None:
     pages = RAM // PAGE_SIZE
     assert stream_limit(RAM) > pages * (PAGE_SIZE + 8) + len(stream())
+
+
+def test_a_file_that_takes_no_more_in_the_middle_of_pages_is_told_as_that(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: both write a part, and refuse the next."""
+    (tmp_path / "raw").write_bytes(stream(*(record(at * PAGE_SIZE, PAGE, RAM_BLOCK, page("x")) for at in range(16))))
+    program = f"""
+import errno, os, resource, signal
+from pathlib import Path
+from bandsox.vmm.qemu.migration_stream import split
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+os.ftruncate = lambda descriptor, size: resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * PAGE_SIZE + 100}, {RAM}))
+try:
+    split(Path("raw"), Path("ram"), Path("state"), {RAM})
+except OSError as error:
+    assert error.errno == errno.EFBIG, error
+else:
+    raise AssertionError("it did not fail")
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

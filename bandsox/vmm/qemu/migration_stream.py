@@ -219,18 +219,21 @@ class _Splitter:
             raise _not_a_stream("its other memory takes too much")
 
     def _write(self) -> None:
-        position, pieces = self.run_at, self.run
+        position, pieces, rests = self.run_at, self.run, list[memoryview]()
         expected = len(pieces) * PAGE_SIZE
-        while expected:
-            written = os.pwritev(self.ram, pieces, position)
-            if written == expected:
-                break
-            whole, part = divmod(written, PAGE_SIZE)  # the file system gave up in between; the next try says why
-            position, expected = position + written, expected - written
-            pieces = [pieces[whole][part:], *pieces[whole + 1 :]]
-        for piece in self.run:
-            piece.release()
-        self.run = []
+        try:
+            while expected:
+                written = os.pwritev(self.ram, pieces, position)
+                if written == expected:
+                    break
+                whole, part = divmod(written, PAGE_SIZE)  # the file system gave up in between; the next try says why
+                position, expected = position + written, expected - written
+                rests.append(pieces[whole][part:])
+                pieces = [rests[-1], *pieces[whole + 1 :]]
+        finally:  # also for the error's sake: a view that is left would keep the stream from being closed, and hide it
+            for piece in (*rests, *self.run):
+                piece.release()
+            self.run = []
 
     # ── values ──────────────────────────────────────────────────────────────────────────────────
 
