@@ -66,11 +66,11 @@ class Locks:
             os.close(descriptor)
 
     @contextmanager
-    def hold_blocking(self, name: str = "") -> Iterator[None]:
+    def hold_blocking(self, name: str = "", *, shared: bool = False) -> Iterator[None]:
         """Block until the lock `name` is this caller's, and hold it."""
         descriptor = self._open()
         try:
-            _lock(descriptor, name, False, fcntl.F_OFD_SETLKW)
+            _lock(descriptor, name, shared, fcntl.F_OFD_SETLKW)
             yield
         finally:
             os.close(descriptor)

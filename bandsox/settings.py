@@ -153,6 +153,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Have what was written to a file, or renamed in a directory, last (fsync(2))."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def replace_link(link: Path, target: str) -> None:
     """Make `link` lead to `target`; at every moment it leads to the old or to the new one."""
     work = link.with_name(f"{link.name}.{os.getpid()}")

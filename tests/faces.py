@@ -46,6 +46,8 @@ class Machine(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def delete(self) -> None: ...
+    def snapshot(self, name: str) -> str: ...
+    def fork(self, count: int) -> list[Machine]: ...
 
 
 class Face(Protocol):
@@ -54,6 +56,13 @@ class Face(Protocol):
     def create(self, image: str, **options: Any) -> Machine: ...
     def names(self) -> list[str]: ...
     def rename(self, vm_id: str, name: str) -> None: ...
+    def restore(self, snapshot: str, *, cold: bool = False) -> Machine: ...
+    def snapshots(self) -> dict[str, str]: ...
+    def rename_snapshot(self, snapshot: str, name: str) -> None: ...
+    def compress_snapshot(self, snapshot: str) -> None: ...
+    def export_snapshot(self, snapshot: str, target: Path) -> None: ...
+    def import_snapshot(self, source: Path, name: str) -> str: ...
+    def delete_snapshot(self, snapshot: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -71,6 +80,28 @@ class SyncFace:
 
     def rename(self, vm_id: str, name: str) -> None:
         self.bandsox.rename_vm(vm_id, name)
+
+    def restore(self, snapshot: str, *, cold: bool = False) -> Machine:
+        return _SyncMachine(self.bandsox.restore_vm(snapshot, cold=cold))
+
+    def snapshots(self) -> dict[str, str]:
+        """The ids of all snapshots, by name."""
+        return {info["snapshot_name"]: info["id"] for info in self.bandsox.list_snapshots()}
+
+    def rename_snapshot(self, snapshot: str, name: str) -> None:
+        self.bandsox.rename_snapshot(snapshot, name)
+
+    def compress_snapshot(self, snapshot: str) -> None:
+        self.bandsox.compress_snapshot(snapshot)
+
+    def export_snapshot(self, snapshot: str, target: Path) -> None:
+        self.bandsox.export_snapshot(snapshot, target, image=False)
+
+    def import_snapshot(self, source: Path, name: str) -> str:
+        return self.bandsox.import_snapshot(source, name)
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        self.bandsox.delete_snapshot(snapshot)
 
     def close(self) -> None:
         self.bandsox.close()
@@ -92,9 +123,13 @@ class _SyncMachine:
         self.pause = vm.pause
         self.resume = vm.resume
         self.delete = vm.delete
+        self.snapshot = vm.snapshot
 
     def status(self) -> str:
         return self.vm.status().value
+
+    def fork(self, count: int) -> list[Machine]:
+        return [_SyncMachine(clone) for clone in self.vm.fork(count)]
 
 
 class AsyncFace:
@@ -116,6 +151,27 @@ class AsyncFace:
     def rename(self, vm_id: str, name: str) -> None:
         self._do(self.bandsox.rename_vm(vm_id, name))
 
+    def restore(self, snapshot: str, *, cold: bool = False) -> Machine:
+        return _AsyncMachine(self, self._do(self.bandsox.restore_vm(snapshot, cold=cold)))
+
+    def snapshots(self) -> dict[str, str]:
+        return {info["snapshot_name"]: info["id"] for info in self._do(self.bandsox.list_snapshots())}
+
+    def rename_snapshot(self, snapshot: str, name: str) -> None:
+        self._do(self.bandsox.rename_snapshot(snapshot, name))
+
+    def compress_snapshot(self, snapshot: str) -> None:
+        self._do(self.bandsox.compress_snapshot(snapshot))
+
+    def export_snapshot(self, snapshot: str, target: Path) -> None:
+        self._do(self.bandsox.export_snapshot(snapshot, target, image=False))
+
+    def import_snapshot(self, source: Path, name: str) -> str:
+        return self._do(self.bandsox.import_snapshot(source, name))
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        self._do(self.bandsox.delete_snapshot(snapshot))
+
     def close(self) -> None:
         self._do(self.bandsox.close())
         self.loop.close()
@@ -135,6 +191,7 @@ class _AsyncMachine:
         "pause": "pause",
         "resume": "resume",
         "delete": "delete",
+        "snapshot": "snapshot",
     }
 
     def __init__(self, face: AsyncFace, vm: AsyncMicroVM) -> None:
@@ -146,6 +203,9 @@ class _AsyncMachine:
 
     def status(self) -> str:
         return self._face._do(self.vm.status()).value
+
+    def fork(self, count: int) -> list[Machine]:
+        return [_AsyncMachine(self._face, clone) for clone in self._face._do(self.vm.fork(count))]
 
 
 class RemoteFace(SyncFace):
@@ -208,6 +268,28 @@ class CliFace:
     def rename(self, vm_id: str, name: str) -> None:
         self.call("vm", "rename", vm_id, name)
 
+    def restore(self, snapshot: str, *, cold: bool = False) -> Machine:
+        words = ["--cold"] if cold else []
+        return _CliMachine(self, json.loads(self.call("--json", "snapshot", "restore", snapshot, *words).stdout)["id"])
+
+    def snapshots(self) -> dict[str, str]:
+        return {info["snapshot_name"]: info["id"] for info in json.loads(self.call("--json", "snapshot", "list").stdout)}
+
+    def rename_snapshot(self, snapshot: str, name: str) -> None:
+        self.call("snapshot", "rename", snapshot, name)
+
+    def compress_snapshot(self, snapshot: str) -> None:
+        self.call("snapshot", "compress", snapshot)
+
+    def export_snapshot(self, snapshot: str, target: Path) -> None:
+        target.write_bytes(self.call("snapshot", "export", snapshot, "--without-image").stdout)
+
+    def import_snapshot(self, source: Path, name: str) -> str:
+        return self.call("snapshot", "import", "--name", name, stdin=source.read_bytes()).stdout.decode().strip()
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        self.call("snapshot", "delete", snapshot)
+
     def close(self) -> None:
         """Nothing is held between calls."""
 
@@ -268,6 +350,13 @@ class _CliMachine:
 
     def delete(self) -> None:
         self._face.call("vm", "delete", self.vm_id)
+
+    def snapshot(self, name: str) -> str:
+        return str(json.loads(self._face.call("--json", "vm", "save", self.vm_id, name).stdout)["snapshot_name"])
+
+    def fork(self, count: int) -> list[Machine]:
+        made = json.loads(self._face.call("--json", "vm", "fork", self.vm_id, "--count", str(count)).stdout)
+        return [_CliMachine(self._face, info["id"]) for info in made]
 
 
 FACES: dict[str, type[Any]] = {"sync": SyncFace, "async": AsyncFace, "cli": CliFace, "remote": RemoteFace}

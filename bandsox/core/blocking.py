@@ -70,6 +70,9 @@ class BandSox:
     delete_snapshot = sync(AsyncBandSox.delete_snapshot)
     rename_snapshot = sync(AsyncBandSox.rename_snapshot)
     update_snapshot_metadata = sync(AsyncBandSox.update_snapshot_metadata)
+    compress_snapshot = sync(AsyncBandSox.compress_snapshot)
+    export_snapshot = sync(AsyncBandSox.export_snapshot)
+    import_snapshot = sync(AsyncBandSox.import_snapshot)
 
     @property
     def active_vms(self) -> dict[str, MicroVM]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bandsox.core.opening import Opening
 from bandsox.models import ProgressCallback
@@ -119,6 +120,73 @@ class Snapshots(Opening):
         """
         return dict((await self.engine.snapshots.set_metadata(snapshot_id, metadata)).metadata)
 
+    async def compress_snapshot(self, snapshot_id: str, progress: ProgressCallback | None = None) -> None:
+        """Keep a snapshot that is not needed for now in less room: compressed, and as what differs from the one its machine came from.
+
+        It can be restored as before; the first time takes longer by the unpacking, after which it is as it was. Machines that were restored
+        from it are not concerned.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such snapshot.
+        CorruptSnapshot: its files are not what was saved.
+        StorageFull: there is no room for both.
+        """
+        await self.engine.snapshots.compress(snapshot_id, progress)
+
+    async def export_snapshot(
+        self,
+        snapshot_id: str,
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        base: str | None = None,
+        image: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> str:
+        """Write a snapshot with all that its machine needs, to be imported on another host, and return the digest of what was written.
+
+        Parameters
+        ----------
+        target: a file to be written, ``oci:DIRECTORY`` for an OCI image layout, ``registry:HOST/NAME:TAG``, or a binary stream.
+        base: another snapshot, which the receiver has: of memory and disk only what differs from it is written.
+        image: with the root file system of the machine's image; without it the receiver has to have the image.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such snapshot.
+        CorruptSnapshot: its files are not what was saved.
+        InvalidRequest: the target cannot be written. RegistryError, RegistryUnavailable: the registry refuses, or cannot be reached.
+        StorageFull: there is no room.
+        """
+        from bandsox.engine.snapshots.portable import Portable
+
+        place = os.fspath(target) if isinstance(target, (str, os.PathLike)) else target
+        return await Portable(self.engine).export(snapshot_id, place, base=base, image=image, progress=progress)
+
+    async def import_snapshot(
+        self, source: str | os.PathLike[str], name: str | None = None, *, progress: ProgressCallback | None = None
+    ) -> str:
+        """Make a snapshot that was exported elsewhere one of this storage directory, and return its name.
+
+        Its machine is checked as if somebody asked for it here: a foreign snapshot gets no ports of this host, no other
+        confinement than this host chooses, and no path. What is in its memory is whatever its maker put there.
+
+        Parameters
+        ----------
+        source: a file; ``oci:DIRECTORY``, or ``oci:DIRECTORY@DIGEST`` where the layout has several; ``registry:HOST/NAME:TAG`` or
+            ``registry:HOST/NAME@DIGEST``.
+        name: another name than it had.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such file, or the snapshot that it is based on is not here.
+        CorruptSnapshot: it is no snapshot, damaged, or not one that is accepted from elsewhere.
+        Conflict: the name is taken. StorageFull: there is no room.
+        """
+        from bandsox.engine.snapshots.portable import Portable
+
+        return (await Portable(self.engine).import_(os.fspath(source), name, progress=progress)).name
+
     def _snapshot_info(self, snapshot: Snapshot) -> dict[str, Any]:
         damage = self.engine.snapshots.shelf.damage(snapshot)
         spec = snapshot.spec
@@ -143,5 +211,7 @@ class Snapshots(Opening):
             "vmm_version": snapshot.vmm_version,
             "accelerator": snapshot.accelerator,
             "path": str(self.engine.snapshots.shelf.path(snapshot)),
+            "size": self.engine.snapshots.shelf.size(snapshot),
+            "compressed": self.engine.snapshots.shelf.cold.is_packed(snapshot),
         }
         return info if damage is None else {**info, "status": damage}

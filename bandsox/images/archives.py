@@ -28,6 +28,9 @@ from bandsox.images.transports.archive import open_archive, read_head
 from bandsox.models import Image
 from bandsox.workers import Stopped, Task, in_thread
 
+END = bytes(2 * tarfile.BLOCKSIZE)
+"""How a tar archive ends."""
+
 _KINDS = {"gzip": "+gzip", "zstd": "+zstd"}
 
 
@@ -70,12 +73,12 @@ def save(packages: Sequence[Package], blobs: BlobStore, out: BinaryIO, task: Tas
     written: set[str] = set()
     done = 0
     for package in packages:
-        _add(out, _blob(spec.digest_of(package.manifest)), [package.manifest], len(package.manifest))
+        add_entry(out, _blob(spec.digest_of(package.manifest)), [package.manifest], len(package.manifest))
         for digest in (package.config_digest, *(layer.digest for layer in package.layers)):
             if digest not in written:
                 written.add(digest)
                 size = blobs.path(digest).stat().st_size
-                _add(out, _blob(digest), _checked(blobs, digest, stop), size)
+                add_entry(out, _blob(digest), _checked(blobs, digest, stop), size)
                 done += size
                 task.update(done)
     index = msgspec.json.encode({"schemaVersion": 2, "mediaType": spec.OCI_INDEX, "manifests": [_descriptor(one) for one in packages]})
@@ -85,8 +88,8 @@ def save(packages: Sequence[Package], blobs: BlobStore, out: BinaryIO, task: Tas
         ("manifest.json", docker_manifest),
         ("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'),
     ):
-        _add(out, name, [data], len(data))
-    out.write(bytes(2 * tarfile.BLOCKSIZE))
+        add_entry(out, name, [data], len(data))
+    out.write(END)
 
 
 def total_size(packages: Sequence[Package]) -> int:
@@ -99,7 +102,8 @@ def _blob(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
-def _add(out: BinaryIO, name: str, chunks: Iterable[bytes], size: int) -> None:
+def add_entry(out: BinaryIO, name: str, chunks: Iterable[bytes], size: int) -> None:
+    """Write one entry of a tar archive, of which `chunks` are the content."""
     entry = tarfile.TarInfo(name)
     entry.size = size
     out.write(entry.tobuf(tarfile.PAX_FORMAT))

@@ -38,10 +38,11 @@ class BlobStore:
     Parameters
     ----------
     layout: the storage directory.
+    directory: where the blobs are kept; by default where those of images are.
     """
 
-    def __init__(self, layout: Layout, locks: Locks) -> None:
-        self.directory = layout.images / "blobs" / "sha256"
+    def __init__(self, layout: Layout, locks: Locks, directory: Path | None = None) -> None:
+        self.directory = directory or layout.images / "blobs" / "sha256"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._layout = layout
         self._locks = locks

@@ -22,7 +22,7 @@ from bandsox import http
 from bandsox.errors import BandSoxError, CorruptImage, DigestMismatch, ImageNotFound, RegistryError, RegistryUnavailable
 from bandsox.images import spec, tokens
 from bandsox.images.auth import Credentials, find_credentials
-from bandsox.images.blobs import Partial
+from bandsox.images.blobs import BlobStore, Partial
 from bandsox.images.reference import DOCKER_HUB, Reference
 from bandsox.images.registries import Endpoint, Registries
 from bandsox.images.transports import Context, Fetched
@@ -54,14 +54,14 @@ async def fetch(reference: Reference, context: Context, registries: Registries) 
 
 
 async def _fetch_from(endpoint: Endpoint, reference: Reference, context: Context) -> Fetched:
-    async with _open(endpoint, reference) as session:
+    async with open_session(endpoint, reference) as session:
         return await _Pull(session, reference, context).run()
 
 
 class _Pull:
     """The download of one image from one endpoint."""
 
-    def __init__(self, session: _Session, reference: Reference, context: Context) -> None:
+    def __init__(self, session: Session, reference: Reference, context: Context) -> None:
         self._session = session
         self._reference = reference
         self._context = context
@@ -88,30 +88,46 @@ class _Pull:
 
     async def _blob(self, blob: spec.Descriptor) -> None:
         task = Task(self._context.progress, blob.digest, f"layer {blob.digest[7:19]}", blob.size)
-        async with self._context.blobs.partial(blob.digest, blob.size) as partial:
-            if partial is not None:
-                resumed = partial.offset > 0
-                try:
-                    await self._complete(blob, partial, task)
-                except DigestMismatch:
-                    if not resumed:
-                        raise
-                    await self._complete(blob, partial, task)  # what an earlier process left was something else
-        task.finish()
+        await fetch_blob(self._session, blob, self._context.blobs, task)
 
-    async def _complete(self, blob: spec.Descriptor, partial: Partial, task: Task) -> None:
-        await self._session.download(blob, partial, task)
-        await partial.commit()
+
+async def fetch_blob(session: Session, blob: spec.Descriptor, blobs: BlobStore, task: Task) -> None:
+    """Download a blob, unless it is here, and go on with what an earlier process left of it.
+
+    Raises
+    ------
+    As `fetch`.
+    """
+    async with blobs.partial(blob.digest, blob.size) as partial:
+        if partial is not None:
+            resumed = partial.offset > 0
+            try:
+                await _complete(session, blob, partial, task)
+            except DigestMismatch:
+                if not resumed:
+                    raise
+                await _complete(session, blob, partial, task)  # what an earlier process left was something else
+    task.finish()
+
+
+async def _complete(session: Session, blob: spec.Descriptor, partial: Partial, task: Task) -> None:
+    await session.download(blob, partial, task)
+    await partial.commit()
 
 
 @asynccontextmanager
-async def _open(endpoint: Endpoint, reference: Reference) -> AsyncIterator[_Session]:
-    """A session with an endpoint: over HTTPS, or plain HTTP where that is allowed and HTTPS is not spoken."""
+async def open_session(endpoint: Endpoint, reference: Reference, actions: str = "pull") -> AsyncIterator[Session]:
+    """A session with an endpoint: over HTTPS, or plain HTTP where that is allowed and HTTPS is not spoken.
+
+    Parameters
+    ----------
+    actions: what is to be done with the repository (Docker's "Token Scope Documentation").
+    """
     async with http.client(endpoint.patience, verify=endpoint.tls()) as client:
         scheme = "https"
         if endpoint.insecure and not await _speaks_tls(client, endpoint):
             scheme = "http"
-        yield _Session(client, scheme, endpoint, reference)
+        yield Session(client, scheme, endpoint, reference, actions)
 
 
 async def _speaks_tls(client: httpx.AsyncClient, endpoint: Endpoint) -> bool:
@@ -124,16 +140,17 @@ async def _speaks_tls(client: httpx.AsyncClient, endpoint: Endpoint) -> bool:
         return True
 
 
-class _Session:
+class Session:
     """Requests to one repository of one endpoint, with retries and authentication."""
 
-    def __init__(self, client: httpx.AsyncClient, scheme: str, endpoint: Endpoint, reference: Reference) -> None:
-        self._client = client
+    def __init__(self, client: httpx.AsyncClient, scheme: str, endpoint: Endpoint, reference: Reference, actions: str) -> None:
+        self.client = client
         self._endpoint = endpoint
         self._reference = reference
         self._repository = f"{endpoint.prefix}{reference.repository}"
-        self._base = f"{scheme}://{endpoint.host}/v2/{self._repository}"
+        self.base = f"{scheme}://{endpoint.host}/v2/{self._repository}"
         self._scheme = scheme
+        self._actions = actions
         self._authorization: str | None = None
         self._authorizing = asyncio.Lock()
 
@@ -141,7 +158,7 @@ class _Session:
 
     async def manifest(self, wanted: str) -> tuple[bytes, str]:
         """A manifest by tag or digest, checked where a digest is known, and its media type."""
-        async with http.request(self._client, f"{self._base}/manifests/{wanted}", self, {"Accept": _ACCEPT}) as response:
+        async with http.request(self.client, f"{self.base}/manifests/{wanted}", self, {"Accept": _ACCEPT}) as response:
             try:
                 data = await http.body(response, spec.MAX_MANIFEST)
             except httpx.TransportError as error:
@@ -158,8 +175,8 @@ class _Session:
     async def download(self, blob: spec.Descriptor, partial: Partial, task: Task) -> None:
         """Download what is missing of a blob."""
         if partial.offset < blob.size:
-            url = f"{self._base}/blobs/{blob.digest}"
-            await http.receive(self._client, url, self, partial, size=blob.size, verified=True, report=task.update)
+            url = f"{self.base}/blobs/{blob.digest}"
+            await http.receive(self.client, url, self, partial, size=blob.size, verified=True, report=task.update)
 
     # ── what `bandsox.http` asks ────────────────────────────────────────────────────────────────
 
@@ -195,13 +212,13 @@ class _Session:
         service = tokens.TokenService(
             self._endpoint.host,
             challenge,
-            f"repository:{self._repository}:pull",
+            f"repository:{self._repository}:{self._actions}",
             credentials,
             schemes=("https", self._scheme),
             patience=self.patience,
             denied=lambda status: self._denied(status, credentials is not None),
         )
-        return await service.token(self._client)
+        return await service.token(self.client)
 
     async def refusal(self, response: httpx.Response) -> BandSoxError:
         """The error for what the registry answers."""

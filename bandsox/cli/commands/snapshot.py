@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from bandsox.cli.command import CommandGroup
 from bandsox.cli.completion import complete_snapshot
 from bandsox.cli.faults import report
 from bandsox.cli.operation import operation
-from bandsox.cli.output import age, moment_text, notice, print_facts, print_json, print_table
+from bandsox.cli.output import age, moment_text, notice, print_facts, print_json, print_table, size
 from bandsox.cli.parameters import Function, metadata_of, variables
 from bandsox.errors import BandSoxError, InvalidRequest
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=CommandGroup, examples=_EXAMPLES, aliases={"ls": "list", "rm": "delete"})
 def snapshot() -> None:
-    """List, restore, inspect, rename and delete snapshots of VMs."""
+    """List, restore, inspect, rename, compress, carry and delete snapshots of VMs."""
 
 
 def _snapshot_argument(name: str = "snapshot", **settings: Any) -> Callable[[Function], Function]:
@@ -49,8 +50,8 @@ async def list_(call: Call) -> None:
         for info in found:
             click.echo(info["id"])
         return
-    columns = ("ID", "NAME", "OF VM", "IMAGE", "MEMORY", "VMM", "CREATED")
-    print_table(columns, map(_row, found), call.state, right=("MEMORY",))
+    columns = ("ID", "NAME", "OF VM", "IMAGE", "MEMORY", "SIZE", "VMM", "CREATED")
+    print_table(columns, map(_row, found), call.state, right=("MEMORY", "SIZE"))
     for info in found:
         if "status" in info:
             notice(f"the snapshot {info['snapshot_name']} is damaged: {info['status']}", call.state)
@@ -63,6 +64,7 @@ def _row(info: dict[str, Any]) -> tuple[str, ...]:
         info["source_vm_id"][:12],
         info["image"],
         f"{info['mem_mib']} MiB",
+        size(info["size"]),
         f"{info['vmm']}/{info['accelerator']}",
         age(info["created_at"]),
     )
@@ -164,6 +166,91 @@ async def metadata(call: Call, name: str, settings: tuple[str, ...], unset: tupl
         print_json(wanted)
     elif not settings and not unset:
         print_facts(wanted, call.state)
+
+
+@snapshot.command(examples=(("bandsox snapshot compress $(bandsox snapshot list -q)", "all of them"),))
+@_snapshot_argument("names", nargs=-1, required=True, metavar="SNAPSHOT...")
+@operation
+async def compress(call: Call, names: tuple[str, ...]) -> None:
+    """Keep snapshots in less room; restoring one unpacks it again.
+
+    A snapshot of a VM that was restored from another is kept as what differs from that.
+    """
+    done = []
+    for name in names:
+        before = await call.bandsox.get_snapshot_info(name)
+        await call.bandsox.compress_snapshot(before["id"], call.progress)
+        after = await call.bandsox.get_snapshot_info(before["id"])
+        call.progress.clear()
+        done.append({"id": after["id"], "name": after["snapshot_name"], "size": after["size"], "before": before["size"]})
+        if not call.state.quiet and not call.state.json:
+            click.echo(f"{name}: {size(before['size'])} -> {size(after['size'])}")
+    if call.state.json:
+        print_json(done)
+
+
+@snapshot.command(
+    examples=(
+        ("bandsox snapshot export prepared -o prepared.tar", "one file, for `bandsox snapshot import` on another host"),
+        ("bandsox snapshot export prepared | ssh other bandsox snapshot import", "through a pipe"),
+        ("bandsox snapshot export later -o later.tar --base prepared", "only what differs from one that is there already"),
+        ("bandsox snapshot export prepared -o registry:host:5000/team/prepared:1", "a registry; oci:DIRECTORY for an OCI image layout"),
+    )
+)
+@_snapshot_argument("name", metavar="SNAPSHOT")
+@click.option("-o", "--output", metavar="FILE", help="Where to: a file, oci:DIRECTORY or registry:HOST/NAME:TAG; else to standard output.")
+@click.option("--base", metavar="SNAPSHOT", help="A snapshot that the receiver has.", shell_complete=complete_snapshot)
+@click.option("--without-image", is_flag=True, help="Leave out the root file system of the VM's image, which the receiver has.")
+@operation
+async def export(call: Call, name: str, output: str | None, base: str | None, without_image: bool) -> None:
+    """Write a snapshot with all that its VM needs, to be carried to another host.
+
+    The file holds whatever was in the VM's memory: keep it as secret as that.
+    """
+    if output is None and sys.stdout.isatty():
+        raise InvalidRequest("an archive is nothing for a terminal", remedy="give a file with -o, or pipe the output into a program")
+    target = sys.stdout.buffer if output is None else output
+    digest = await call.bandsox.export_snapshot(name, target, base=base, image=not without_image, progress=call.progress)
+    call.progress.clear()
+    if output is None:
+        sys.stdout.buffer.flush()
+    elif call.state.json:
+        print_json({"digest": digest, "target": output})
+    else:
+        click.echo(digest)
+
+
+@snapshot.command(
+    "import",
+    examples=(
+        ("bandsox snapshot import prepared.tar --name prepared-2", "what `bandsox snapshot export` has written"),
+        ("bandsox snapshot import registry:host:5000/team/prepared:1", "a registry; oci:DIRECTORY for an OCI image layout"),
+    ),
+)
+@click.argument("source", required=False, metavar="[FILE]")
+@click.option("--name", metavar="NAME", help="Another name than it had.")
+@operation
+async def import_(call: Call, source: str | None, name: str | None) -> None:
+    """Take in a snapshot of another host, and print its name.
+
+    Take one only from somebody whom you would let run a VM here: his programs go on in it.
+    """
+    import asyncio
+    import shutil
+    import tempfile
+
+    if source is not None:
+        taken = await call.bandsox.import_snapshot(source, name, progress=call.progress)
+    else:
+        with tempfile.NamedTemporaryFile(dir=call.engine.layout.temporary) as file:
+            await asyncio.to_thread(shutil.copyfileobj, sys.stdin.buffer, file, 1 << 20)
+            file.flush()
+            taken = await call.bandsox.import_snapshot(file.name, name, progress=call.progress)
+    call.progress.clear()
+    if call.state.json:
+        print_json(await call.bandsox.get_snapshot_info(taken))
+    else:
+        click.echo(taken)
 
 
 @snapshot.command()

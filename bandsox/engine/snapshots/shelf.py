@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from bandsox.engine import sparse
+from bandsox.engine.snapshots.cold import ColdStorage
 from bandsox.errors import BandSoxError, CorruptSnapshot
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Snapshot
-from bandsox.settings import Layout, write_atomically
+from bandsox.settings import Layout, sync, write_atomically
 from bandsox.store import Database
 from bandsox.store import Snapshots as Table
 from bandsox.store.records import encode
@@ -32,6 +33,7 @@ class Shelf:
         self.table = Table(database)
         self._layout = layout
         self._locks = Locks(layout.locks / "snapshots")
+        self.cold = ColdStorage(layout, self.table, self._locks)
 
     def path(self, snapshot: Snapshot) -> Path:
         """The directory of a snapshot's files."""
@@ -41,15 +43,15 @@ class Shelf:
         """Give what was saved its place. Its files are on the disk before its manifest is, and that before its row."""
         with storage_errors(directory):
             for name in snapshot.files:
-                _sync(directory / name)
+                sync(directory / name)
             write_atomically(directory / MANIFEST, encode(snapshot).encode())
-            _sync(directory)
+            sync(directory)
             verified = {name: _identity(directory / name) for name in snapshot.files}
             with self._locks.hold_blocking(_PUBLISHING):
                 place = self._layout.snapshots / snapshot.id
                 rootfs = str(self._layout.root / snapshot.rootfs)
                 self.table.insert(snapshot, rootfs, verified, lambda: directory.rename(place))
-            _sync(self._layout.snapshots)
+            sync(self._layout.snapshots)
 
     def damage(self, snapshot: Snapshot) -> str | None:
         """What is wrong with a snapshot's manifest: ``no_metadata``, ``metadata_corrupted``; None when nothing is. Blocks."""
@@ -67,10 +69,17 @@ class Shelf:
             raise _corrupt(snapshot, "its manifest is not what was saved")
 
     def verify(self, snapshot: Snapshot, names: Sequence[str]) -> None:
-        """Compare files with their checksums; one that nobody has touched since that was done last is not read again."""
+        """Compare files with their checksums; one that nobody has touched since that was done last is not read again.
+
+        What is packed is unpacked.
+        """
         try:
             self.check_manifest(snapshot)
             verified = self.table.verified(snapshot.id)
+            for name in names:
+                if self.cold.unpack(snapshot, name):
+                    verified[name] = _identity(self.path(snapshot) / name)
+                    self.table.set_verified(snapshot.id, verified)
             changed = [name for name in names if verified.get(name) != _identity(self.path(snapshot) / name)]
             for name in changed:
                 before = _identity(self.path(snapshot) / name)
@@ -84,10 +93,29 @@ class Shelf:
         if changed:
             self.table.set_verified(snapshot.id, verified)
 
+    def verify_present(self, snapshot: Snapshot) -> None:
+        """Compare with their checksums the files that are not packed."""
+        self.table.get(snapshot.id)
+        self.verify(snapshot, [name for name in snapshot.files if not self.cold.is_file_packed(snapshot, name)])
+
     def remove(self, snapshot_id: str) -> None:
-        """Remove a snapshot that nobody uses."""
+        """Remove a snapshot that nobody uses. What is packed on its files is packed anew first.
+
+        Raises
+        ------
+        StorageFull: there is no room for that.
+        """
+        self.cold.release(snapshot_id, lambda: self._forget(snapshot_id))
+
+    def _forget(self, snapshot_id: str) -> None:
         self.table.delete(snapshot_id)
         shutil.rmtree(self._layout.snapshots / snapshot_id, ignore_errors=True)
+
+    def size(self, snapshot: Snapshot) -> int:
+        """The bytes that a snapshot takes on the disk. Blocks."""
+        with contextlib.suppress(FileNotFoundError):
+            return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self.path(snapshot)))
+        return 0
 
     def remove_abandoned(self) -> int:
         """Remove directories that are no snapshots: left where somebody was killed while he took or deleted one. Blocks."""
@@ -122,14 +150,6 @@ class Shelf:
 def _identity(path: Path) -> Identity:
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _corrupt(snapshot: Snapshot, cause: str) -> CorruptSnapshot:

@@ -41,7 +41,7 @@ from bandsox.models import ProgressCallback, Snapshot, StoredFile, VMRecord, VMS
 from bandsox.store.snapshots import name_taken
 from bandsox.vmm.base import Origin
 from bandsox.vmm.host_cpu import host_cpu
-from bandsox.workers import storage_errors, together
+from bandsox.workers import Task, in_thread, storage_errors, together
 
 if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
@@ -238,6 +238,22 @@ class Snapshots:
         snapshot = await self.get(id_or_name)
         async with self.shelf.given_up(snapshot):
             await asyncio.to_thread(self.shelf.remove, snapshot.id)
+
+    async def compress(self, id_or_name: str, progress: ProgressCallback | None = None) -> Snapshot:
+        """Pack a snapshot's files (`bandsox.engine.snapshots.cold`). Waits for machines that are being started from it.
+
+        Raises
+        ------
+        SnapshotNotFound: there is none. CorruptSnapshot: its files are not what was saved.
+        StorageFull: there is no room for what is packed beside what is not.
+        """
+        snapshot = await self.get(id_or_name)
+        async with self.shelf.given_up(snapshot):
+            await asyncio.to_thread(self.shelf.verify_present, snapshot)
+            task = Task(progress, "compress", f"compressing {snapshot.name}", sum(file.size for file in snapshot.files.values()))
+            await in_thread(lambda stop: self.shelf.cold.pack(snapshot, stop, task.update))
+        task.finish()
+        return snapshot
 
     # ── saving a machine ────────────────────────────────────────────────────────────────────────
 

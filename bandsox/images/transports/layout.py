@@ -24,19 +24,29 @@ FULL_NAME = "io.containerd.image.name"
 _MAX_INDEX_DEPTH = 3
 
 
-class _Files(Protocol):
+class Files(Protocol):
     """The files an image is kept in."""
 
-    def read(self, name: str, limit: int) -> bytes: ...
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file's content."""
 
-    def chunks(self, name: str) -> Iterator[bytes]: ...
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """A file's content, a mebibyte at a time."""
 
 
-class _FilesOfDirectory:
+class FilesOfDirectory:
+    """A layout that is a directory."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self, name: str, limit: int) -> bytes:
+        """A small file's content.
+
+        Raises
+        ------
+        CorruptImage: it cannot be read, or has more than `limit` bytes.
+        """
         data = b""
         for chunk in self.chunks(name):
             data += chunk
@@ -45,6 +55,7 @@ class _FilesOfDirectory:
         return data
 
     def chunks(self, name: str) -> Iterator[bytes]:
+        """A file's content; errors as `read`."""
         try:
             yield from file_chunks(self._path / name)
         except OSError as error:
@@ -67,7 +78,7 @@ async def fetch(reference: Reference, context: Context) -> Fetched:
                 return _fetch(reference, archive, context, copied, stop)
         if not reference.path.is_dir():
             raise ImageNotFound(f"{reference.path} is not a directory")
-        return _fetch(reference, _FilesOfDirectory(reference.path), context, copied, stop)
+        return _fetch(reference, FilesOfDirectory(reference.path), context, copied, stop)
 
     fetched = await in_thread(work)
     copied.finish()
@@ -91,7 +102,7 @@ def fetch_all(path: Path, archive: Archive, context: Context, task: Task, stop: 
     return found
 
 
-def _fetch(reference: Reference, files: _Files | Archive, context: Context, task: Task, stop: threading.Event) -> Fetched:
+def _fetch(reference: Reference, files: Files | Archive, context: Context, task: Task, stop: threading.Event) -> Fetched:
     nested = reference.transport is not Transport.DIRECTORY
     if nested:
         index = spec.decode(files.read("index.json", spec.MAX_MANIFEST), spec.Index, "index.json")

@@ -81,4 +81,6 @@ class SnapshotInfo(Given):
     vmm_version: str
     accelerator: str
     path: str
+    size: int = Field(description="bytes on the disk")
+    compressed: bool
     status: str | None = Field(None, description="what is wrong with it: `no_metadata` or `metadata_corrupted`")
