@@ -10,12 +10,13 @@ AGENT  := bandsox/agent/bin
 NODE   := node_modules/.installed
 SDK    := sdk/typescript/dist/.built
 RUNTIMES := sdk/typescript/tests/runtimes
+DASHBOARD := bandsox/server/dashboard/dist/index.html
 ARCHES := x86_64 aarch64
 IMAGE  ?= debootstrap:bookworm?include=python3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test soak lint types format agent sdk sdk-docs bench build clean lock openapi setup setup-test init
+.PHONY: help run test soak lint types format agent sdk sdk-docs dashboard bench screenshots build clean lock openapi setup setup-test init
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,7 +24,7 @@ help: ## show what can be made
 run: $(VENV)/.initialised ## run code in a real VM, with all set-up
 	@bandsox run --timings '$(IMAGE)' -- python3 -c 'print("Hello from VM!")'
 
-test: setup-test agent sdk $(RUNTIMES)/node_modules/.installed ## run every test, with all set-up
+test: setup-test agent sdk dashboard $(RUNTIMES)/node_modules/.installed ## run every test, with all set-up
 	@scripts/test
 
 lint: $(VENV)/.installed agent $(SDK) ## ruff, import rules, go vet, gofmt, eslint, prettier
@@ -47,8 +48,11 @@ format: $(VENV)/.installed $(SDK) ## format the code
 soak: setup-test agent ## two hundred rounds of create, run and delete; what hosts with vhost-vsock do
 	BANDSOX_TEST_ROUNDS=200 python -m pytest tests/engine/test_rounds.py tests/hostkernel --timeout 7200
 
-bench: init ## measure against the floor of the same run; prints the tables of docs/performance.md
+bench: init setup-test dashboard ## measure against the floor of the same run; prints the tables of docs/performance.md
 	python -m bench
+
+screenshots: init setup-test dashboard ## take pictures of every page of the dashboard
+	python -m tests.dashboard.screenshots build/screenshots
 
 lock: ## renew requirements.lock
 	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --extra server --extra mcp --group dev pyproject.toml -o requirements.lock
@@ -63,7 +67,9 @@ sdk: $(SDK) ## build the TypeScript SDK
 sdk-docs: $(SDK) ## a page for everything that the TypeScript SDK has, in sdk/typescript/docs
 	npm run --silent docs --workspace bandsox
 
-build: $(VENV)/.installed agent ## build the source distribution and the wheel
+dashboard: $(DASHBOARD) ## build the dashboard
+
+build: $(VENV)/.installed agent dashboard ## build the source distribution and the wheel
 	python -m build --no-isolation
 
 init: setup agent
@@ -80,7 +86,7 @@ setup-test: setup
 	@scripts/system-packages test
 
 clean: ## remove what was built here
-	rm -rf build dist $(AGENT) $(VENV) node_modules $(RUNTIMES)/node_modules $(dir $(SDK)) sdk/typescript/docs sdk/typescript/src/generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist $(AGENT) $(VENV) node_modules $(RUNTIMES)/node_modules $(dir $(SDK)) $(dir $(DASHBOARD)) sdk/typescript/docs sdk/typescript/src/generated .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
 	@scripts/virtualenv $(PYTHON) $(VENV)
@@ -102,3 +108,6 @@ $(RUNTIMES)/node_modules/.installed: $(VENV)/.installed $(RUNTIMES)/package.json
 $(SDK): $(NODE) docs/openapi.json $(shell find sdk/typescript -name node_modules -prune -o -name dist -prune -o -name generated -prune -o -name '*.ts' -path '*/src/*' -print) $(wildcard sdk/typescript/tsconfig*.json sdk/typescript/scripts/*)
 	@npm run --silent build --workspace bandsox
 	@touch $@
+
+$(DASHBOARD): $(SDK) $(shell find dashboard -name node_modules -prune -o -type f -print)
+	@scripts/build-dashboard again

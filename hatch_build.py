@@ -1,4 +1,4 @@
-"""Builds the guest agent into the wheel, for every architecture a guest may have."""
+"""Builds the guest agent into the wheel, for every architecture a guest may have, and the dashboard."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _MACHINES = ("x86_64", "aarch64")
 _PROGRAMS = ("bandsox-agent", "bandsox-serial-relay", "bandsox-network", "bandsox-forwarder", "bandsox-filter")
 _PLACE = "bandsox/agent/bin"
+_DASHBOARD = "bandsox/server/dashboard/dist"
 
 
 class AgentBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Runs ``scripts/build-agent`` and adds its results to the wheel. An editable installation uses the checkout's own."""
+    """Runs ``scripts/build-agent`` and ``scripts/build-dashboard``, and adds their results. An editable installation has the checkout's."""
 
     PLUGIN_NAME = "custom"
 
@@ -27,3 +28,5 @@ class AgentBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             for program in _PROGRAMS:
                 place = f"{_PLACE}/{program}-{machine}"
                 build_data["force_include"][place] = place
+        subprocess.run([str(Path(self.root) / "scripts/build-dashboard")], cwd=self.root, check=True)
+        build_data["force_include"][_DASHBOARD] = _DASHBOARD

@@ -1,4 +1,4 @@
-"""`python -m bench [boot|exec|cli|transfer|ports|images|network|density|firecracker|server …]`: all of it, or what is named."""
+"""`python -m bench [boot|exec|cli|transfer|ports|images|network|dashboard|density|firecracker|server …]`: all of it, or what is named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from bandsox.core import AsyncBandSox
-from bench import boot, cli, commands, density, figures, firecracker, images, network, ports, server, transfer
+from bench import boot, cli, commands, dashboard, density, figures, firecracker, images, network, ports, server, transfer
 
 _PARTS = {
     "boot": boot.measure,
@@ -16,6 +16,7 @@ _PARTS = {
     "ports": ports.measure,
     "images": images.measure,
     "network": network.measure,
+    "dashboard": dashboard.measure,
     "density": density.measure,
     "firecracker": firecracker.measure,
     "server": server.measure,

@@ -12,6 +12,7 @@ from bandsox.core import AsyncBandSox
 from bandsox.server import faults, shapes
 from bandsox.server.auth.tickets import Tickets
 from bandsox.server.configuration import Configuration
+from bandsox.server.dashboard import pages
 from bandsox.server.gate import Gate
 from bandsox.server.live import routes as live
 from bandsox.server.once import Once
@@ -20,7 +21,9 @@ from bandsox.server.routes import auth, builds, commands, devices, events, files
 from bandsox.server.service import Service
 from bandsox.version import __version__
 
-ROUTERS = tuple(module.router for module in (system, auth, builds, machines, commands, devices, files, ports, snapshots, images, events))
+ROUTERS = tuple(
+    module.router for module in (system, auth, builds, machines, commands, devices, files, ports, snapshots, images, events, pages)
+)
 """Those of `builds` come before `machines`, where ``from-dockerfile`` would be a machine's name."""
 
 _FAILURES: dict[int | str, dict[str, Any]] = {

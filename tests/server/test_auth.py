@@ -24,6 +24,7 @@ from bandsox.server.application import ROUTERS
 from bandsox.server.auth.callers import Scope
 from bandsox.server.auth.file import AuthFile
 from bandsox.server.auth.gatekeeper import SUBPROTOCOL, _subprotocol_token
+from bandsox.server.dashboard import pages
 from bandsox.server.guard import demand_of
 from bandsox.server.live import routes as live
 from tests.server.servers import Server, serving
@@ -81,6 +82,9 @@ def test_every_route_is_known() -> None:
         "/api/auth/login",
         "/api/auth/logout",
         "/api/auth/check",
+        "/assets/{name}",
+        "/icon.svg",
+        *pages.PAGES,
     }
 
 

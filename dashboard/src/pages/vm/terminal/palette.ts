@@ -1,0 +1,51 @@
+/** The colours of the terminal, readable on the page's backgrounds. */
+
+import type { ITheme } from "@xterm/xterm";
+
+export const LIGHT: ITheme = {
+  background: "#fdfdfd",
+  foreground: "#1b1f27",
+  cursor: "#3350cf",
+  cursorAccent: "#fdfdfd",
+  selectionBackground: "#c9d4fb",
+  black: "#1b1f27",
+  red: "#b3261e",
+  green: "#16703f",
+  yellow: "#7d5200",
+  blue: "#3350cf",
+  magenta: "#86309c",
+  cyan: "#0b6e80",
+  white: "#6b7482",
+  brightBlack: "#565f6e",
+  brightRed: "#c8352c",
+  brightGreen: "#1a7f49",
+  brightYellow: "#8f5f00",
+  brightBlue: "#4a66e0",
+  brightMagenta: "#9a3fb1",
+  brightCyan: "#0e7d91",
+  brightWhite: "#3a414d",
+};
+
+export const DARK: ITheme = {
+  background: "#0b0e12",
+  foreground: "#e6e9ef",
+  cursor: "#93a6ff",
+  cursorAccent: "#0b0e12",
+  selectionBackground: "#2c3a73",
+  black: "#4b5463",
+  red: "#ff8f86",
+  green: "#4fc98d",
+  yellow: "#efb758",
+  blue: "#93a6ff",
+  magenta: "#d99bec",
+  cyan: "#6fd0e0",
+  white: "#c9d0db",
+  brightBlack: "#7e8896",
+  brightRed: "#ffaca5",
+  brightGreen: "#7adbab",
+  brightYellow: "#f6cd85",
+  brightBlue: "#b3c0ff",
+  brightMagenta: "#e6bcf3",
+  brightCyan: "#98e0ec",
+  brightWhite: "#ffffff",
+};

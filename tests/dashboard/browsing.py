@@ -1,0 +1,69 @@
+"""A real browser on the dashboard: Debian's Chromium, driven over its own protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+PATIENCE_MS = 40_000
+"""How long to wait for anything; a loaded machine is slow."""
+
+AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """A browser for the time of the block."""
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=root)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Complaints:
+    """What a page has complained of: errors of its programs, refusals by its policy."""
+
+    def __init__(self) -> None:
+        self.list: list[str] = []
+
+    def watch(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.list.append(f"error: {error}"))
+        page.on("console", self._heard)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        # Requests that fail, and connections that a page leaves, are told here as well; that a page shows them is what tests look at.
+        if message.type in {"error", "warning"} and not message.text.startswith(("Failed to load resource", "WebSocket connection")):
+            self.list.append(f"{message.type}: {message.text}")
+
+
+@contextmanager
+def visiting(browser: Browser, url: str, *, width: int = 1280, scheme: str = "light") -> Iterator[BrowserContext]:
+    """A fresh visitor of the server at `url`, whose pages complain of nothing."""
+    context = browser.new_context(base_url=url, viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    context.set_default_timeout(PATIENCE_MS)
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
+    complaints = Complaints()
+    context.on("page", complaints.watch)
+    try:
+        yield context
+    finally:
+        context.close()
+    assert complaints.list == [], complaints.list
+
+
+def barriers(page: Page) -> list[str]:
+    """What keeps people who cannot see or use a mouse from using a page, as axe-core finds it."""
+    # It is run as the browser's own, since the page's policy lets nobody in; its frames have nothing that could be run.
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("() => axe.run(document, { iframes: false, resultTypes: ['violations'] })")
+    return [f"{each['id']}: {each['help']}: {node['html'][:200]}" for each in found["violations"] for node in each["nodes"]]

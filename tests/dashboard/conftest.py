@@ -1,0 +1,41 @@
+"""One server, one machine and one browser for all tests of the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from bandsox import BandSox, MicroVM
+from bandsox.server.dashboard.assets import built
+from tests.dashboard.browsing import CHROMIUM, browsing, visiting
+from tests.server.servers import Server, serving
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    assert Path(CHROMIUM).exists(), "run `scripts/system-packages test`"
+    assert built(), "run `make dashboard`"
+    with browsing() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def server(storage: Path) -> Iterator[Server]:
+    with serving(storage) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def machine(bandsox: BandSox) -> Iterator[MicroVM]:
+    """A running machine that all tests share; none of them stops it."""
+    with bandsox.create_vm(name="shared", mem_mib=256, metadata={"team": "web", "size": 3}) as vm:
+        yield vm
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    with visiting(browser, server.url) as context:
+        yield context.new_page()

@@ -1,0 +1,94 @@
+"""Snapshots, forks and ports in the browser, and what other processes do, as it is seen there."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from bandsox import BandSox, MicroVM
+from tests.dashboard.browsing import visiting
+from tests.server.servers import Server
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(bandsox: BandSox, machine: MicroVM) -> Iterator[None]:
+    """What a test makes is gone afterwards, however it ends."""
+    yield
+    for each in bandsox.list_vms():
+        if each["id"] != machine.vm_id:
+            bandsox.delete_vm(each["id"])
+    for each in bandsox.list_snapshots():
+        bandsox.delete_snapshot(each["id"])
+
+
+def menu(page: Page, name: str, entry: str) -> None:
+    page.get_by_role("button", name=f"Actions for {name}", exact=True).click()
+    page.get_by_role("menuitem", name=entry, exact=True).click()
+
+
+def test_clones_are_made_and_all_deleted_at_once(page: Page, machine: MicroVM, bandsox: BandSox) -> None:
+    page.goto("/?q=clone-of")
+    page.goto("/vms/shared")
+    menu(page, "shared", "Fork")
+    page.get_by_label("Clones").fill("2")
+    page.get_by_label("Name", exact=True).fill("clone-of")
+    page.get_by_role("button", name="Fork", exact=True).click()
+    expect(page.get_by_text("Made 2 clones of shared")).to_be_visible()
+    page.goto("/?q=clone-of")
+    expect(page.get_by_role("link", name="clone-of-1")).to_be_visible()
+    page.get_by_label("Choose all of this page").check()
+    page.get_by_role("toolbar").get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("Deleted 2 VMs")).to_be_visible()
+    assert [each["name"] for each in bandsox.list_vms()] == ["shared"]
+
+
+def test_a_port_is_published_used_and_withdrawn(page: Page, machine: MicroVM) -> None:
+    listening = threading.Event()
+    machine.start_session("cd /tmp && exec python3 -u -m http.server 8080", on_stdout=lambda _: listening.set())
+    assert listening.wait(60)
+    page.goto("/vms/shared/ports")
+    page.get_by_label("Port of the guest").fill("8080")
+    page.get_by_role("button", name="Publish").click()
+    link = page.get_by_role("link", name=re.compile("^http:"))
+    expect(link).to_have_attribute("rel", "noopener noreferrer")
+    assert httpx.get(link.inner_text(), trust_env=False, timeout=60).status_code == 200
+    page.get_by_role("button", name="Withdraw port 8080").click()
+    expect(page.get_by_text("No port is published")).to_be_visible()
+    assert machine.ports() == []
+    for session in machine.list_sessions():
+        if session.running:
+            machine.signal_session(session.id, 9)
+
+
+def test_what_another_process_does_is_seen_without_asking(browser: Browser, server: Server, machine: MicroVM, bandsox: BandSox) -> None:
+    with visiting(browser, server.url) as context:
+        table, other = context.new_page(), context.new_page()
+        table.goto("/")
+        other.goto("/vms/shared")
+        expect(table.get_by_role("link", name="shared", exact=True)).to_be_visible()
+        expect(other.get_by_role("heading", name="shared", exact=True)).to_be_visible()
+        (clone,) = machine.fork(name="from-elsewhere")
+        row = table.get_by_role("row").filter(has=table.get_by_role("link", name="from-elsewhere"))
+        expect(row.get_by_text("running")).to_be_visible()
+        clone.pause()
+        expect(row.get_by_text("paused")).to_be_visible()
+        bandsox.rename_vm(machine.vm_id, "shared-renamed")
+        try:
+            expect(other.get_by_role("heading", name="shared-renamed")).to_be_visible()
+        finally:
+            bandsox.rename_vm(machine.vm_id, "shared")
+        clone.delete()
+        expect(row).to_have_count(0)
+
+
+def test_a_console_is_followed(page: Page, machine: MicroVM) -> None:
+    page.goto("/vms/shared/console")
+    expect(page.get_by_text("Live.")).to_be_visible()
+    machine.exec_command("echo said-just-now > /dev/console")
+    expect(page.get_by_label("Console", exact=True)).to_contain_text("said-just-now")
