@@ -70,7 +70,7 @@ async def _files(vm: AsyncMicroVM, there: AsyncMicroVM) -> None:
                     start = time.perf_counter()
                     await move()
                     rates.setdefault((way, name), []).append(_SIZE / (time.perf_counter() - start) / 1e6)
-        await vm.remove("/dev/shm/file")
+                await vm.remove("/dev/shm/file")  # there is room for one at a time
     print(f"\n### Files of {_SIZE >> 20} MiB through the server\n\n| | the library MB/s | through the server MB/s | share (target: 60 %) |")
     print("|---|---|---|---|")
     for way in ("upload", "download"):
