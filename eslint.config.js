@@ -51,5 +51,6 @@ export default defineConfig(
       "@typescript-eslint/no-meaningless-void-operator": "off",
     },
   },
+  { files: ["sdk/typescript/examples/**"], rules: { "no-console": "off" } },
   { files: ["**/*.js", "**/*.mjs"], extends: [tseslint.configs.disableTypeChecked], languageOptions: { globals: globals.node } },
 );
