@@ -87,7 +87,13 @@ class BandSox:
     restore_vm = sync(AsyncBandSox.restore_vm).then(lambda _, vm: _blocking(vm))
 
     def events(self, after: int | None = None) -> Iterator[Change]:
-        """What happens to machines, snapshots and images, as it happens; see `AsyncBandSox.events`."""
+        """What happens to machines, snapshots and images from now on, whichever process does it, until the caller stops asking.
+
+        Parameters
+        ----------
+        after: begin behind the change with this ``id`` instead, to miss nothing between two calls. Where that is too long ago, the first
+            change is of the kind ``lost``: what there is has to be asked for anew.
+        """
         return iterate(self._async.events(after))
 
 
