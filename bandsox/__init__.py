@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bandsox.core import AsyncBandSox, BandSox
+    from bandsox.core.pools import AsyncPool, Pool
     from bandsox.errors import BandSoxError
     from bandsox.models import (
+        Checkpoint,
         DirEntry,
         ExecResult,
         FileChange,
+        FileDifference,
         FileStat,
         GuestInfo,
         Image,
@@ -34,18 +37,22 @@ if TYPE_CHECKING:
         Policy,
         Progress,
         SessionInfo,
+        Template,
         VMStatus,
     )
     from bandsox.vm import AsyncMicroVM, MicroVM
 
 _PLACES = {
     "bandsox.core": ("AsyncBandSox", "BandSox"),
+    "bandsox.core.pools": ("AsyncPool", "Pool"),
     "bandsox.vm": ("AsyncMicroVM", "MicroVM"),
     "bandsox.errors": ("BandSoxError",),
     "bandsox.models": (
+        "Checkpoint",
         "DirEntry",
         "ExecResult",
         "FileChange",
+        "FileDifference",
         "FileStat",
         "GuestInfo",
         "Image",
@@ -55,6 +62,7 @@ _PLACES = {
         "Policy",
         "Progress",
         "SessionInfo",
+        "Template",
         "VMStatus",
     ),
 }
@@ -62,11 +70,14 @@ _PLACES = {
 __all__ = [
     "AsyncBandSox",
     "AsyncMicroVM",
+    "AsyncPool",
     "BandSox",
     "BandSoxError",
+    "Checkpoint",
     "DirEntry",
     "ExecResult",
     "FileChange",
+    "FileDifference",
     "FileStat",
     "GuestInfo",
     "Image",
@@ -75,8 +86,10 @@ __all__ = [
     "Metrics",
     "MicroVM",
     "Policy",
+    "Pool",
     "Progress",
     "SessionInfo",
+    "Template",
     "VMStatus",
     "__version__",
 ]

@@ -11,7 +11,8 @@
     │   ├── Forbidden             it knows, and this caller may not
     │   └── TooManyRequests       the caller has to wait (retryable)
     ├── NotFound              (a FileNotFoundError) something that was named does not exist
-    │   ├── VMNotFound · ImageNotFound · SnapshotNotFound · KernelNotFound · SessionNotFound
+    │   ├── VMNotFound · ImageNotFound · SnapshotNotFound · CheckpointNotFound · TemplateNotFound · KernelNotFound
+    │   ├── SessionNotFound
     │   └── PythonNotFound        the image has no Python interpreter
     ├── HostError             the host cannot do it as it stands; the remedy says what to change
     │   ├── MissingTool           a program that is needed is not installed
@@ -25,7 +26,7 @@
     ├── ImageError            an image could not be fetched or is broken
     │   ├── RegistryError         the registry said no, or spoke nonsense
     │   ├── RegistryUnavailable   the registry could not be reached (retryable)
-    │   ├── BuildFailed           an instruction of a Dockerfile was carried out, and failed
+    │   ├── BuildFailed           an instruction of a Dockerfile, or a command of a template's set-up, failed
     │   ├── DigestMismatch        content does not have the digest it is named by
     │   └── CorruptImage          a manifest, layer or archive that cannot be read
     ├── MachineError          a machine did not come up, or stopped
@@ -197,6 +198,18 @@ class SnapshotNotFound(NotFound):
     code = "snapshot_not_found"
 
 
+class CheckpointNotFound(NotFound):
+    """The machine has no checkpoint with this label."""
+
+    code = "checkpoint_not_found"
+
+
+class TemplateNotFound(NotFound):
+    """No template has this id."""
+
+    code = "template_not_found"
+
+
 class KernelNotFound(NotFound):
     """The guest kernel that was asked for does not exist."""
 
@@ -297,7 +310,7 @@ class RegistryUnavailable(ImageError):
 
 
 class BuildFailed(ImageError):
-    """An instruction of a Dockerfile was carried out, and failed; the message has the end of what it printed."""
+    """An instruction of a Dockerfile, or a command of a template's set-up, failed; the end of what it printed is told."""
 
     code = "build_failed"
 

@@ -99,11 +99,16 @@ class HistoryEntry:
 
 
 class VMStatus(str, enum.Enum):
-    """Where a machine is in its life. ``DEAD``: its VMM ended without having been asked to; it can be started again."""
+    """Where a machine is in its life.
+
+    ``SAVED``: its memory is on the disk, and its VMM is gone; it can go on from there. ``DEAD``: its VMM ended without having been asked
+    to; it can be started again.
+    """
 
     CREATING = "creating"
     RUNNING = "running"
     PAUSED = "paused"
+    SAVED = "saved"
     STOPPED = "stopped"
     DEAD = "dead"
 
@@ -149,8 +154,8 @@ ConfinementDemand = Literal["auto", "none", "namespaces", "jail"]
 """``auto``: the strongest that works here. ``namespaces``, ``jail``: at least that, or the machine is refused."""
 
 
-OnExpiry = Literal["delete", "stop", "pause"]
-"""What becomes of a machine whose time is over."""
+OnExpiry = Literal["delete", "stop", "pause", "snapshot"]
+"""What becomes of a machine whose time is over. ``snapshot``: its memory goes to the disk and its VMM ends (`VMStatus.SAVED`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +287,8 @@ class PortState:
 class VMSpec:
     """What a machine was asked to be.
 
-    ``ttl`` is how many seconds it may run, ``idle_timeout`` how many without being used; ``auto_resume``: a paused one goes on at the next
-    operation. ``cpu_template`` is a static template's name or a custom one's JSON text; ``disk_limits`` hold for each of its disks.
+    ``ttl`` is how many seconds it may run, ``idle_timeout`` how many without being used; ``auto_resume``: a paused or saved one goes on at
+    the next operation. ``cpu_template`` is a static template's name or a custom one's JSON text; ``disk_limits`` hold for each disk.
     ``enable_networking`` None: a network where host and guest can have one; ``dns``: other name servers than the host's.
     The host's ports in ``publish`` are numbers once the machine has run. ``network_limits`` hold in each direction. ``balloon_mib`` is what
     a balloon takes from the guest, None: it has no balloon; ``mmds`` what its metadata service says, None: it has no such service.
@@ -451,6 +456,58 @@ class Change:
     status: str | None = None
 
 
+Purpose = Literal["checkpoint", "memory", "template"]
+"""What a snapshot is for that was not taken for itself: a place in a machine's timeline, the memory of a machine that is saved, a
+template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """What a snapshot belongs to. ``owner`` is the machine's id, or the template's key."""
+
+    purpose: Purpose
+    owner: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A place in a machine's timeline that it can go back to.
+
+    ``snapshot`` is the id of the snapshot that it is; ``after`` that of the one from which the machine had gone on when it was taken.
+    """
+
+    label: str
+    created_at: float
+    snapshot: str
+    after: str | None = None
+
+
+TEMPLATE_PREFIX = "template:"
+"""What stands before a template's id where an image could be meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A machine that was set up once, to start others from. ``size`` is what it takes on this host's disk, in bytes.
+
+    ``image`` is the reference that it was made of, ``image_id`` what that named then; ``setup`` the commands that were run. ``used_at`` is
+    when a machine was last made of it, in seconds since the epoch.
+    """
+
+    id: str
+    snapshot: str
+    image: str
+    image_id: str
+    vcpu: int
+    mem_mib: int
+    disk_size_mib: int
+    setup: tuple[str, ...]
+    created_at: float
+    used_at: float
+    size: int
+
+
 # ── results ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -525,6 +582,23 @@ class FileChange:
     type: Literal["created", "modified", "removed", "moved", "attributes", "overflow"]
     path: bytes
     to: bytes | None = None
+
+
+MOST_DIFFERENCES = 100_000
+"""How many differences are told where nobody says how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileDifference:
+    """A file that is not the same in two states of a machine: another content, type, mode or owner, or there in one of them only.
+
+    ``size`` is in bytes: in the later state, or, where the file was removed, in the earlier one. ``path`` is as the guest's kernel has it.
+    """
+
+    change: Literal["created", "modified", "removed"]
+    path: bytes
+    type: Literal["file", "directory", "symlink", "fifo", "socket", "char", "block", "unknown"]
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,12 +701,13 @@ class HookResult:
 class RestoreReceipt:
     """What was done to make a copy a machine of its own.
 
-    `frozen`: that none of the guest's programs has run in the copy before. `clock_step_s`: how far its clock was moved, and
-    `clock_error_s` by how much it may still be wrong. `connections_closed`: operations of the source's clients that ended in the copy.
+    `frozen`: that none of the guest's programs has run in the copy before. `machine_id`: its new one; None for a machine that went on as
+    itself. `clock_step_s`: how far its clock was moved, and `clock_error_s` by how much it may still be wrong. `connections_closed`:
+    operations of the source's clients that ended in the copy.
     """
 
     frozen: bool
-    machine_id: str
+    machine_id: str | None
     clock_step_s: float
     clock_error_s: float
     connections_closed: int

@@ -1,4 +1,4 @@
-"""`python -m bench [boot|exec|cli|transfer|ports|images|network|dashboard|density|firecracker|server …]`: all of it, or what is named."""
+"""`python -m bench [boot|exec|cli|transfer|ports|images|network|dashboard|density|pools|firecracker|server …]`: all of it, or what is named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from bandsox.core import AsyncBandSox
-from bench import boot, cli, commands, dashboard, density, figures, firecracker, images, network, ports, server, transfer
+from bench import boot, cli, commands, dashboard, density, figures, firecracker, images, network, pools, ports, server, transfer
 
 _PARTS = {
     "boot": boot.measure,
@@ -18,6 +18,7 @@ _PARTS = {
     "network": network.measure,
     "dashboard": dashboard.measure,
     "density": density.measure,
+    "pools": pools.measure,
     "firecracker": firecracker.measure,
     "server": server.measure,
 }

@@ -20,8 +20,25 @@ SECTIONS = {
     "VMs": {
         "vm": Entry(
             f"{_COMMANDS}.vm:vm",
-            "List, start, stop, pause, resume, save, fork, rename and delete VMs.",
-            ("list", "ls", "start", "stop", "pause", "resume", "save", "fork", "delete", "rm", "rename", "metadata"),
+            "List, start, stop, pause, resume, save, fork, rewind, rename and delete VMs.",
+            (
+                *(
+                    "list",
+                    "ls",
+                    "start",
+                    "stop",
+                    "pause",
+                    "hibernate",
+                    "resume",
+                    "save",
+                    "fork",
+                    "checkpoint",
+                    "checkpoints",
+                    "rewind",
+                    "diff",
+                ),
+                *("delete", "rm", "rename", "metadata"),
+            ),
         ),
         "snapshot": Entry(
             f"{_COMMANDS}.snapshot:snapshot",
@@ -32,6 +49,11 @@ SECTIONS = {
             f"{_COMMANDS}.network:network",
             "Say where VMs may go in their network, and see where they went.",
             ("policy", "log", "learned", "stats"),
+        ),
+        "template": Entry(
+            f"{_COMMANDS}.template:template",
+            "Make, list and remove templates: VMs that were set up once, to start others from.",
+            ("make", "list", "ls", "remove", "rm", "prune"),
         ),
         "inspect": Entry(f"{_COMMANDS}.inspect:inspect", "Show all that is known of a VM or an image."),
         "logs": Entry(f"{_COMMANDS}.logs:logs", "Show what a VM has printed on its console."),

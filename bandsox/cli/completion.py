@@ -12,6 +12,8 @@ import click
 from bandsox.cli.command import invocation
 
 _LIMIT = 200
+_SNAPSHOTS = "SELECT name FROM snapshots WHERE id NOT IN (SELECT snapshot_id FROM belongings) ORDER BY created_at DESC"
+_TEMPLATES = "SELECT substr(owner, 1, 16) FROM belongings WHERE purpose = 'template'"
 
 
 def complete_vm(context: click.Context, _: click.Parameter, typed: str) -> list[str]:
@@ -21,7 +23,12 @@ def complete_vm(context: click.Context, _: click.Parameter, typed: str) -> list[
 
 def complete_snapshot(context: click.Context, _: click.Parameter, typed: str) -> list[str]:
     """The names of snapshots that begin with `typed`."""
-    return _beginning(context, "SELECT name FROM snapshots ORDER BY created_at DESC", typed)
+    return _beginning(context, _SNAPSHOTS, typed)
+
+
+def complete_template(context: click.Context, _: click.Parameter, typed: str) -> list[str]:
+    """The ids of templates that begin with `typed`."""
+    return _beginning(context, _TEMPLATES, typed)
 
 
 def complete_image(context: click.Context, _: click.Parameter, typed: str) -> list[str]:

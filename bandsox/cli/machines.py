@@ -14,6 +14,7 @@ from bandsox.cli.faults import report
 from bandsox.cli.output import notice, print_json
 from bandsox.cli.parameters import MachineOptions, metadata_of, variables, wanted_policy
 from bandsox.errors import BandSoxError, InvalidRequest
+from bandsox.models import TEMPLATE_PREFIX
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
     from bandsox.vm import AsyncMicroVM
 
 
-async def find_image(call: Call, reference: str, pull: str) -> Image:
-    """The image of a reference, fetched where `pull` allows it."""
-    return await call.bandsox.pull_image(reference, cast(Literal["missing", "always", "never"], pull), call.progress)
+async def find_config(call: Call, reference: str, pull: str) -> ImageConfig:
+    """The configuration of a reference's image, which is fetched where `pull` allows it, or of a template's."""
+    if reference.startswith(TEMPLATE_PREFIX):
+        template = await call.engine.templates.get(reference)
+        return (await call.engine.snapshots.get(template.snapshot)).image_config
+    return (await call.bandsox.pull_image(reference, cast(Literal["missing", "always", "never"], pull), call.progress)).config
 
 
 async def create_machine(
     call: Call, reference: str, options: MachineOptions, timings: Timings | None = None, *, ephemeral: bool = False
 ) -> AsyncMicroVM:
-    """A new machine of an image that `find_image` has found; an ephemeral one is gone with this process, however that ends."""
+    """A new machine of an image that `find_config` has found; an ephemeral one is gone with this process, however that ends."""
     import asyncio
 
     from bandsox.cli.timings import Timings

@@ -23,6 +23,7 @@ from bandsox.cli.command import Invocation
 _STATUS_COLORS = {
     "running": "green",
     "paused": "yellow",
+    "saved": "yellow",
     "creating": "cyan",
     "dead": "red",
     "ok": "green",

@@ -131,7 +131,8 @@ def image_argument(name: str = "image", **settings: Any) -> Callable[[Function],
     return click.argument(name, shell_complete=complete_image, **settings)
 
 
-def _default(field: str) -> Any:
+def default_of(field: str) -> Any:
+    """The default of a field of a machine's specification."""
     from bandsox.models import VMSpec
 
     return next(f.default for f in dataclasses.fields(VMSpec) if f.name == field)
@@ -172,12 +173,12 @@ def machine_options(function: Function) -> Function:
     """What a new VM is made of. The command gets them as one argument, `options`, of type `MachineOptions`."""
     decorate = _together(
         click.option("--name", metavar="NAME", help="Its name; made up when absent."),
-        click.option("--vcpu", type=int, default=_default("vcpu"), show_default=True, metavar="N", help="Number of CPUs."),
-        click.option("--mem", type=mebibytes, default=_default("mem_mib"), show_default=True, metavar="MiB", help="Memory; 2G is 2048."),
+        click.option("--vcpu", type=int, default=default_of("vcpu"), show_default=True, metavar="N", help="Number of CPUs."),
+        click.option("--mem", type=mebibytes, default=default_of("mem_mib"), show_default=True, metavar="MiB", help="Memory; 2G is 2048."),
         click.option(
             "--disk-size",
             type=mebibytes,
-            default=_default("disk_size_mib"),
+            default=default_of("disk_size_mib"),
             show_default=True,
             metavar="MiB",
             help="Room for what it writes, which takes space on the host as it is used; 0: in its memory.",
@@ -196,7 +197,7 @@ def machine_options(function: Function) -> Function:
         click.option(
             "--on-expiry",
             type=click.Choice(["delete", "stop", "pause"]),
-            default=_default("on_expiry"),
+            default=default_of("on_expiry"),
             show_default=True,
             help="What becomes of it when that time is over.",
         ),

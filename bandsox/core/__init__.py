@@ -4,7 +4,8 @@ Both are a library over a storage directory, as SQLite is over a file: several p
 directory at once, and machines outlive the process that made them.
 
     opening    a storage directory, opened     asynchronous, blocking   the two faces
-    machines, snapshots, images, events, host  the methods, by what they are about
+    machines, snapshots, templates, images,    the methods, by what they are about
+    events, host
 """
 
 from bandsox.core.asynchronous import AsyncBandSox

@@ -10,12 +10,13 @@ from bandsox.core.host import Host
 from bandsox.core.images import Images
 from bandsox.core.machines import Machines
 from bandsox.core.snapshots import Snapshots
+from bandsox.core.templates import Templates
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class AsyncBandSox(Machines, Snapshots, Images, Events, Host):
+class AsyncBandSox(Machines, Snapshots, Templates, Images, Events, Host):
     """The machines and images of one storage directory, or of a server.
 
     Parameters

@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from bandsox.core.asynchronous import AsyncBandSox
-from bandsox.models import Isolation
+from bandsox.models import Isolation, Template
 from bandsox.portal import iterate, sync
 
 if TYPE_CHECKING:
+    from bandsox.core.pools import Pool
     from bandsox.models import Change
     from bandsox.vm import AsyncMicroVM, MicroVM
 
@@ -73,6 +74,27 @@ class BandSox:
     compress_snapshot = sync(AsyncBandSox.compress_snapshot)
     export_snapshot = sync(AsyncBandSox.export_snapshot)
     import_snapshot = sync(AsyncBandSox.import_snapshot)
+
+    template = sync(AsyncBandSox.template)
+    list_templates = sync(AsyncBandSox.list_templates)
+    get_template = sync(AsyncBandSox.get_template)
+    remove_template = sync(AsyncBandSox.remove_template)
+    prune_templates = sync(AsyncBandSox.prune_templates)
+
+    def pool(self, template: Template | str, size: int = 2) -> Pool:
+        """A warm pool: `size` paused clones of a template, of which `take` hands one out in the time of a resume.
+
+        It is this process's: clones that are taken are replaced in the background, and those that are not are deleted when the pool or
+        this object is closed, or the process ends in whatever way. Use it as a context manager: on entering, all clones are made.
+
+        Parameters
+        ----------
+        template: a template, or its id.
+        size: how many clones stand ready, from 1 to 256. Each takes what it does not share with the others of its memory.
+        """
+        from bandsox.core.pools import Pool
+
+        return Pool(self._async.pool(template, size))
 
     @property
     def active_vms(self) -> dict[str, MicroVM]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bandsox.core import mcpservers
 from bandsox.core.opening import Opening
 from bandsox.engine.identity import check_dns, check_mmds
 from bandsox.errors import InvalidRequest, VMNotFound
-from bandsox.models import OnExpiry, Policy, ProgressCallback, PublishedPort, RateLimits, VMSpec, VMStatus
+from bandsox.models import TEMPLATE_PREFIX, OnExpiry, Policy, ProgressCallback, PublishedPort, RateLimits, Template, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
 from bandsox.vm.info import vm_info
 
@@ -24,7 +24,7 @@ class Machines(Opening):
 
     async def create_vm(
         self,
-        docker_image: str = DEFAULT_IMAGE,
+        docker_image: str | Template = DEFAULT_IMAGE,
         name: str | None = None,
         vcpu: int = 1,
         mem_mib: int = 128,
@@ -62,7 +62,8 @@ class Machines(Opening):
 
         Parameters
         ----------
-        docker_image: an image reference; see docs/images.md for its forms.
+        docker_image: an image reference; see docs/images.md for its forms. Or a template, or ``template:`` and the id of one, from
+            which the machine goes on: its size, kernel and hypervisor are the template's.
         name: a label, unique in this storage directory; made up when absent.
         vcpu, mem_mib, disk_size_mib: its size; a disk of 0 keeps what the machine writes in its memory.
         kernel_path: a guest kernel other than the default one.
@@ -84,8 +85,9 @@ class Machines(Opening):
         confinement: what the hypervisor is locked into; see `BandSox`. It holds for every later start of the machine.
         ttl: how many seconds it may run, from now on and after each time it is woken when they are over.
         idle_timeout: how many seconds it may run while no operation on its guest is under way and no session runs in it.
-        on_expiry: what becomes of it then: ``"delete"``, ``"stop"`` or ``"pause"``. It is done whether this process still runs or not.
-        auto_resume: when it is paused, it goes on at the next operation on its guest.
+        on_expiry: what becomes of it then: ``"delete"``, ``"stop"``, ``"pause"``, or ``"snapshot"``, which is `AsyncMicroVM.hibernate`. It
+            is done whether this process still runs or not.
+        auto_resume: when it is paused or saved, it goes on at the next operation on its guest.
         publish: ports of this host that lead to ports of the guest, as ``{8080: 80}`` or ``["127.0.0.1:8080:80", "80"]``; on loopback
             unless an address is given. They hold for every start of the machine.
         network_bandwidth_mbps: a limit on its network in each direction, in 10^6 bytes a second. Firecracker only, as the next three.
@@ -108,8 +110,9 @@ class Machines(Opening):
         BootFailed: the machine did not come up; nothing of it is left.
         """
         asked = None if mcp is None else mcpservers.servers(mcp)
+        template = docker_image.id if isinstance(docker_image, Template) else _template_id(docker_image)
         spec = VMSpec(
-            image=docker_image,
+            image="" if isinstance(docker_image, Template) else docker_image,
             name=name if name is not None else self.engine.new_name(),
             vcpu=vcpu,
             mem_mib=mem_mib,
@@ -137,7 +140,11 @@ class Machines(Opening):
             track_dirty_pages=track_dirty_pages,
             policy=_policy(network),
         )
-        vm = self._handle(await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress))
+        if template is not None:
+            record = await self.engine.templates.start(template, spec, ephemeral=ephemeral, progress=progress)
+        else:
+            record = await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress)
+        vm = self._handle(record)
         if asked is not None:
             await self._configure(vm, asked)
         return vm
@@ -227,8 +234,9 @@ class Machines(Opening):
         Conflict: it cannot be reached from the present one.
         """
         record = await self.engine.get(vm_id)
+        change: Callable[[str], Awaitable[object]]
         if status == VMStatus.RUNNING:
-            change = self.engine.resume if record.status in {VMStatus.PAUSED, VMStatus.RUNNING} else self.engine.start
+            change = self.engine.resume if record.status in {VMStatus.PAUSED, VMStatus.RUNNING, VMStatus.SAVED} else self.engine.start
         elif status == VMStatus.PAUSED:
             change = self.engine.pause
         elif status == VMStatus.STOPPED:
@@ -243,6 +251,11 @@ class Machines(Opening):
         if info is not None:
             self.active_vms.pop(info["id"], None)
             await self.engine.delete(info["id"])
+
+
+def _template_id(reference: str) -> str | None:
+    """The id of a template that stands for an image; None for an image's reference."""
+    return reference.removeprefix(TEMPLATE_PREFIX) if reference.startswith(TEMPLATE_PREFIX) else None
 
 
 def _published(publish: Mapping[int | str, int] | Iterable[PublishedPort | str] | None) -> tuple[PublishedPort, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from bandsox.settings import check_confinement, default_confinement, isolation_o
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from bandsox.engine.pool import Pool
     from bandsox.vm import AsyncMicroVM
 
 
@@ -38,6 +40,7 @@ class Opening:
         self.confinement = default_confinement() if confinement is None else check_confinement(confinement)
         self.engine = Engine(storage_dir, isolation_of(require))
         self.active_vms: dict[str, AsyncMicroVM] = {}
+        self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -46,7 +49,9 @@ class Opening:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of the storage directory. Machines and their sessions go on; ephemeral machines are deleted."""
+        """Let go of the storage directory. Machines and their sessions go on; ephemeral machines and pools are deleted."""
+        for pool in list(self._pools):
+            await pool.close()
         for vm in self.active_vms.values():
             await vm.disconnect()
         self.active_vms.clear()

@@ -18,7 +18,7 @@ from bandsox.client.guest import refuse
 from bandsox.client.machine import RemoteMicroVM
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
-from bandsox.models import Change, Image, Isolation, OnExpiry, Policy, ProgressCallback, PublishedPort
+from bandsox.models import TEMPLATE_PREFIX, Change, Image, Isolation, OnExpiry, Policy, ProgressCallback, PublishedPort, Template
 from bandsox.settings import DEFAULT_IMAGE, isolation_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RemoteBandSox(AsyncBandSox):
 
     async def create_vm(
         self,
-        docker_image: str = DEFAULT_IMAGE,
+        docker_image: str | Template = DEFAULT_IMAGE,
         name: str | None = None,
         vcpu: int = 1,
         mem_mib: int = 128,
@@ -118,6 +118,8 @@ class RemoteBandSox(AsyncBandSox):
         """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host and policies."""
         if kernel_path is not None or boot_args or debug_console or cpu_template is not None or network is not None or ephemeral:
             refuse()
+        if isinstance(docker_image, Template):
+            docker_image = f"{TEMPLATE_PREFIX}{docker_image.id}"
         wanted = {
             "image": docker_image,
             "name": name,

@@ -139,5 +139,10 @@ async def _act(engine: Engine, record: VMRecord) -> None:
         case "pause":
             with contextlib.suppress(Conflict):  # it does not run
                 await engine.pause(record.id)
+        case "snapshot":
+            from bandsox.engine import hibernation
+
+            with contextlib.suppress(Conflict):  # it does not run
+                await hibernation.hibernate(engine, record.id)
     if record.expires_at is not None:
         await asyncio.to_thread(engine.vms.settle_deadline, record.id, record.expires_at)

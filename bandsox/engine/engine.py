@@ -16,25 +16,27 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bandsox.engine import deadlines, identity, ownership
 from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
 from bandsox.engine.frozen import is_frozen
-from bandsox.engine.rooms import Rooms
+from bandsox.engine.lines import Lines
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
-from bandsox.process import ProcessId
 from bandsox.settings import Layout
+from bandsox.store import Snapshots as SnapshotTable
 
 if TYPE_CHECKING:
     from bandsox.engine.cleanup import Removed
-    from bandsox.engine.launch import Past
+    from bandsox.engine.launch import Ground, Past
     from bandsox.engine.published import Published
     from bandsox.engine.snapshots import Snapshots
+    from bandsox.engine.templates import Templates
+    from bandsox.engine.timeline import Timeline
     from bandsox.guest import GuestClient
     from bandsox.network.keeper import Namespace
     from bandsox.vmm.base import NetworkDevice
@@ -43,7 +45,7 @@ BOOT_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
 
 
-class Engine(Rooms):
+class Engine(Lines):
     """What can be done with the machines of one storage directory, over its rooms.
 
     Parameters
@@ -78,6 +80,20 @@ class Engine(Rooms):
         return Snapshots(self)
 
     @functools.cached_property
+    def templates(self) -> Templates:
+        """Templates, and the verbs on them."""
+        from bandsox.engine.templates import Templates
+
+        return Templates(self)
+
+    @functools.cached_property
+    def timeline(self) -> Timeline:
+        """Checkpoints of machines, and the verbs on them."""
+        from bandsox.engine.timeline import Timeline
+
+        return Timeline(self)
+
+    @functools.cached_property
     def published(self) -> Published:
         """The ports of machines on this host."""
         from bandsox.engine.published import Published
@@ -87,13 +103,20 @@ class Engine(Rooms):
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 
     async def create(
-        self, spec: VMSpec, *, force_rebuild: bool = False, ephemeral: bool = False, progress: ProgressCallback | None = None
+        self,
+        spec: VMSpec,
+        *,
+        force_rebuild: bool = False,
+        ephemeral: bool = False,
+        ground: Ground | None = None,
+        progress: ProgressCallback | None = None,
     ) -> VMRecord:
         """Make a machine of an image and start it; it is returned once its agent answers.
 
         Parameters
         ----------
         ephemeral: it ends with this process, however this process ends.
+        ground: what it is made of, where that was found out before.
 
         Raises
         ------
@@ -102,27 +125,18 @@ class Engine(Rooms):
         BootFailed: the machine did not come up. Nothing of it is left.
         """
         from bandsox.engine import launch
-        from bandsox.engine.accelerators import Trial
-        from bandsox.vmm import cpu_template
 
-        identity.check_spec(spec)
-        if spec.cpu_template is not None:
-            spec = dataclasses.replace(spec, cpu_template=cpu_template.load(spec.cpu_template))
         await self.remove_overdue()
-        image = await self.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
-        files = await asyncio.to_thread(self.kernels.boot_files, spec.kernel_path, progress)
-        offer = await asyncio.to_thread(self.confiner.choose, spec.confinement)
-        trial = Trial(files, offer.confinement, spec.boot_args, spec.cpu_template, spec.special)
-        choice = await self.accelerators.choose(trial, spec.vmm, self.require, progress)
-        record = launch.new_record(spec, image, files, choice, await choice.vmm.version(), offer)
+        ground = ground or await launch.ground(self, spec, force_rebuild=force_rebuild, progress=progress)
+        record = ground.record()
         async with self.making(record.id, ephemeral=ephemeral):
-            async with self.images.use(image):
+            async with self.images.use(ground.image):
                 await asyncio.to_thread(self.vms.insert, record)
             await asyncio.to_thread(self._make_disk, record)
             return await self.bring_up(record, progress)
 
     async def start(self, vm_id: str, progress: ProgressCallback | None = None) -> VMRecord:
-        """Start a machine that was stopped, with its disk as it was left.
+        """Start a machine that was stopped, with its disk as it was left, or let one that is saved go on.
 
         Raises
         ------
@@ -130,7 +144,9 @@ class Engine(Rooms):
         BootFailed: it did not come up; its disk is untouched.
         """
         async with self.locked(vm_id):
-            record = await self._known(vm_id)
+            record = await self.known(vm_id)
+            if record.status is VMStatus.SAVED:
+                return await self._wake_saved(record, progress)
             if record.status not in {VMStatus.STOPPED, VMStatus.DEAD}:
                 raise Conflict(f"VM {record.spec.name} is {record.status.value}", remedy="only a stopped VM can be started")
             if not record.rootfs.exists():
@@ -149,14 +165,19 @@ class Engine(Rooms):
     async def stop(self, vm_id: str, deadline_s: float = STOP_DEADLINE_S) -> VMRecord:
         """Power a machine off cleanly; kill it when that has taken longer than `deadline_s` seconds.
 
-        A machine that is not running stays as it is.
+        A machine that is not running stays as it is; one that is saved loses its memory.
         """
+        from bandsox.engine import hibernation
+
         async with self.locked(vm_id):
-            record = await self._known(vm_id)
+            record = await self.known(vm_id)
             process = ownership.process_of(record, self.layout.vms)
             if process is None:
-                return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
-            await self._power_off(record, process, deadline_s)
+                stopped = await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+                if record.status is VMStatus.SAVED:
+                    await hibernation.forget_memory(self, vm_id)
+                return stopped
+            await self.power_off(record, process, deadline_s)
             await ownership.end_all(self.layout.vms, vm_id, ownership.HELPERS_GRACE_S)
             shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
             await asyncio.to_thread(self.confiner.forget, vm_id)
@@ -169,16 +190,21 @@ class Engine(Rooms):
         ------
         Conflict: it is not running.
         """
-        return await self._suspend(vm_id, VMStatus.RUNNING, VMStatus.PAUSED)
+        async with self.locked(vm_id):
+            return await self._turn(await self.known(vm_id), VMStatus.RUNNING, VMStatus.PAUSED)
 
-    async def resume(self, vm_id: str) -> VMRecord:
-        """Let a paused machine go on. Nothing happens when it runs already.
+    async def resume(self, vm_id: str, progress: ProgressCallback | None = None) -> VMRecord:
+        """Let a paused or saved machine go on. Nothing happens when it runs already.
 
         Raises
         ------
-        Conflict: it is not paused.
+        Conflict: it is neither. For one that is saved as `hibernation.wake`.
         """
-        return await self._suspend(vm_id, VMStatus.PAUSED, VMStatus.RUNNING)
+        async with self.locked(vm_id):
+            record = await self.known(vm_id)
+            if record.status is VMStatus.SAVED:
+                return await self._wake_saved(record, progress)
+            return await self._turn(record, VMStatus.PAUSED, VMStatus.RUNNING)
 
     async def delete(self, vm_id: str) -> None:
         """Kill a machine and remove everything it owns; no error when it is gone already."""
@@ -195,6 +221,8 @@ class Engine(Rooms):
             await ownership.end_all(self.layout.vms, record.id, grace_s)
             await asyncio.to_thread(self._forget, record.id)
         self._give_up(record.id)
+        if owned := await asyncio.to_thread(SnapshotTable(self.database).owned, record.id):
+            await self.snapshots.shelf.give_up(owned)
 
     def keep(self, vm_id: str) -> None:
         """Let an ephemeral machine outlive this process."""
@@ -245,24 +273,6 @@ class Engine(Rooms):
         """Replace a machine's metadata."""
         return await asyncio.to_thread(self.vms.update, vm_id, spec_metadata=identity.check_metadata(metadata))
 
-    def console(self, record: VMRecord) -> bytes:
-        """What a machine has printed on its console since it was started, at most the first 256 KiB."""
-        return self.vmms[record.vmm].console(self.layout.vm(record.id))
-
-    async def follow_console(self, record: VMRecord) -> AsyncGenerator[bytes, None]:
-        """What a machine has printed on its console, and what it prints from now on until it stops."""
-        directory = self.layout.vm(record.id)
-        process = ownership.process_of(record, self.layout.vms)
-        if process is None:
-            yield self.console(record)
-            return
-        from bandsox.vmm import console
-        from bandsox.vmm.follow import follow
-
-        async with contextlib.aclosing(follow(directory / console.NAME, lambda: self.console(record), process)) as pieces:
-            async for piece in pieces:
-                yield piece
-
     def new_name(self) -> str:
         """A name that nobody chose, and nobody has."""
         return f"vm-{secrets.token_hex(4)}"
@@ -278,14 +288,6 @@ class Engine(Rooms):
         see_to_it = functools.partial(self._wake, record.id)
         return GuestClient(use.UsedLink(link, self.layout.vm(record.id), see_to_it), bytes.fromhex(record.token))
 
-    def direct_client(self, record: VMRecord) -> GuestClient:
-        """A client of a machine's agent whose operations are no use of the machine."""
-        from bandsox.engine import boot
-
-        vmm, sockets = self.vmms[record.vmm], self.layout.sockets(record.id)
-        revive = functools.partial(vmm.revive, sockets, self.layout.vm(record.id)) if record.transport == "console" else None
-        return boot.guest_client(vmm.endpoint(sockets, record.transport), bytes.fromhex(record.token), revive)
-
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left (their ephemeral and half-made machines, VMMs without a record, work files), and
         machines whose time to live is over."""
@@ -294,6 +296,7 @@ class Engine(Rooms):
         overdue = await self.remove_overdue()
         removed = await clean(self.layout, self.vms)
         await asyncio.to_thread(self.confiner.sweep)
+        await self.snapshots.shelf.remove_orphans()
         abandoned = await asyncio.to_thread(self.snapshots.shelf.remove_abandoned)
         return dataclasses.replace(removed, machines=(*overdue, *removed.machines), files=removed.files + abandoned)
 
@@ -319,22 +322,23 @@ class Engine(Rooms):
             self._looked_after = True
             deadlines.ensure_housekeeper(self.layout)
 
-    async def _known(self, vm_id: str) -> VMRecord:
+    async def known(self, vm_id: str) -> VMRecord:
         """A machine as it is now, whatever its deadlines."""
         return ownership.as_it_is(await asyncio.to_thread(self.vms.get, vm_id), self.layout.vms)
 
     async def _wake(self, vm_id: str) -> None:
-        """See to it that a machine that is to be used is not paused.
+        """See to it that a machine that is to be used is neither paused nor saved.
 
         Raises
         ------
         Conflict: it is.
         """
-        record = await self._known(vm_id)
-        if record.status is VMStatus.PAUSED and record.spec.auto_resume:
+        record = await self.known(vm_id)
+        asleep = record.status in {VMStatus.PAUSED, VMStatus.SAVED}
+        if asleep and record.spec.auto_resume:
             await self.resume(vm_id)
-        elif record.status is VMStatus.PAUSED:
-            raise Conflict(f"VM {record.spec.name} is paused", cause="perhaps its time was over", remedy="resume it first")
+        elif asleep:
+            raise Conflict(f"VM {record.spec.name} is {record.status.value}", cause="perhaps its time was over", remedy="resume it first")
 
     async def update(self, vm_id: str, **changes: Any) -> VMRecord:
         """Change a machine's record; see `VMs.update`."""
@@ -356,12 +360,14 @@ class Engine(Rooms):
                 raise _as_storage_error(error, self.layout.root) from error
             raise
 
-    async def bring_up(self, record: VMRecord, progress: ProgressCallback | None, past: Past | None = None) -> VMRecord:
+    async def bring_up(
+        self, record: VMRecord, progress: ProgressCallback | None, past: Past | None = None, attached: Sequence[Path] = ()
+    ) -> VMRecord:
         """Start a machine and record it as running, or leave no process of it.
 
         Parameters
         ----------
-        past: what it goes on from; None: it boots.
+        past: what it goes on from; None: it boots. attached: further disks for this time.
         """
         import anyio
 
@@ -377,7 +383,8 @@ class Engine(Rooms):
                 publishing.Listeners(record.spec.publish) as published,
                 networking.attached(self.networks, directory, record, owner) as (connected, namespace),
             ):
-                running = await self._boot(connected, networking.device(connected.network, namespace, owner), namespace, past)
+                device = networking.device(connected.network, namespace, owner)
+                running = await self._boot(connected, device, namespace, past, attached)
                 if published.ports:
                     running = await self.update(record.id, spec_publish=published.ports)
                     await publishing.carry(directory, lambda: self.direct_client(running), published.listening)
@@ -390,12 +397,14 @@ class Engine(Rooms):
         report(progress, "boot", "the machine is up", finished=True)
         return running
 
-    async def _boot(self, record: VMRecord, device: NetworkDevice | None, namespace: Namespace | None, past: Past | None) -> VMRecord:
+    async def _boot(
+        self, record: VMRecord, device: NetworkDevice | None, namespace: Namespace | None, past: Past | None, attached: Sequence[Path]
+    ) -> VMRecord:
         """Boot a machine whose network is there, or let it go on."""
         from bandsox.engine import boot, launch
 
         vmm = self.vmms[record.vmm]
-        spec = launch.launch_spec(self.layout, record, device, past)
+        spec = launch.launch_spec(self.layout, record, device, past, attached)
         async with boot.started(vmm, spec) as booting:
             if namespace is not None:
                 namespace.bind(booting.process)
@@ -404,10 +413,10 @@ class Engine(Rooms):
             network = {"network": record.network, "network_reason": record.network_reason}
             await self.update(record.id, **process, **confinement, **network, token=record.token)
             if past is not None:
-                renew = functools.partial(launch.renew, record=record, deadline_s=BOOT_DEADLINE_S)
+                renew = functools.partial(launch.renew, record=record, itself=past.itself, deadline_s=BOOT_DEADLINE_S)
                 receipt = await boot.first_answer(vmm, spec, booting, renew, bytes.fromhex(past.token), BOOT_DEADLINE_S)
                 past.check(receipt)
-                return await self.update(record.id, status=VMStatus.RUNNING, receipt=receipt)
+                return await self.update(record.id, status=VMStatus.RUNNING, receipt=receipt, **deadlines.anew(record))
             set_up = functools.partial(launch.set_up, record=record, deadline_s=BOOT_DEADLINE_S)
             ready = await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
             changes = {"network": ready.network, "network_reason": ready.network_reason}
@@ -419,30 +428,23 @@ class Engine(Rooms):
         if record.spec.disk_size_mib:
             disks.create(self.layout, record.spec.disk_size_mib, self.layout.vm(record.id) / "disk.img")
 
-    async def _power_off(self, record: VMRecord, process: ProcessId, deadline_s: float) -> None:
-        import anyio
-
-        with anyio.move_on_after(deadline_s):
-            if record.status is VMStatus.PAUSED:
-                await self.vmms[record.vmm].resume(self.layout.sockets(record.id))
-            with contextlib.suppress(BandSoxError):
-                await self.direct_client(record).shutdown()
-            await ownership.wait(process)
-        await ownership.end(process)
-
-    async def _suspend(self, vm_id: str, before: VMStatus, after: VMStatus) -> VMRecord:
-        async with self.locked(vm_id):
-            record = await self._known(vm_id)
-            if record.status is after:
-                return record
-            if record.status is not before:
-                raise Conflict(f"VM {record.spec.name} is {record.status.value}, not {before.value}")
-            vmm = self.vmms[record.vmm]
-            change = vmm.pause if after is VMStatus.PAUSED else vmm.resume
-            await change(self.layout.sockets(record.id))
-            record = await self.update(record.id, status=after, **(deadlines.anew(record) if after is VMStatus.RUNNING else {}))
-            deadlines.begin(self.layout, record)
+    async def _turn(self, record: VMRecord, before: VMStatus, after: VMStatus) -> VMRecord:
+        """Stop a machine's CPUs, or let them go on. Its lock is held."""
+        if record.status is after:
             return record
+        if record.status is not before:
+            raise Conflict(f"VM {record.spec.name} is {record.status.value}, not {before.value}")
+        vmm = self.vmms[record.vmm]
+        change = vmm.pause if after is VMStatus.PAUSED else vmm.resume
+        await change(self.layout.sockets(record.id))
+        record = await self.update(record.id, status=after, **(deadlines.anew(record) if after is VMStatus.RUNNING else {}))
+        deadlines.begin(self.layout, record)
+        return record
+
+    async def _wake_saved(self, record: VMRecord, progress: ProgressCallback | None) -> VMRecord:
+        from bandsox.engine import hibernation
+
+        return await hibernation.wake(self, record, progress)
 
     @contextlib.contextmanager
     def _new_directory(self, vm_id: str, *, ephemeral: bool) -> Iterator[None]:

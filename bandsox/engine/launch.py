@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import secrets
 import time
+from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from bandsox.engine import identity, networking
@@ -13,9 +15,13 @@ from bandsox.models import VMRecord, VMStatus
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec, Origin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from bandsox.engine.accelerators import Choice
+    from bandsox.engine.engine import Engine
     from bandsox.guest import GuestClient
-    from bandsox.models import Image, RestoreReceipt, VMSpec
+    from bandsox.models import Image, ProgressCallback, RestoreReceipt, VMSpec
     from bandsox.settings import Layout
     from bandsox.vmm.base import NetworkDevice
     from bandsox.vmm.confinement import Offer
@@ -26,42 +32,76 @@ NO_TOKEN = bytes(32)
 """What an agent takes that was not set up yet."""
 
 
-def new_record(spec: VMSpec, image: Image, files: BootFiles, choice: Choice, version: str, offer: Offer) -> VMRecord:
-    """The record of a machine that is about to be made."""
-    created_at = time.time()
-    return VMRecord(
-        id=identity.record_id(),
-        spec=spec,
-        status=VMStatus.CREATING,
-        created_at=created_at,
-        image_id=image.id,
-        image_config=image.config,
-        rootfs=image.rootfs,
-        kernel=files.kernel,
-        initramfs=files.initramfs,
-        vmm=choice.vmm.name,
-        vmm_version=version,
-        accelerator=choice.accelerator.name,
-        accelerator_reason=choice.accelerator.reason,
-        isolation=choice.accelerator.isolation,
-        transport=choice.transport,
-        confinement=offer.confinement,
-        confinement_reason=offer.reason,
-        token=secrets.token_hex(32),
-        expires_at=created_at + spec.ttl if spec.ttl is not None else None,
-    )
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ground:
+    """What a machine is made of on this host: specification, image, kernel, the VMM that was chosen, and what that is locked into."""
+
+    spec: VMSpec
+    image: Image
+    files: BootFiles
+    choice: Choice
+    version: str
+    offer: Offer
+
+    def record(self) -> VMRecord:
+        """The record of a machine that is about to be made."""
+        created_at, accelerator = time.time(), self.choice.accelerator
+        return VMRecord(
+            id=identity.record_id(),
+            spec=self.spec,
+            status=VMStatus.CREATING,
+            created_at=created_at,
+            image_id=self.image.id,
+            image_config=self.image.config,
+            rootfs=self.image.rootfs,
+            kernel=self.files.kernel,
+            initramfs=self.files.initramfs,
+            vmm=self.choice.vmm.name,
+            vmm_version=self.version,
+            accelerator=accelerator.name,
+            accelerator_reason=accelerator.reason,
+            isolation=accelerator.isolation,
+            transport=self.choice.transport,
+            confinement=self.offer.confinement,
+            confinement_reason=self.offer.reason,
+            token=secrets.token_hex(32),
+            expires_at=created_at + self.spec.ttl if self.spec.ttl is not None else None,
+        )
+
+
+async def ground(engine: Engine, spec: VMSpec, *, force_rebuild: bool = False, progress: ProgressCallback | None = None) -> Ground:
+    """What a machine that is to be as `spec` says is made of.
+
+    Raises
+    ------
+    InvalidRequest: the specification is out of bounds. ImageError, ImageNotFound: the image cannot be had.
+    RequirementNotMet: this host has no hypervisor for it.
+    """
+    from bandsox.engine.accelerators import Trial
+    from bandsox.vmm import cpu_template
+
+    identity.check_spec(spec)
+    if spec.cpu_template is not None:
+        spec = dataclasses.replace(spec, cpu_template=cpu_template.load(spec.cpu_template))
+    image = await engine.images.resolve(spec.image, pull="always" if force_rebuild else "missing", progress=progress)
+    files = await asyncio.to_thread(engine.kernels.boot_files, spec.kernel_path, progress)
+    offer = await asyncio.to_thread(engine.confiner.choose, spec.confinement)
+    trial = Trial(files, offer.confinement, spec.boot_args, spec.cpu_template, spec.special)
+    choice = await engine.accelerators.choose(trial, spec.vmm, engine.require, progress)
+    return Ground(spec, image, files, choice, await choice.vmm.version(), offer)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Past:
     """What a machine goes on from: the files of a snapshot, and the secret of the machine that it was taken of.
 
-    ``frozen``: none of that machine's programs ran while it was saved.
+    ``frozen``: none of that machine's programs ran while it was saved. ``itself``: it is that machine, and not a copy of it.
     """
 
     origin: Origin
     token: str
     frozen: bool
+    itself: bool = False
 
     def check(self, receipt: RestoreReceipt) -> None:
         """See to it that no program has run in the copy before it was one of its own, where that was provided for.
@@ -74,8 +114,19 @@ class Past:
             raise MachineError("programs ran in a copy of a VM before it had an identity of its own")
 
 
-def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None = None, past: Past | None = None) -> LaunchSpec:
-    """What a VMM needs to start the machine of a record, from its boot or from a snapshot."""
+def launch_spec(
+    layout: Layout,
+    record: VMRecord,
+    network: NetworkDevice | None = None,
+    past: Past | None = None,
+    attached: Sequence[Path] = (),
+) -> LaunchSpec:
+    """What a VMM needs to start the machine of a record, from its boot or from a snapshot.
+
+    Parameters
+    ----------
+    attached: further disks, which the guest may write to.
+    """
     directory = layout.vm(record.id)
     root = Disk(record.rootfs, read_only=True)
     overlay = directory / "disk.img"
@@ -83,6 +134,11 @@ def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None 
     words = ["bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}"]
     words += ["bandsox.network"] if network is not None else []
     words += ["bandsox.balloon"] if record.spec.balloon_mib is not None else []
+    disks = [root] if in_memory else [root, Disk(overlay, read_only=False)]
+    if attached:
+        names = (f"vd{letter}" for letter in ascii_lowercase[len(disks) :])
+        words.append("bandsox.disks=" + ",".join(name for name, _ in zip(names, attached, strict=False)))
+        disks += [Disk(path, read_only=False) for path in attached]
     return LaunchSpec(
         vm_id=record.id,
         directory=directory,
@@ -91,7 +147,7 @@ def launch_spec(layout: Layout, record: VMRecord, network: NetworkDevice | None 
         mem_mib=record.spec.mem_mib,
         kernel=record.kernel,
         initramfs=record.initramfs,
-        disks=(root,) if in_memory else (root, Disk(overlay, read_only=False)),
+        disks=tuple(disks),
         boot_args=" ".join((*words, record.spec.boot_args)).strip(),
         accelerator=Accelerator(record.accelerator, record.isolation, record.accelerator_reason),
         confinement=record.confinement,
@@ -145,7 +201,7 @@ async def _set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> N
     )
 
 
-async def renew(client: GuestClient, record: VMRecord, deadline_s: float) -> RestoreReceipt:
+async def renew(client: GuestClient, record: VMRecord, itself: bool, deadline_s: float) -> RestoreReceipt:
     """Make a machine that goes on from a snapshot one of its own, and let its programs go on.
 
     Its network comes first, while they still stand still; all else is the agent's order.
@@ -155,6 +211,7 @@ async def renew(client: GuestClient, record: VMRecord, deadline_s: float) -> Res
     name = identity.hostname(record.spec.name)
     return await client.renew(
         token=bytes.fromhex(record.token),
+        itself=itself,
         hostname=name,
         env={**record.image_config.env, **record.spec.env_vars},
         user=record.image_config.user,

@@ -233,6 +233,27 @@ class EntriesEvent(Answer):
     entries: Annotated[list[EntryAnswer], Meta(max_length=512)]
 
 
+class DifferenceAnswer(Answer):
+    """One file that two states do not have alike."""
+
+    change: Literal["created", "modified", "removed"]
+    path: PathBytes
+    type: Literal["file", "directory", "symlink", "fifo", "socket", "char", "block", "unknown"]
+    size: Count
+
+
+class DifferencesEvent(Answer):
+    """Some of the differences."""
+
+    differences: Annotated[list[DifferenceAnswer], Meta(max_length=512)]
+
+
+class CompareAnswer(Answer):
+    """Of `Compare`."""
+
+    truncated: bool
+
+
 class ReadAnswer(Answer):
     """Of `Read`."""
 

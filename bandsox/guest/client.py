@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bandsox.guest.comparison import ComparisonOperations
 from bandsox.guest.connection import Connector
 from bandsox.guest.files import FileOperations
 from bandsox.guest.frames import TOKEN_SIZE
@@ -13,7 +14,9 @@ from bandsox.guest.streams import StreamOperations
 from bandsox.guest.transfers import TransferOperations
 
 
-class GuestClient(MachineOperations, RenewalOperations, ProcessOperations, FileOperations, TransferOperations, StreamOperations):
+class GuestClient(
+    MachineOperations, RenewalOperations, ProcessOperations, FileOperations, TransferOperations, StreamOperations, ComparisonOperations
+):
     """Talks to the agent of one machine. It holds nothing between operations, so there is nothing to close.
 
     Operations may run at once, each on a connection of its own. One client serves one event loop.

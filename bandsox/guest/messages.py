@@ -95,8 +95,8 @@ class Renew(Request, tag="renew"):
     consumes_data = True
     lane = Lane.CONTROL
     token: bytes
-    machine_id: bytes
     entropy: bytes
+    machine_id: bytes | None = None
     hostname: str | None = None
     env: dict[bytes, bytes] | None = None
     user: bytes | None = None
@@ -352,6 +352,16 @@ class Layer(Request, tag="layer"):
 
     lane = Lane.LONG
     since: float | None = None
+
+
+class Compare(Request, tag="compare"):
+    """Which files differ between the writable layers of two disks."""
+
+    family = "file"
+    lane = Lane.LONG
+    before: str
+    after: str
+    limit: int
 
 
 # ── what follows a request ──────────────────────────────────────────────────────────────────────

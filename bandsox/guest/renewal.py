@@ -77,6 +77,7 @@ class RenewalOperations(Operations):
         self,
         *,
         token: bytes,
+        itself: bool = False,
         hostname: str | None = None,
         env: Mapping[str, str] | None = None,
         user: str | None = None,
@@ -95,12 +96,13 @@ class RenewalOperations(Operations):
         Parameters
         ----------
         token: the 32 bytes every later connection has to present instead of the source's; this client presents them from now on.
+        itself: the machine is the one that it was copied from, which is no more: it keeps its machine-id.
         hook_timeout: seconds after which the guest's own program is killed.
         timeout: seconds for everything else.
         """
         if len(token) != frames.TOKEN_SIZE:
             raise InvalidRequest(f"a guest's token has {frames.TOKEN_SIZE} bytes, not {len(token)}")
-        machine_id = secrets.token_bytes(16)
+        machine_id = None if itself else secrets.token_bytes(16)
         request = Renew(
             token=token,
             hostname=hostname,
@@ -119,11 +121,11 @@ class RenewalOperations(Operations):
         return _receipt(answer, machine_id)
 
 
-def _receipt(answer: RenewAnswer, machine_id: bytes) -> RestoreReceipt:
+def _receipt(answer: RenewAnswer, machine_id: bytes | None) -> RestoreReceipt:
     hook = answer.hook
     return RestoreReceipt(
         frozen=answer.frozen,
-        machine_id=machine_id.hex(),
+        machine_id=None if machine_id is None else machine_id.hex(),
         clock_step_s=answer.clock_step_us / 1e6,
         clock_error_s=answer.clock_error_us / 1e6,
         connections_closed=answer.closed,

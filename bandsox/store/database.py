@@ -151,6 +151,15 @@ _MIGRATIONS = (
     ) STRICT;
     CREATE INDEX keyed_requests_by_age ON keyed_requests (caller, at);
     """,
+    """
+    CREATE TABLE belongings (
+        snapshot_id TEXT PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+        purpose     TEXT NOT NULL,
+        owner       TEXT NOT NULL,
+        label       TEXT NOT NULL,
+        UNIQUE (purpose, owner, label)
+    ) STRICT;
+    """,
 )
 """Each entry takes the schema one version further; ``PRAGMA user_version`` counts those applied.
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from bandsox.errors import Conflict, SnapshotNotFound
-from bandsox.models import Snapshot
+from bandsox.models import Belonging, Purpose, Snapshot
 from bandsox.store.database import Database
 from bandsox.store.records import decode, encode
 
@@ -22,19 +22,28 @@ class Snapshots:
     """Snapshots by id and by name. A row is what makes a directory a snapshot; its files are not looked at here.
 
     Names are unique among the snapshots of a storage directory, and both they and metadata can change; the rest of a record
-    never does, and is the snapshot's manifest.
+    never does, and is the snapshot's manifest. A snapshot that was not taken for itself has a row that says what it belongs to, as
+    long as there is the snapshot.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def insert(self, snapshot: Snapshot, rootfs: str, verified: Mapping[str, Identity], publish: Callable[[], object]) -> None:
+    def insert(
+        self,
+        snapshot: Snapshot,
+        rootfs: str,
+        verified: Mapping[str, Identity],
+        publish: Callable[[], object],
+        belonging: Belonging | None = None,
+    ) -> None:
         """Add a snapshot whose files `publish` puts into their place; it is there with them, or neither is.
 
         Parameters
         ----------
         rootfs: the absolute path of the root file system that it needs.
         verified: the identities of its files, as they are known to be right.
+        belonging: what it is for, where it was not taken for itself.
 
         Raises
         ------
@@ -54,6 +63,9 @@ class Snapshots:
             with self._database.transaction() as connection:
                 columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
                 connection.execute(f"INSERT INTO snapshots ({columns}) VALUES ({values})", row)  # noqa: S608 — column names are ours
+                if belonging is not None:
+                    whose = (snapshot.id, belonging.purpose, belonging.owner, belonging.label)
+                    connection.execute("INSERT INTO belongings (snapshot_id, purpose, owner, label) VALUES (?, ?, ?, ?)", whose)
                 publish()
         except sqlite3.IntegrityError as error:
             raise name_taken(snapshot.name) from error
@@ -79,9 +91,37 @@ class Snapshots:
         """Whether a snapshot has this name."""
         return bool(self._rows("WHERE name = ?", name))
 
-    def list(self) -> builtins.list[Snapshot]:
-        """All snapshots, newest first."""
-        return [_snapshot(row) for row in self._rows("ORDER BY created_at DESC, id")]
+    def list(self, *, of_their_own: bool = False) -> builtins.list[Snapshot]:
+        """All snapshots, newest first; only those that belong to nothing with `of_their_own`."""
+        condition = "WHERE id NOT IN (SELECT snapshot_id FROM belongings)" if of_their_own else ""
+        return [_snapshot(row) for row in self._rows(f"{condition} ORDER BY created_at DESC, id")]
+
+    def belonging(self, snapshot_id: str) -> Belonging | None:
+        """What a snapshot belongs to; None for one of its own."""
+        query = "SELECT purpose, owner, label FROM belongings WHERE snapshot_id = ?"
+        row = self._database.connection().execute(query, (snapshot_id,)).fetchone()
+        return None if row is None else Belonging(row["purpose"], row["owner"], row["label"])
+
+    def belongings(self, purpose: Purpose, owner: str | None = None) -> builtins.list[tuple[Belonging, Snapshot]]:
+        """The snapshots that are there for a purpose, of one owner or of all, oldest first."""
+        query = """
+            SELECT snapshots.*, belongings.owner, belongings.label FROM belongings JOIN snapshots ON id = snapshot_id
+            WHERE purpose = ?1 AND (?2 IS NULL OR owner = ?2) ORDER BY created_at, id
+        """
+        rows = self._database.connection().execute(query, (purpose, owner)).fetchall()
+        return [(Belonging(purpose, row["owner"], row["label"]), _snapshot(row)) for row in rows]
+
+    def owned(self, vm_id: str) -> builtins.list[str]:
+        """The ids of the snapshots that belong to a machine."""
+        query = "SELECT snapshot_id FROM belongings WHERE purpose IN ('checkpoint', 'memory') AND owner = ?"
+        return [row["snapshot_id"] for row in self._database.connection().execute(query, (vm_id,))]
+
+    def orphans(self) -> builtins.list[str]:
+        """The ids of the snapshots that belong to a machine which is gone."""
+        query = """
+            SELECT snapshot_id FROM belongings WHERE purpose IN ('checkpoint', 'memory') AND owner NOT IN (SELECT id FROM vms)
+        """
+        return [row["snapshot_id"] for row in self._database.connection().execute(query)]
 
     def manifest(self, snapshot_id: str) -> str:
         """The manifest as it was taken, in JSON; errors as `get`."""

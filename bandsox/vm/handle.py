@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bandsox.errors import Conflict, HostError, Timeout
-from bandsox.models import VMStatus
+from bandsox.models import MOST_DIFFERENCES, VMStatus
 from bandsox.process import ProcessId
 from bandsox.vm.commands import GuestCommands
 from bandsox.vm.files import GuestFiles
@@ -24,7 +24,7 @@ from bandsox.vm.sessions import GuestSessions
 if TYPE_CHECKING:
     from bandsox.engine import Engine
     from bandsox.guest import GuestClient
-    from bandsox.models import Balloon, GuestInfo, Metrics, ProgressCallback, RestoreReceipt, VMRecord
+    from bandsox.models import Balloon, Checkpoint, FileDifference, GuestInfo, Metrics, ProgressCallback, RestoreReceipt, VMRecord
 
 
 class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNetwork):
@@ -88,7 +88,7 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNe
         return info
 
     async def status(self) -> VMStatus:
-        """Whether it is running, paused, stopped or dead, now."""
+        """Whether it is running, paused, saved, stopped or dead, now."""
         self._record = await self._engine.get(self.vm_id)
         return self._record.status
 
@@ -107,8 +107,21 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNe
         self._record = await self._engine.pause(self.vm_id)
 
     async def resume(self) -> None:
-        """Let it go on after a pause."""
+        """Let it go on after a pause, or from its memory on the disk."""
         self._record = await self._engine.resume(self.vm_id)
+
+    async def hibernate(self, progress: ProgressCallback | None = None) -> None:
+        """Write its memory to the disk and end its VMM: it takes no memory and no CPU, and `resume` lets it go on where it was.
+
+        With ``auto_resume`` the next operation does. It keeps its id, network and ports; connections end, and time passes.
+
+        Raises
+        ------
+        Conflict: it does not run. StorageFull, Unsupported: it cannot be saved; it goes on.
+        """
+        from bandsox.engine.hibernation import hibernate
+
+        self._record = await hibernate(self._engine, self.vm_id, progress)
 
     async def delete(self) -> None:
         """Kill it and remove everything it owns."""
@@ -187,6 +200,70 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNe
 
         await devices.set_mmds(self._engine, self.vm_id, data)
 
+    # ── its timeline ────────────────────────────────────────────────────────────────────────────
+
+    async def checkpoint(self, label: str | None = None, progress: ProgressCallback | None = None) -> Checkpoint:
+        """Keep this instant of it, running or paused, as a place to go back to; it goes on.
+
+        Parameters
+        ----------
+        label: unique among its checkpoints; by default a number.
+
+        Raises
+        ------
+        Conflict: it does not run, or has a checkpoint with this label. StorageFull: there is no room.
+        """
+        return await self._engine.timeline.checkpoint(self.vm_id, label, progress)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Its checkpoints, oldest first. Each is a snapshot as well, which other machines can be restored from by its id."""
+        return list(await self._engine.timeline.all(self.vm_id))
+
+    async def remove_checkpoint(self, label: str) -> None:
+        """Delete one of its checkpoints; the others stay as they are.
+
+        Raises
+        ------
+        FileNotFoundError: there is none with this label.
+        """
+        await self._engine.timeline.remove(self.vm_id, label)
+
+    async def rewind(self, label: str, progress: ProgressCallback | None = None) -> None:
+        """Go back to a checkpoint, whatever it does now: its memory, programs and disk are those of then.
+
+        It keeps its id, name, metadata, variables, ports and place in its network; what has changed since in memory and on disk is lost.
+        All checkpoints stay, later ones too. As with every restore its clock is set, its random numbers are others than those
+        after the checkpoint were, and connections of then are closed.
+
+        Raises
+        ------
+        FileNotFoundError: there is none with this label.
+        CorruptSnapshot, Unsupported, RequirementNotMet, StorageFull: it cannot go back; it goes on as it was.
+        BootFailed: going on from it failed; it is stopped, with the disk of then.
+        """
+        self._record = await self._engine.timeline.rewind(self.vm_id, label, progress)
+
+    async def diff(
+        self, before: str, after: str | None = None, *, limit: int = MOST_DIFFERENCES, progress: ProgressCallback | None = None
+    ) -> list[FileDifference]:
+        """The files that differ between two of its checkpoints, or between one and now, in the order of their paths.
+
+        A file differs where its content, type, mode or owner does. It is the disks that are compared, in another machine that is thrown
+        away, so the guest is not asked; what it has in /tmp, /run or another file system in its memory is not on its disk.
+
+        Parameters
+        ----------
+        before, after: labels of checkpoints; None: as it is now, running or not.
+
+        Raises
+        ------
+        FileNotFoundError: there is no such checkpoint.
+        Unsupported: it has no disk (``disk_size_mib=0``). LimitExceeded: more than `limit` files differ.
+        """
+        from bandsox.engine.comparison import difference
+
+        return await difference(self._engine, self.vm_id, before, after, limit, progress)
+
     # ── the whole machine ───────────────────────────────────────────────────────────────────────
 
     async def metrics(self, processes: bool = False) -> Metrics:
@@ -224,15 +301,16 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNe
 
         Raises
         ------
-        Conflict: it is stopped, or paused and not to be woken (`auto_resume`).
+        Conflict: it is stopped, or paused or saved and not to be woken (`auto_resume`).
         """
         self._record = await self._engine.get(self.vm_id)
-        if self._record.status is VMStatus.PAUSED and self._record.spec.auto_resume:
+        if self._record.status in {VMStatus.PAUSED, VMStatus.SAVED} and self._record.spec.auto_resume:
             self._record = await self._engine.resume(self.vm_id)
         if self._record.status is VMStatus.RUNNING:
             if self._record.spec.publish:
                 with contextlib.suppress(Conflict, HostError):  # `ports` tells of it; what is asked here does not depend on it
                     await self._engine.published.mend(self.vm_id)
             return self.guest
-        remedies = {VMStatus.PAUSED: "resume it first", VMStatus.STOPPED: "start it first", VMStatus.DEAD: "start it again"}
+        resume = "resume it first"
+        remedies = {VMStatus.PAUSED: resume, VMStatus.SAVED: resume, VMStatus.STOPPED: "start it first", VMStatus.DEAD: "start it again"}
         raise Conflict(f"VM {self.name} is {self._record.status.value}", remedy=remedies.get(self._record.status))

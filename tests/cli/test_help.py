@@ -156,7 +156,7 @@ def _completed(cli: Cli, *words: str) -> list[str]:
 
 
 def test_commands_and_options_are_completed(empty: Cli) -> None:
-    assert _completed(empty, "bandsox", "te") == ["terminal"]
+    assert _completed(empty, "bandsox", "ter") == ["terminal"]
     assert "--detach-keys" in _completed(empty, "bandsox", "terminal", "--")
     assert "delete" in _completed(empty, "bandsox", "vm", "")
 

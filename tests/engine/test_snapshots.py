@@ -98,6 +98,9 @@ def test_a_paused_machine_stays_paused(bandsox: BandSox, source: MicroVM) -> Non
         source.resume()
     with bandsox.restore_vm(name) as clone:
         assert clone.run("cat /dev/shm/kept").text == "in memory\n"
+        for each in (source, clone):  # the program goes on in both
+            before = each.run("cat /dev/shm/beat").text
+            each.run(f"until [ $(cat /dev/shm/beat) != {before.strip()} ]; do sleep 0.01; done", timeout=60)
     bandsox.delete_snapshot(name)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandsox.cli.command import Command
-from bandsox.cli.machines import create_machine, find_image
+from bandsox.cli.machines import create_machine, find_config
 from bandsox.cli.operation import operation
 from bandsox.cli.output import notice, print_json
 from bandsox.cli.parameters import MachineOptions, image_argument, machine_options
@@ -31,10 +31,10 @@ async def create(call: Call, /, image: str, **values: Any) -> None:
     """Create and start a VM.
 
     IMAGE is a name in a registry (python:3-alpine), or of another kind, such as oci:DIR, docker-archive:FILE, rootfs:FILE.tar or
-    debootstrap:SUITE. The VM runs until it is stopped; its id is printed.
+    debootstrap:SUITE; or a template (template:ID). The VM runs until it is stopped; its id is printed.
     """
     options = MachineOptions.take(values)
-    await find_image(call, image, options.pull)
+    await find_config(call, image, options.pull)
     vm = await create_machine(call, image, options)
     call.progress.clear()
     info = await vm.info()

@@ -8,7 +8,7 @@ import click
 
 from bandsox.cli.command import ProgramCommand
 from bandsox.cli.detaching import parse_detach_keys
-from bandsox.cli.machines import create_machine, deleted_afterwards, find_image, program_of
+from bandsox.cli.machines import create_machine, deleted_afterwards, find_config, program_of
 from bandsox.cli.operation import operation
 from bandsox.cli.output import notice
 from bandsox.cli.parameters import MachineOptions, image_argument, machine_options, program_options
@@ -50,8 +50,8 @@ async def run(call: Call, /, image: str, command: tuple[str, ...], **values: Any
     check_streams(call, interactive=interactive, tty=tty)
     timings = Timings(shown=values["timings"])
     with timings.stage("image"):
-        found = await find_image(call, image, options.pull)
-    argv = program_of(found.config, values["entrypoint"], command, interactive=interactive and tty)
+        config = await find_config(call, image, options.pull)
+    argv = program_of(config, values["entrypoint"], command, interactive=interactive and tty)
     keys = parse_detach_keys(values["detach_keys"])
     vm = await create_machine(call, image, options, timings, ephemeral=values["remove"])
     program = Program(argv, {}, interactive, tty, values["workdir"], values["user"], values["timeout"], keys)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandsox.cli.command import CommandGroup
+from bandsox.cli.commands import timeline
 from bandsox.cli.machines import for_each
 from bandsox.cli.operation import operation
 from bandsox.cli.output import age, print_facts, print_json, print_table
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=CommandGroup, examples=_EXAMPLES, aliases={"ls": "list", "rm": "delete"})
 def vm() -> None:
-    """List, start, stop, pause, resume, save, fork, rename and delete VMs."""
+    """List, start, stop, pause, resume, save, fork, rewind, rename and delete VMs."""
 
 
 @vm.command(
@@ -100,8 +101,16 @@ async def pause(call: Call, vms: tuple[str, ...]) -> int:
 @vm.command()
 @vm_argument("vms", nargs=-1, required=True, metavar="VM...")
 @operation
+async def hibernate(call: Call, vms: tuple[str, ...]) -> int:
+    """Write the memory of VMs to the disk, and end their hypervisors; `resume` lets them go on where they were."""
+    return await for_each(call, vms, lambda machine: _changed(machine, machine.hibernate(call.progress)))
+
+
+@vm.command()
+@vm_argument("vms", nargs=-1, required=True, metavar="VM...")
+@operation
 async def resume(call: Call, vms: tuple[str, ...]) -> int:
-    """Let paused VMs go on."""
+    """Let paused or hibernated VMs go on."""
     return await for_each(call, vms, lambda machine: _changed(machine, machine.resume()))
 
 
@@ -236,6 +245,10 @@ async def fork(call: Call, name: str, count: int, clone_name: str | None, env: t
         return
     for clone in clones:
         click.echo(clone.vm_id)
+
+
+for _command in timeline.COMMANDS:
+    vm.add_command(_command)
 
 
 @vm.command()

@@ -1,12 +1,13 @@
-"""Whether this host can go on from a snapshot: its hypervisor, its CPU, and the artefacts that machines share."""
+"""Whether this host can go on from a snapshot: its hypervisor, its CPU, and the artefacts that machines share; and what else it can do."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING
 
 from bandsox.errors import HostError, RequirementNotMet, Unsupported
-from bandsox.models import Snapshot
+from bandsox.models import Snapshot, VMRecord
 from bandsox.vmm.host_cpu import host_cpu, obstacle
 
 if TYPE_CHECKING:
@@ -52,6 +53,53 @@ async def _version_with(engine: Engine, vmm_name: str, accelerator: str) -> str:
     if accelerator not in {each.name for each in offered}:
         raise Unsupported(f"a snapshot that needs {accelerator} cannot be restored on this host", remedy=COLD)
     return version
+
+
+async def chosen_anew(engine: Engine, record: VMRecord) -> VMRecord:
+    """A machine that boots here: on the best that this host has.
+
+    Raises
+    ------
+    RequirementNotMet, HostError: it has nothing for it.
+    """
+    from bandsox.engine.accelerators import Trial
+    from bandsox.vmm.kernel import BootFiles
+
+    spec = record.spec
+    offer = await asyncio.to_thread(engine.confiner.choose, spec.confinement)
+    trial = Trial(BootFiles(record.kernel, record.initramfs), offer.confinement, spec.boot_args, spec.cpu_template, spec.special)
+    choice = await engine.accelerators.choose(trial, spec.vmm, engine.require)
+    return dataclasses.replace(
+        record,
+        vmm=choice.vmm.name,
+        vmm_version=await choice.vmm.version(),
+        accelerator=choice.accelerator.name,
+        accelerator_reason=choice.accelerator.reason,
+        isolation=choice.accelerator.isolation,
+        transport=choice.transport,
+        confinement=offer.confinement,
+        confinement_reason=offer.reason,
+    )
+
+
+async def as_then(engine: Engine, record: VMRecord, snapshot: Snapshot) -> VMRecord:
+    """A machine, to be started as the one that it was when it was saved."""
+    offer = await asyncio.to_thread(engine.confiner.choose, record.spec.confinement)
+    then = dataclasses.replace(
+        record,
+        vmm=snapshot.vmm,
+        accelerator=snapshot.accelerator,
+        isolation=snapshot.isolation,
+        transport=snapshot.transport,
+        confinement=offer.confinement,
+        confinement_reason=offer.reason,
+    )
+    return with_network(then, snapshot.network is not None)
+
+
+def with_network(record: VMRecord, enabled: bool | None) -> VMRecord:
+    """A machine that must have a network, must have none, or None: may."""
+    return dataclasses.replace(record, spec=dataclasses.replace(record.spec, enable_networking=enabled))
 
 
 def check_artefacts(layout: Layout, snapshot: Snapshot) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from bandsox.engine import sparse
 from bandsox.engine.snapshots.cold import ColdStorage
-from bandsox.errors import BandSoxError, CorruptSnapshot
+from bandsox.errors import BandSoxError, Conflict, CorruptSnapshot
 from bandsox.locks import DEADLINE_S, Locks
-from bandsox.models import Snapshot
+from bandsox.models import Belonging, Purpose, Snapshot
 from bandsox.settings import Layout, sync, write_atomically
 from bandsox.store import Database
 from bandsox.store import Snapshots as Table
@@ -24,6 +24,13 @@ from bandsox.workers import storage_errors
 MANIFEST = "manifest.json"
 
 _PUBLISHING = "publishing"
+
+_BELONGS: dict[Purpose, tuple[str, str]] = {
+    "checkpoint": ("a checkpoint of a VM", "see `bandsox vm checkpoint --remove`"),
+    "memory": ("the memory of a saved VM", "start or delete that VM"),
+    "template": ("a template", "see `bandsox template`"),
+}
+"""What a snapshot is that belongs to something, and how it is removed then."""
 
 
 class Shelf:
@@ -39,8 +46,11 @@ class Shelf:
         """The directory of a snapshot's files."""
         return self._layout.snapshots / snapshot.id
 
-    def publish(self, snapshot: Snapshot, directory: Path) -> None:
-        """Give what was saved its place. Its files are on the disk before its manifest is, and that before its row."""
+    def publish(self, snapshot: Snapshot, directory: Path, belonging: Belonging | None = None) -> None:
+        """Give what was saved its place, and say what it belongs to.
+
+        Its files are on the disk before its manifest is, and that before its row.
+        """
         with storage_errors(directory):
             for name in snapshot.files:
                 sync(directory / name)
@@ -50,7 +60,7 @@ class Shelf:
             with self._locks.hold_blocking(_PUBLISHING):
                 place = self._layout.snapshots / snapshot.id
                 rootfs = str(self._layout.root / snapshot.rootfs)
-                self.table.insert(snapshot, rootfs, verified, lambda: directory.rename(place))
+                self.table.insert(snapshot, rootfs, verified, lambda: directory.rename(place), belonging)
             sync(self._layout.snapshots)
 
     def damage(self, snapshot: Snapshot) -> str | None:
@@ -97,6 +107,18 @@ class Shelf:
         """Compare with their checksums the files that are not packed."""
         self.table.get(snapshot.id)
         self.verify(snapshot, [name for name in snapshot.files if not self.cold.is_file_packed(snapshot, name)])
+
+    def check_free(self, snapshot: Snapshot) -> None:
+        """See to it that a snapshot belongs to nothing else.
+
+        Raises
+        ------
+        Conflict: it does.
+        """
+        belonging = self.table.belonging(snapshot.id)
+        if belonging is not None:
+            what, remedy = _BELONGS[belonging.purpose]
+            raise Conflict(f"the snapshot {snapshot.name} is {what}", remedy=remedy)
 
     def remove(self, snapshot_id: str) -> None:
         """Remove a snapshot that nobody uses. What is packed on its files is packed anew first.
@@ -145,6 +167,16 @@ class Shelf:
         """While this lasts nobody uses the snapshot, and nobody begins to."""
         async with self._locks.hold(snapshot.id, deadline_s=DEADLINE_S, what=f"the snapshot {snapshot.name}"):
             yield
+
+    async def give_up(self, snapshot_ids: Sequence[str]) -> None:
+        """Remove snapshots, each once nobody starts machines from it any more."""
+        for snapshot_id in snapshot_ids:
+            async with self._locks.hold(snapshot_id, deadline_s=DEADLINE_S, what=f"the snapshot {snapshot_id}"):
+                await asyncio.to_thread(self.remove, snapshot_id)
+
+    async def remove_orphans(self) -> None:
+        """Remove the snapshots of machines that are gone: whoever deleted such a machine was killed."""
+        await self.give_up(await asyncio.to_thread(self.table.orphans))
 
 
 def _identity(path: Path) -> Identity:

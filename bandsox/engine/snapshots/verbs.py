@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import functools
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,28 +25,25 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from bandsox.engine import identity, launch, ownership, sparse
-from bandsox.engine.frozen import forget, frozen
-from bandsox.engine.snapshots.fitness import COLD, check_artefacts, check_host
+from bandsox.engine.frozen import forget
+from bandsox.engine.snapshots.capture import DISK, Captured, captured
+from bandsox.engine.snapshots.fitness import COLD, check_artefacts, check_host, chosen_anew, with_network
 from bandsox.engine.snapshots.shelf import Shelf
 from bandsox.errors import (
     BandSoxError,
-    Conflict,
     InvalidRequest,
     MachineStopped,
     Unsupported,
 )
 from bandsox.locks import Locks
-from bandsox.models import ProgressCallback, Snapshot, StoredFile, VMRecord, VMStatus, report
+from bandsox.models import Belonging, ProgressCallback, Snapshot, StoredFile, VMRecord, VMStatus, report
 from bandsox.store.snapshots import name_taken
 from bandsox.vmm.base import Origin
 from bandsox.vmm.host_cpu import host_cpu
-from bandsox.workers import Task, in_thread, storage_errors, together
+from bandsox.workers import Task, in_thread, together
 
 if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
-    from bandsox.models import Shape
-
-DISK = "disk.img"
 
 MAX_FORKS = 256
 _AT_ONCE = 8
@@ -58,12 +54,15 @@ _THAW_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """A machine at one instant: its files, which are not settled yet or already are. ``frozen``: none of its programs ran meanwhile."""
+class Start:
+    """What machines are started with from a snapshot: what they go on from, None where they boot, and the disk that they get a copy of."""
 
-    directory: Path
-    shape: Shape
-    frozen: bool
+    past: launch.Past | None
+    disk: Path | None
+
+    def as_itself(self) -> launch.Past | None:
+        """What the machine goes on from that was saved."""
+        return None if self.past is None else dataclasses.replace(self.past, itself=True)
 
 
 class Snapshots:
@@ -97,12 +96,24 @@ class Snapshots:
             raise name_taken(name)
         report(progress, "snapshot", "saving the machine")
         async with self._engine.locked(vm_id):
-            record = await self._engine.get(vm_id)
-            async with self._captured(record) as captured:
-                snapshot = await asyncio.to_thread(self._describe, record, captured, name, labels)
-                await asyncio.to_thread(self.shelf.publish, snapshot, captured.directory)
-                await self._engine.vmms[record.vmm].kept(launch.launch_spec(self._layout, record), self.shelf.path(snapshot))
+            snapshot = await self.save(await self._engine.get(vm_id), name, labels)
         report(progress, "snapshot", "the machine is saved", finished=True)
+        return snapshot
+
+    async def save(
+        self, record: VMRecord, name: str, labels: Mapping[str, Any], belonging: Belonging | None = None, *, synced: bool = False
+    ) -> Snapshot:
+        """Save a machine whose lock the caller holds; as `take`.
+
+        Parameters
+        ----------
+        belonging: what the snapshot is for, where it is not taken for itself.
+        synced: with all that the guest has written on its disk, so that the disk can be read without the memory.
+        """
+        async with captured(self._engine, record, synced=synced) as taken:
+            snapshot = await asyncio.to_thread(self.describe, record, taken, name, labels)
+            await asyncio.to_thread(self.shelf.publish, snapshot, taken.directory, belonging)
+            await self._engine.vmms[record.vmm].kept(launch.launch_spec(self._layout, record), self.shelf.path(snapshot))
         return snapshot
 
     async def fork(
@@ -132,11 +143,11 @@ class Snapshots:
         async with contextlib.AsyncExitStack() as kept:
             async with self._engine.locked(vm_id):
                 record = await self._engine.get(vm_id)
-                captured = await kept.enter_async_context(self._captured(record))
-            past = launch.Past(Origin(captured.directory, captured.shape), record.token, captured.frozen)
-            source = _with_network(record, record.network is not None)
+                taken = await kept.enter_async_context(captured(self._engine, record))
+            past = launch.Past(Origin(taken.directory, taken.shape), record.token, taken.frozen)
+            source = with_network(record, record.network is not None)
             clones = [await self._clone(source, chosen, env_vars, metadata, restored_from=record.id) for chosen in names]
-            disk = captured.directory / DISK
+            disk = taken.directory / DISK
             return await self._start_all(clones, past, disk if disk.exists() else None, progress)
 
     # ── going on ────────────────────────────────────────────────────────────────────────────────
@@ -150,6 +161,8 @@ class Snapshots:
         metadata: Mapping[str, Any] | None = None,
         enable_networking: bool | None = None,
         cold: bool = False,
+        changes: Mapping[str, Any] | None = None,
+        ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> VMRecord:
         """Make a machine that goes on from a snapshot.
@@ -161,6 +174,8 @@ class Snapshots:
         enable_networking: None: a network if the machine that was saved had one. What it had cannot be taken away, nor added, but
             where the clone boots.
         cold: boot from the snapshot's disk instead; its memory is not needed then.
+        changes: other fields of the specification in place of that machine's.
+        ephemeral: it ends with this process.
 
         Raises
         ------
@@ -169,24 +184,36 @@ class Snapshots:
         Unsupported, RequirementNotMet: this host cannot go on from it; nothing was started.
         """
         snapshot = await self.get(id_or_name)
+        async with self.ready(snapshot, cold=cold) as start:
+            source = await self._source(snapshot, enable_networking, cold=cold)
+            chosen = name if name is not None else f"from-{snapshot.id}"
+            clone = await self._clone(source, chosen, env_vars, metadata, restored_from=snapshot.id, changes=changes)
+            return await self._start(clone, start.past, start.disk, progress, numbered=name is None, ephemeral=ephemeral)
+
+    @contextlib.asynccontextmanager
+    async def ready(self, snapshot: Snapshot, *, cold: bool = False) -> AsyncIterator[Start]:
+        """What machines are started with from a snapshot, which is whole and stays while this lasts.
+
+        Raises
+        ------
+        As `restore`, but that it is not asked whether this host can go on from it.
+        """
         async with self.shelf.in_use(snapshot):
             directory = self._layout.snapshots / snapshot.id
             needed = [DISK] if cold else list(snapshot.files)
             await asyncio.to_thread(self.shelf.verify, snapshot, [file for file in needed if file in snapshot.files])
             await asyncio.to_thread(check_artefacts, self._layout, snapshot)
-            source = await self._source(snapshot, enable_networking, cold=cold)
-            chosen = name if name is not None else f"from-{snapshot.id}"
-            clone = await self._clone(source, chosen, env_vars, metadata, restored_from=snapshot.id)
             past = None if cold else launch.Past(Origin(directory, snapshot.shape), snapshot.token, snapshot.frozen)
-            disk = directory / DISK if DISK in snapshot.files else None
-            return await self._start(clone, past, disk, progress, numbered=name is None)
+            yield Start(past, directory / DISK if DISK in snapshot.files else None)
 
     async def thaw(self, record: VMRecord) -> None:
         """Bring a machine back to what it was before it was saved by a process that was killed meanwhile."""
         directory = self._layout.vm(record.id)
         with Locks(directory / "lock").try_hold() as held:
             if held:
-                if ownership.process_of(record, self._layout.vms) is not None:
+                if record.status is VMStatus.SAVED:  # its VMM was about to be ended
+                    await ownership.end_all(self._layout.vms, record.id)
+                elif ownership.process_of(record, self._layout.vms) is not None:
                     vmm, sockets = self._engine.vmms[record.vmm], self._layout.sockets(record.id)
                     with contextlib.suppress(MachineStopped):
                         await vmm.resume(sockets)
@@ -208,17 +235,18 @@ class Snapshots:
         return await asyncio.to_thread(self.shelf.table.get, id_or_name)
 
     async def all(self) -> Sequence[Snapshot]:
-        """All snapshots, newest first."""
-        return await asyncio.to_thread(self.shelf.table.list)
+        """All snapshots that belong to nothing else, newest first."""
+        return await asyncio.to_thread(functools.partial(self.shelf.table.list, of_their_own=True))
 
     async def rename(self, id_or_name: str, name: str) -> Snapshot:
         """Give a snapshot another name.
 
         Raises
         ------
-        SnapshotNotFound: there is none. Conflict: another one has the name.
+        SnapshotNotFound: there is none. Conflict: another one has the name, or it belongs to something.
         """
         snapshot = await self.get(id_or_name)
+        await asyncio.to_thread(self.shelf.check_free, snapshot)
         await asyncio.to_thread(self.shelf.table.rename, snapshot.id, identity.check_name(name))
         return dataclasses.replace(snapshot, name=name)
 
@@ -233,9 +261,10 @@ class Snapshots:
 
         Raises
         ------
-        SnapshotNotFound: there is none.
+        SnapshotNotFound: there is none. Conflict: it belongs to something.
         """
         snapshot = await self.get(id_or_name)
+        await asyncio.to_thread(self.shelf.check_free, snapshot)
         async with self.shelf.given_up(snapshot):
             await asyncio.to_thread(self.shelf.remove, snapshot.id)
 
@@ -257,73 +286,7 @@ class Snapshots:
 
     # ── saving a machine ────────────────────────────────────────────────────────────────────────
 
-    @contextlib.asynccontextmanager
-    async def _captured(self, record: VMRecord) -> AsyncIterator[Captured]:
-        """A directory with a machine's memory, state and disk of one instant, which is removed in the end if it is still there.
-
-        The machine's lock is held by the caller, at least until this is entered.
-        """
-        if record.status not in {VMStatus.RUNNING, VMStatus.PAUSED}:
-            raise Conflict(f"VM {record.spec.name} is {record.status.value}", remedy="only a running or paused VM can be saved")
-        directory = self._layout.temporary / f"snapshot-{secrets.token_hex(8)}"
-        directory.mkdir(mode=0o700)
-        vmm, spec = self._engine.vmms[record.vmm], launch.launch_spec(self._layout, record)
-        try:
-            with storage_errors(directory):
-                await vmm.prepare(spec, directory)
-            captured = await self._freeze_and_copy(record, directory)
-            await vmm.settle(directory, captured.shape)
-            for file in directory.iterdir():
-                file.chmod(0o444)
-            yield captured
-        finally:
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-
-    async def _freeze_and_copy(self, record: VMRecord, directory: Path) -> Captured:
-        """Save a machine while its programs, and then its CPUs, stand still. A paused one goes on for the moment that its agent needs."""
-        vmm, sockets = self._engine.vmms[record.vmm], self._layout.sockets(record.id)
-        spec = launch.launch_spec(self._layout, record)
-        paused = record.status is VMStatus.PAUSED
-        shapes: list[Shape] = []
-
-        async def save() -> None:
-            shapes.append(await vmm.save(spec, directory))
-
-        async def copy_disk() -> None:
-            if record.spec.disk_size_mib:
-                await asyncio.to_thread(sparse.copy, self._layout.vm(record.id) / DISK, directory / DISK)
-
-        with storage_errors(directory), frozen(self._layout.vm(record.id)):
-            try:
-                if paused:
-                    await vmm.resume(sockets)
-                async with self._programs_frozen(record) as programs_frozen:
-                    try:
-                        await vmm.pause(sockets)
-                        await together((save(), copy_disk()), limit=2)
-                    finally:
-                        with anyio.CancelScope(shield=True), contextlib.suppress(MachineStopped):
-                            await vmm.resume(sockets)
-            finally:
-                if paused:
-                    with anyio.CancelScope(shield=True), contextlib.suppress(MachineStopped):
-                        await vmm.pause(sockets)
-        return Captured(directory, shapes[0], programs_frozen)
-
-    @contextlib.asynccontextmanager
-    async def _programs_frozen(self, record: VMRecord) -> AsyncIterator[bool]:
-        """While this lasts no program of the guest runs, so that none runs in a copy before that is a machine of its own; False where the
-        guest's kernel cannot do that, which the receipts of the copies tell."""
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                grace_s = self._engine.vmms[record.vmm].grace_s
-                await stack.enter_async_context(self._engine.direct_client(record).frozen(grace=grace_s))
-            except Unsupported:
-                yield False
-            else:
-                yield True
-
-    def _describe(self, record: VMRecord, captured: Captured, name: str, metadata: Mapping[str, Any]) -> Snapshot:
+    def describe(self, record: VMRecord, taken: Captured, name: str, metadata: Mapping[str, Any]) -> Snapshot:
         """The manifest of what was saved."""
         root = self._layout.root
         return Snapshot(
@@ -342,11 +305,11 @@ class Snapshots:
             accelerator=record.accelerator,
             isolation=record.isolation,
             transport=record.transport,
-            shape=captured.shape,
+            shape=taken.shape,
             cpu=host_cpu(self._layout.runtime),
-            files={file.name: StoredFile(file.stat().st_size, sparse.digest(file)) for file in sorted(captured.directory.iterdir())},
+            files={file.name: StoredFile(file.stat().st_size, sparse.digest(file)) for file in sorted(taken.directory.iterdir())},
             token=record.token,
-            frozen=captured.frozen,
+            frozen=taken.frozen,
             network=record.network,
             parent=record.restored_from,
             metadata=metadata,
@@ -362,8 +325,12 @@ class Snapshots:
         metadata: Mapping[str, Any] | None,
         *,
         restored_from: str,
+        changes: Mapping[str, Any] | None = None,
     ) -> VMRecord:
-        """The record of a new machine that goes on as `source`."""
+        """The record of a new machine that goes on as `source`.
+
+        What becomes of `source` when it is idle holds for the clone as well; its time to live, which somebody has given it, is its own.
+        """
         spec = dataclasses.replace(
             source.spec,
             name=name if name is not None else self._engine.new_name(),
@@ -372,6 +339,7 @@ class Snapshots:
             ttl=None,
             publish=tuple(dataclasses.replace(port, host_port=0) for port in source.spec.publish),  # the source has its ports
         )
+        spec = dataclasses.replace(spec, **(changes or {}))
         identity.check_spec(spec)
         offer = await asyncio.to_thread(self._engine.confiner.choose, spec.confinement)
         return dataclasses.replace(
@@ -391,9 +359,16 @@ class Snapshots:
         )
 
     async def _start(
-        self, clone: VMRecord, past: launch.Past | None, disk: Path | None, progress: ProgressCallback | None, *, numbered: bool = False
+        self,
+        clone: VMRecord,
+        past: launch.Past | None,
+        disk: Path | None,
+        progress: ProgressCallback | None,
+        *,
+        numbered: bool = False,
+        ephemeral: bool = False,
     ) -> VMRecord:
-        async with self._engine.making(clone.id):
+        async with self._engine.making(clone.id, ephemeral=ephemeral):
             clone = await asyncio.to_thread(functools.partial(self._engine.vms.insert, clone, numbered=numbered))
             if disk is not None:
                 target = self._layout.vm(clone.id) / DISK
@@ -444,31 +419,7 @@ class Snapshots:
             network=snapshot.network,
         )
         if not cold:
-            return _with_network(record, had_network)
-        return _with_network(
-            await self._chosen_anew(record), record.spec.enable_networking if enable_networking is None else enable_networking
+            return with_network(record, had_network)
+        return with_network(
+            await chosen_anew(self._engine, record), record.spec.enable_networking if enable_networking is None else enable_networking
         )
-
-    async def _chosen_anew(self, record: VMRecord) -> VMRecord:
-        """A machine that boots: on the best that this host has."""
-        from bandsox.engine.accelerators import Trial
-        from bandsox.vmm.kernel import BootFiles
-
-        spec = record.spec
-        offer = await asyncio.to_thread(self._engine.confiner.choose, spec.confinement)
-        trial = Trial(BootFiles(record.kernel, record.initramfs), offer.confinement, spec.boot_args, spec.cpu_template, spec.special)
-        choice = await self._engine.accelerators.choose(trial, spec.vmm, self._engine.require)
-        return dataclasses.replace(
-            record,
-            vmm=choice.vmm.name,
-            vmm_version=await choice.vmm.version(),
-            accelerator=choice.accelerator.name,
-            accelerator_reason=choice.accelerator.reason,
-            isolation=choice.accelerator.isolation,
-            transport=choice.transport,
-        )
-
-
-def _with_network(record: VMRecord, enabled: bool | None) -> VMRecord:
-    """A machine that must have a network, must have none, or None: may."""
-    return dataclasses.replace(record, spec=dataclasses.replace(record.spec, enable_networking=enabled))

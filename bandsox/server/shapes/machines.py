@@ -35,8 +35,8 @@ class VMOptions(Shape):
     confinement: str | None = Field(None, examples=["namespaces"])
     ttl: Seconds | None = Field(None, description="how many seconds it may run")
     idle_timeout: Seconds | None = Field(None, description="how many seconds it may run while nothing is done in it")
-    on_expiry: Literal["delete", "stop", "pause"] = Field("delete", description="what becomes of it then")
-    auto_resume: bool = Field(False, description="when it is paused, it goes on at the next operation on its guest")
+    on_expiry: Literal["delete", "stop", "pause", "snapshot"] = Field("delete", description="what becomes of it then")
+    auto_resume: bool = Field(False, description="when it is paused or saved, it goes on at the next operation on its guest")
     publish: list[NewPort] = Field([], max_length=256, description="ports of the server's host that lead to ports of the guest")
 
 
@@ -84,7 +84,7 @@ class VM(Given):
     network_config: dict[str, Any] | None
     vsock_config: dict[str, Any] | None
     created_at: float = Field(description="seconds since the epoch")
-    status: Literal["creating", "running", "paused", "stopped", "dead"]
+    status: Literal["creating", "running", "paused", "saved", "stopped", "dead"]
     pid: int | None
     env_vars: Environment
     mcp: dict[str, Any] | None

@@ -31,7 +31,7 @@ var version = "0.0.0-dev"
 const defaultGrace = 2 * time.Second
 
 // capabilities are what a host may rely on beyond the protocol's version.
-var capabilities = []string{"exec", "tty", "sessions", "files", "watch", "tar", "metrics", "renew", "streams"}
+var capabilities = []string{"exec", "tty", "sessions", "files", "watch", "tar", "metrics", "renew", "streams", "compare"}
 
 func main() {
 	if os.Getpid() != 1 {
@@ -67,6 +67,7 @@ func newServer(system *boot.System) *serve.Server {
 	if groups != nil {
 		addFreezer(server, system.Cgroup)
 	}
+	server.Image = system.Image
 	if system.Layer != nil {
 		server.Layer = system.Layer.Upper
 		server.Capabilities = append(server.Capabilities, "layer")

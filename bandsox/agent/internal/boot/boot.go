@@ -32,14 +32,16 @@ type Settings struct {
 	Network   bool   // there is a network device
 	Balloon   bool   // there is a balloon
 	Doorbell  uint32 // vsock port of the host that gives the token; 0: there is none
+	Disks     string // further block devices, between commas, which are only waited for
 }
 
 // System is what the boot leaves behind.
 type System struct {
 	Settings Settings
 	Events   *uevent.Listener
-	Layer    *Layer // nil without an overlay
-	Cgroup   string // directory for our cgroups, empty when the kernel has no cgroup v2
+	Image    *os.File // root of the read-only root file system
+	Layer    *Layer   // nil without an overlay
+	Cgroup   string   // directory for our cgroups, empty when the kernel has no cgroup v2
 }
 
 // Layer holds the writable layer, which is not reachable by any path of the new root.
@@ -204,6 +206,8 @@ func parseArguments(line string) (s Settings) {
 		case "bandsox.doorbell":
 			port, _ := strconv.ParseUint(value, 10, 32)
 			s.Doorbell = uint32(port)
+		case "bandsox.disks":
+			s.Disks = value
 		}
 	}
 	return s

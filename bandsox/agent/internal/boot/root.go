@@ -18,8 +18,26 @@ const (
 	newRoot  = "/.root"
 )
 
-// mountRoot mounts the read-only root file system with whatever file system fits.
+// mountRoot mounts the read-only root file system.
 func mountRoot(s *System) error {
+	for name := range strings.SplitSeq(s.Settings.Disks, ",") {
+		if name == "" {
+			continue
+		}
+		if _, err := s.awaitDevice(name); err != nil {
+			return err
+		}
+	}
+	if err := mountImage(s); err != nil {
+		return err
+	}
+	var err error
+	s.Image, err = os.Open(lowerDir)
+	return err
+}
+
+// mountImage mounts the root's device with whatever file system fits.
+func mountImage(s *System) error {
 	if s.Settings.Root == "" {
 		return mountPoint{"tmpfs", lowerDir, "tmpfs", 0, "mode=0755"}.mount()
 	}

@@ -56,7 +56,7 @@ func statAt(dir int, name, path string, follow bool) (*wire.FileStat, error) {
 
 func describe(st *unix.Stat_t) *wire.FileStat {
 	return &wire.FileStat{
-		Type:  typeName(uint32(st.Mode)),
+		Type:  TypeName(uint32(st.Mode)),
 		Size:  st.Size,
 		Mode:  uint32(st.Mode) & 0o7777,
 		UID:   st.Uid,
@@ -67,7 +67,8 @@ func describe(st *unix.Stat_t) *wire.FileStat {
 	}
 }
 
-func typeName(mode uint32) string {
+// TypeName is what the protocol calls a type of file.
+func TypeName(mode uint32) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return "directory"

@@ -71,6 +71,7 @@ func init() {
 		"tar":     {run: fileOp(tarOut)},
 		"untar":   {run: fileOp(tarIn), input: bulkInput},
 		"layer":   {run: layer},
+		"compare": {run: compareStates},
 	}
 }
 

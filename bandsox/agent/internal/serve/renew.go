@@ -52,7 +52,7 @@ func thaw(k *call) (any, error) {
 	return wire.ThawResult{Frozen: freezer != nil && freezer.Thaw()}, nil
 }
 
-// renew gives the machine, a copy of another, its own identity, and only then lets its programs go on. The order is that
+// renew gives the machine, a copy of another or of itself, its own identity, and only then lets its programs go on. The order is that
 // of what depends on what: everything may use random numbers, nobody may come in with the old token, and the guest's own
 // program sees all that is new. Where it fails the programs stay frozen; what a full disk or a read-only
 // root prevents is no such failure, but the host is told.
@@ -84,7 +84,7 @@ func checkRenewal(r *wire.RenewRequest) error {
 	switch {
 	case len(r.Token) != 32:
 		return wire.Fail(wire.CodeInvalid, "a token of %d bytes", len(r.Token))
-	case len(r.MachineID) != machineIDSize:
+	case r.MachineID != nil && len(r.MachineID) != machineIDSize:
 		return wire.Fail(wire.CodeInvalid, "a machine id of %d bytes", len(r.MachineID))
 	case len(r.Entropy) < 32:
 		return wire.Fail(wire.CodeInvalid, "%d bytes of entropy", len(r.Entropy))
@@ -132,7 +132,9 @@ func (n *renewal) essentials(r *wire.RenewRequest) error {
 // names are what programs call the machine.
 func (n *renewal) names(r *wire.RenewRequest) {
 	m := n.call.conn.server.Machine
-	_ = n.step("machine-id", func() error { return m.SetMachineID(r.MachineID) })
+	if r.MachineID != nil {
+		_ = n.step("machine-id", func() error { return m.SetMachineID(r.MachineID) })
+	}
 	if r.Hostname != nil {
 		_ = n.step("hostname", func() error { return m.SetHostname(*r.Hostname) })
 	}

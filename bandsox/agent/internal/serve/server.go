@@ -27,6 +27,7 @@ type Server struct {
 	BootID       [16]byte
 	Machine      *machine.Machine
 	Processes    *process.Table
+	Image        *os.File // root of the read-only root file system; nil: the agent has not booted the machine
 	Layer        *os.File // overlayfs's upper directory; nil: no writable layer
 
 	Freezer    *freezer.Freezer // nil: without cgroups nothing can be frozen

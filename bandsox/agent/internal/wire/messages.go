@@ -184,6 +184,31 @@ type ArchiveResult struct {
 	Bytes   int64 `msgpack:"bytes"`
 }
 
+// CompareRequest names two block devices, each with a writable layer of the machine's image.
+type CompareRequest struct {
+	Before string `msgpack:"before"`
+	After  string `msgpack:"after"`
+	Limit  int64  `msgpack:"limit"`
+}
+
+// Difference is a file that is not the same over both layers.
+type Difference struct {
+	Change string `msgpack:"change"`
+	Path   []byte `msgpack:"path"`
+	Type   string `msgpack:"type"`
+	Size   int64  `msgpack:"size"`
+}
+
+// DifferencesEvent is a part of what a comparison has found.
+type DifferencesEvent struct {
+	Differences []Difference `msgpack:"differences"`
+}
+
+// CompareResult answers compare.
+type CompareResult struct {
+	Truncated bool `msgpack:"truncated"`
+}
+
 // InfoResult answers info.
 type InfoResult struct {
 	Agent        string   `msgpack:"agent"`
