@@ -86,6 +86,8 @@ async def _helper(engine: Engine, record: VMRecord, progress: ProgressCallback |
         network_limits=UNLIMITED,
         balloon_mib=None,
         mmds=None,
+        policy=None,
+        mcp=None,
         ttl=None,
         idle_timeout=None,
         publish=(),

@@ -42,7 +42,7 @@ _OF_THE_TEMPLATE = (
     *("vcpu", "mem_mib", "disk_size_mib", "kernel_path", "boot_args", "debug_console", "cpu_template"),
     *("network_limits", "balloon_mib", "mmds", "track_dirty_pages"),
 )
-_OF_THE_MACHINE = ("confinement", "ttl", "idle_timeout", "on_expiry", "auto_resume", "publish", "dns", "disk_limits")
+_OF_THE_MACHINE = ("confinement", "ttl", "idle_timeout", "on_expiry", "auto_resume", "publish", "dns", "disk_limits", "policy", "mcp")
 
 
 @dataclass(frozen=True, slots=True)
