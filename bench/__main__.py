@@ -1,4 +1,4 @@
-"""`python -m bench [boot|exec|cli|transfer|ports|images|network|dashboard|density|pools|firecracker|server …]`: all of it, or what is named."""
+"""`python -m bench [boot|exec|cli|transfer|images|network|density|…]`: all of it, or what is named of the parts below."""
 
 from __future__ import annotations
 
