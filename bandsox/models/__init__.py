@@ -1,0 +1,123 @@
+"""What is passed between the rooms: specifications, records and results.
+
+Frozen, typed and free of behaviour beyond what can be derived from their own fields. Values are
+validated where they enter (CLI, REST, library call); from then on they are trusted.
+"""
+
+from __future__ import annotations
+
+from bandsox.models.changes import (
+    Change,
+)
+from bandsox.models.images import (
+    HistoryEntry,
+    Image,
+    ImageConfig,
+)
+from bandsox.models.machines import (
+    UNLIMITED,
+    Confinement,
+    ConfinementDemand,
+    HookResult,
+    Isolation,
+    OnExpiry,
+    RateLimits,
+    RestoreReceipt,
+    RestoreStep,
+    Transport,
+    VMRecord,
+    VMSpec,
+    VMStatus,
+)
+from bandsox.models.networks import (
+    Connection,
+    NetworkConfig,
+    NetworkEvent,
+    NetworkStats,
+    Policy,
+    PortState,
+    PublishedPort,
+)
+from bandsox.models.progress import (
+    Progress,
+    ProgressCallback,
+    report,
+)
+from bandsox.models.results import (
+    MOST_DIFFERENCES,
+    Balloon,
+    DirEntry,
+    ExecResult,
+    FileChange,
+    FileDifference,
+    FileStat,
+    GuestInfo,
+    LineWindow,
+    Metrics,
+    ProcessInfo,
+    SessionInfo,
+    TreeResult,
+)
+from bandsox.models.snapshots import (
+    TEMPLATE_PREFIX,
+    Belonging,
+    Checkpoint,
+    HostCPU,
+    Purpose,
+    Shape,
+    Snapshot,
+    StoredFile,
+    Template,
+)
+
+__all__ = [
+    "MOST_DIFFERENCES",
+    "TEMPLATE_PREFIX",
+    "UNLIMITED",
+    "Balloon",
+    "Belonging",
+    "Change",
+    "Checkpoint",
+    "Confinement",
+    "ConfinementDemand",
+    "Connection",
+    "DirEntry",
+    "ExecResult",
+    "FileChange",
+    "FileDifference",
+    "FileStat",
+    "GuestInfo",
+    "HistoryEntry",
+    "HookResult",
+    "HostCPU",
+    "Image",
+    "ImageConfig",
+    "Isolation",
+    "LineWindow",
+    "Metrics",
+    "NetworkConfig",
+    "NetworkEvent",
+    "NetworkStats",
+    "OnExpiry",
+    "Policy",
+    "PortState",
+    "ProcessInfo",
+    "Progress",
+    "ProgressCallback",
+    "PublishedPort",
+    "Purpose",
+    "RateLimits",
+    "RestoreReceipt",
+    "RestoreStep",
+    "SessionInfo",
+    "Shape",
+    "Snapshot",
+    "StoredFile",
+    "Template",
+    "Transport",
+    "TreeResult",
+    "VMRecord",
+    "VMSpec",
+    "VMStatus",
+    "report",
+]
