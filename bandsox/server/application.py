@@ -14,6 +14,7 @@ from bandsox.server.auth.tickets import Tickets
 from bandsox.server.configuration import Configuration
 from bandsox.server.dashboard import pages
 from bandsox.server.gate import Gate
+from bandsox.server.live import admission
 from bandsox.server.live import routes as live
 from bandsox.server.once import Once
 from bandsox.server.proxy.entrance import Entrance, Link
@@ -46,6 +47,7 @@ def routes() -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, responses=_FAILURES)
     app.include_router(live.router)
+    app.add_exception_handler(admission.Told, admission.over)
     faults.install(app)
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from bandsox import MicroVM, wire
-from tests.server.servers import Server
+from tests.server.servers import Server, serving
 
 
 def opened(server: Server, path: str, **options: Any) -> ClientConnection:
@@ -135,3 +136,13 @@ def test_pages_of_others_get_no_websocket(server: Server, path: str) -> None:
         with pytest.raises(InvalidStatus) as refused, opened(server, f"{path}/terminal", additional_headers=header):
             pass
         assert refused.value.response.status_code == 403
+
+
+def test_one_who_is_refused_is_told_and_leaves_no_fault_in_the_log(storage: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with serving(storage) as server:
+        with opened(server, "/api/vms/nobody/terminal") as socket:
+            told = frames(socket)
+        assert socket.close_code == 4004
+        assert told[0]["failure"]["code"] == "vm_not_found"
+        assert server.stop() == 0
+    assert "Traceback" not in capfd.readouterr().err

@@ -20,11 +20,19 @@ from bandsox.server.service import Service
 from bandsox.vm import AsyncMicroVM
 
 
+class Told(Exception):  # what ends a handler, and is no fault of anybody's
+    """A failure that the opener of a WebSocket has been told."""
+
+
 @contextlib.asynccontextmanager
 async def admitted(websocket: WebSocket, scope: Scope) -> AsyncIterator[tuple[Service, Caller]]:
     """The opener of a WebSocket, once he may use it. What the block raises is sent to him, before it is closed.
 
     The codes are 4001 for a caller who may not, 4004 for a machine that is not there, 4000 for other failures.
+
+    Raises
+    ------
+    Told: he may not, or the block has failed, and he knows.
     """
     began = time.monotonic()
     status = 101
@@ -40,6 +48,7 @@ async def admitted(websocket: WebSocket, scope: Scope) -> AsyncIterator[tuple[Se
     except BandSoxError as error:
         status = status_of(error)
         await fail(websocket, error)
+        raise Told from error
     finally:
         audit(websocket.scope, caller, status, time.monotonic() - began)
 
@@ -58,6 +67,11 @@ async def fail(websocket: WebSocket, error: BandSoxError) -> None:
         if not isinstance(error, AccessDenied):
             await websocket.send_text(json.dumps({"type": "error", "error": error.message, "failure": error.to_dict()}, default=str))
     await _close(websocket, code)
+
+
+async def over(_: WebSocket, error: Exception) -> None:
+    """What is left to do where the opener has been told: nothing."""
+    del error
 
 
 async def _close(websocket: WebSocket, code: int) -> None:
