@@ -42,7 +42,7 @@ SECTIONS = {
         ),
         "snapshot": Entry(
             f"{_COMMANDS}.snapshot:snapshot",
-            "List, restore, inspect, rename and delete snapshots of VMs.",
+            "List, restore, inspect, rename, compress, carry and delete snapshots of VMs.",
             ("list", "ls", "restore", "inspect", "rename", "metadata", "delete", "rm"),
         ),
         "network": Entry(

@@ -16,10 +16,25 @@ from bandsox.store import Database, VMs
 if TYPE_CHECKING:
     from bandsox.engine.accelerators import Accelerators
     from bandsox.images import Images
+    from bandsox.network.keeper import Programs
     from bandsox.network.networks import Networks
     from bandsox.vmm.base import VMM
     from bandsox.vmm.confinement import Confiner
     from bandsox.vmm.kernel import Kernels
+
+
+def network_programs() -> Programs:
+    """The programs that keep and filter machines' networks.
+
+    Raises
+    ------
+    HostError: they were not built.
+    """
+    from bandsox.network.keeper import Programs
+    from bandsox.vmm.built import built_program
+
+    keeper = built_program("bandsox-network", "the keeper of networks", platform.machine())
+    return Programs(keeper, built_program("bandsox-filter", "the filter of networks", platform.machine()))
 
 
 class Rooms:
@@ -65,15 +80,9 @@ class Rooms:
     @functools.cached_property
     def networks(self) -> Networks:
         """The machines' networks."""
-        from bandsox.network.keeper import Programs
         from bandsox.network.networks import Networks
-        from bandsox.vmm.built import built_program
 
-        def programs() -> Programs:
-            keeper = built_program("bandsox-network", "the keeper of networks", platform.machine())
-            return Programs(keeper, built_program("bandsox-filter", "the filter of networks", platform.machine()))
-
-        return Networks(self.layout.locks / "networks", programs)
+        return Networks(self.layout.locks / "networks", network_programs)
 
     @functools.cached_property
     def accelerators(self) -> Accelerators:

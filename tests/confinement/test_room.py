@@ -24,13 +24,12 @@ from tests.users import CHECKOUT, as_user, ordinary_user, script
 MEMORY_MIB, THREADS = 2048, 40
 
 _LAUNCH = f"""
-    import asyncio, json, os, platform, sys
-    from functools import partial
+    import asyncio, json, os, sys
     from pathlib import Path
     from bandsox.engine import ownership
     from bandsox.models import Confinement
+    from bandsox.engine.rooms import network_programs
     from bandsox.network.networks import Networks
-    from bandsox.vmm.built import built_program
     from bandsox.vmm.confinement import Confiner
     from bandsox.vmm.room import Room
 
@@ -48,7 +47,7 @@ _LAUNCH = f"""
     files = [place / "kernel"], [directory / "disk"], []
     namespace = None
     if os.environ["NETWORK"]:
-        networks = Networks(place / "leases", partial(built_program, "bandsox-network", "the keeper", platform.machine()))
+        networks = Networks(place / "leases", network_programs)
         options["user"] = confiner.user(owner, confinement)
         _, namespace = networks.make(directory, owner=options["user"])
         options.update(network=namespace.descriptor, users=namespace.users, local_only=True)

@@ -37,6 +37,8 @@ const FAMILIES = {
   vm_not_found: "NotFound",
   image_not_found: "NotFound",
   snapshot_not_found: "NotFound",
+  checkpoint_not_found: "NotFound",
+  template_not_found: "NotFound",
   kernel_not_found: "NotFound",
   session_not_found: "NotFound",
   python_not_found: "NotFound",

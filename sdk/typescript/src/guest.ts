@@ -8,6 +8,7 @@ import { archive } from "./tar.js";
 import { TerminalSession, type TerminalOptions } from "./terminal.js";
 import { bodyOf, browserBody, changed, inBrowser, released, resumed, sendFromBrowser } from "./transfer.js";
 import {
+  type BalloonInfo,
   type CallOptions,
   type ExecOptions,
   type ExecPythonOptions,
@@ -335,6 +336,29 @@ export abstract class Guest {
   async unexpose(guestPort: number, call?: CallOptions): Promise<void> {
     const path = { ...this.machine.path, port: guestPort };
     await this.connection.call("delete", "/api/vms/{vm}/ports/{port}", { path }, call);
+  }
+
+  /** An address at which a browser finds a port of the guest, through the server's proxy. It lets one in, within half a minute. */
+  async linkToPort(guestPort: number, call?: CallOptions): Promise<string> {
+    const path = { ...this.machine.path, port: guestPort };
+    return (await this.connection.call("post", "/api/vms/{vm}/ports/{port}/link", { path }, call)).url;
+  }
+
+  // ── what a hypervisor with a balloon or a metadata service adds ───────────────────────────────
+
+  /** How large its balloon is, and what the guest says of the rest of its memory. */
+  async balloon(call?: CallOptions): Promise<BalloonInfo> {
+    return this.connection.call("get", "/api/vms/{vm}/balloon", this.machine, call);
+  }
+
+  /** Have its balloon take so much of its memory, in MiB, little by little, now and at later starts. */
+  async setBalloon(mib: number, call?: CallOptions): Promise<void> {
+    await this.connection.call("put", "/api/vms/{vm}/balloon", { ...this.machine, body: { mib } }, call);
+  }
+
+  /** Have its metadata service say this, now and at later starts. */
+  async setMmds(data: Record<string, unknown>, call?: CallOptions): Promise<void> {
+    await this.connection.call("put", "/api/vms/{vm}/mmds", { ...this.machine, body: { data } }, call);
   }
 
   // ── what it says of itself ────────────────────────────────────────────────────────────────────

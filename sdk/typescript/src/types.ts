@@ -135,6 +135,9 @@ export interface HttpProxyOptions extends Sent<"HttpRequest"> {}
 /** What it was answered. */
 export interface HttpProxyResult extends Shape<"HttpResponse"> {}
 
+/** How large a VM's balloon is to be, and is, and what the guest says of the rest, in MiB. */
+export interface BalloonInfo extends Shape<"BalloonInfo"> {}
+
 /** A port that a VM publishes, and how it is used. */
 export interface PortInfo extends Shape<"PortInfo"> {}
 

@@ -179,6 +179,7 @@ describe("ports of a machine", () => {
     const url = await vm.expose(8123);
     expect(await (await fetch(`${url}/index.txt`)).text()).toBe("served");
     expect(await vm.ports()).toMatchObject([{ guest_port: 8123, url, listening: true }]);
+    expect(await (await fetch(`${await vm.linkToPort(8123)}index.txt`)).text()).toBe("served");
     await vm.unexpose(8123);
     expect(await vm.ports()).toEqual([]);
     await vm.killSession("www");
@@ -188,6 +189,13 @@ describe("ports of a machine", () => {
 });
 
 describe("what a machine and its host say of themselves", () => {
+  it("is that it was made without a balloon and a metadata service", async () => {
+    const conflict = expect.objectContaining({ code: "conflict" }) as Error;
+    await expect(vm.balloon()).rejects.toEqual(conflict);
+    await expect(vm.setBalloon(64)).rejects.toEqual(conflict);
+    await expect(vm.setMmds({ a: 1 })).rejects.toEqual(conflict);
+  });
+
   it("is known", async () => {
     expect(await vm.guestInfo()).toMatchObject({ kernel: expect.any(String) as string, uptime_ms: expect.any(Number) as number });
     expect(await vm.metrics({ processes: true })).toMatchObject({ cpu_count: 1, processes: expect.arrayContaining([]) as unknown[] });

@@ -43,7 +43,7 @@ export function standing(...words: string[]): Process {
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const processes = { server: standing("sdk"), guarded: standing("--guarded") };
+  const processes = { server: standing("sdk", "--proxy-port", "0"), guarded: standing("--guarded") };
   project.provide("server", await started(processes.server));
   project.provide("guarded", await started(processes.guarded));
   return async () => {

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from bandsox.engine.rooms import network_programs
 from bandsox.errors import MachineStopped, VMMError
 from bandsox.models import Balloon, RateLimits
 from bandsox.network.networks import Networks
 from bandsox.vmm.base import LaunchSpec, NetworkDevice
-from bandsox.vmm.built import built_program
 from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.firecracker import Firecracker, configuration
 from bandsox.vmm.firecracker.client import Client
@@ -38,7 +38,7 @@ def networked(spec: MakeSpec, confiner: Confiner, tmp_path: Path) -> Iterator[Ma
     """Makes specifications of machines with a network."""
     if os.geteuid() != 0:
         pytest.skip("the tests' networks are made by root")
-    networks = Networks(tmp_path / "leases", lambda: built_program("bandsox-network", "the keeper", "x86_64"))
+    networks = Networks(tmp_path / "leases", network_programs)
     namespaces = []
 
     def make(**changes: object) -> LaunchSpec:

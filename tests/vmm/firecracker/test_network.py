@@ -20,14 +20,13 @@ import pytest
 from tests.users import CHECKOUT, ordinary_user, script
 
 _SCENARIO = """
-    import asyncio, json, os, platform, subprocess, sys
-    from functools import partial
+    import asyncio, json, os, subprocess, sys
     from pathlib import Path
     from bandsox.engine import ownership
     from bandsox.models import Confinement, Isolation, RateLimits
+    from bandsox.engine.rooms import network_programs
     from bandsox.network.networks import Networks
     from bandsox.vmm.base import Accelerator, LaunchSpec, NetworkDevice, Origin
-    from bandsox.vmm.built import built_program
     from bandsox.vmm.confinement import Confiner, entrance
     from bandsox.vmm.firecracker import Firecracker, configuration
     from bandsox.vmm.firecracker.client import Client
@@ -38,7 +37,7 @@ _SCENARIO = """
     (place / "initramfs").write_bytes(bytes(512))
     kernel = program(place / "guest", b"hello", "halt")
     confiner = Confiner(place / "programs", place)
-    networks = Networks(place / "leases", partial(built_program, "bandsox-network", "the keeper", platform.machine()))
+    networks = Networks(place / "leases", network_programs)
     firecracker = Firecracker(place / "nothing", confiner)
     confinement = Confinement.NONE if os.environ["CONFINEMENT"] == "none" else confiner.offer().confinement
 
