@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bandsox import BandSox, BandSoxError
-from bandsox.errors import BootFailed, Conflict, CorruptImage, InvalidRequest, KernelNotFound, RequirementNotMet, Unsupported
+from bandsox.errors import BootFailed, Conflict, CorruptImage, InvalidRequest, KernelNotFound, RequirementNotMet
 from bandsox.settings import DEFAULT_IMAGE, Layout
 from tests.engine.leaks import Traces
 
@@ -85,11 +85,6 @@ def test_an_unknown_isolation_is_refused(storage: Path) -> None:
 def test_a_name_is_given_once(bandsox: BandSox) -> None:
     with bandsox.create_vm(name="the only one"), pytest.raises(Conflict, match="the only one"):
         bandsox.create_vm(name="the only one")
-
-
-def test_what_this_version_lacks_is_an_error_not_a_silence(bandsox: BandSox) -> None:
-    with pytest.raises(Unsupported):
-        bandsox.create_vm(mcp={"github": {"token": "t"}})
 
 
 def test_more_isolation_than_there_is_is_refused(storage: Path) -> None:
