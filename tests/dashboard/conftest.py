@@ -1,4 +1,4 @@
-"""One server, one machine and one browser for all tests of the dashboard."""
+"""One server and one browser for all tests of the dashboard."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def server(storage: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machine(bandsox: BandSox) -> Iterator[MicroVM]:
-    """A running machine that all tests share; none of them stops it."""
+    """A running machine that the tests of a module share; none of them stops it."""
     with bandsox.create_vm(name="shared", mem_mib=256, metadata={"team": "web", "size": 3}) as vm:
         yield vm
 

@@ -122,6 +122,7 @@ def test_everything_can_be_done_from_the_keyboard(page: Page, machine: MicroVM) 
     page.keyboard.press("Escape")
     expect(button).to_be_focused()
     page.keyboard.press("Enter")
+    expect(page.get_by_role("menuitem").first).to_be_focused()
     for _ in range(2):
         page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
