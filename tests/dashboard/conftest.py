@@ -1,4 +1,4 @@
-"""One server and one browser for all tests of the dashboard."""
+"""A server of the shared storage directory, and for each module a machine and a browser."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from tests.dashboard.browsing import CHROMIUM, browsing, visiting
 from tests.server.servers import Server, serving
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A browser for the tests of a module. While it is there, an event loop runs in this thread: other tests could not run theirs."""
     assert Path(CHROMIUM).exists(), "run `scripts/system-packages test`"
     assert built(), "run `make dashboard`"
     with browsing() as opened:
