@@ -55,6 +55,10 @@ def prepared(directory: Path) -> Iterator[Path]:
             bandsox.cleanup()
             for info in bandsox.list_vms():
                 bandsox.delete_vm(info["id"])
+            for template in bandsox.list_templates():
+                bandsox.remove_template(template.id)
+            for snapshot in bandsox.list_snapshots():
+                bandsox.delete_snapshot(snapshot["id"])
         fcntl.flock(lock, fcntl.LOCK_SH)
         bandsox.pull_image(DEFAULT_IMAGE, "missing")
         bandsox.tag_image(DEFAULT_IMAGE, "python:3-alpine")

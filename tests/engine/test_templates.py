@@ -63,18 +63,14 @@ def test_machines_go_on_from_where_the_set_up_ended(bandsox: BandSox, template: 
 
 
 def test_the_same_is_made_once_and_anything_else_anew(bandsox: BandSox, template: Template, put: Path) -> None:
-    before = time.monotonic()
     assert make(bandsox, put).snapshot == template.snapshot
-    found = time.monotonic() - before
     copy = put.with_name("copy")
     copy.write_bytes(put.read_bytes())
     copy.chmod(0o640)
     assert make(bandsox, put, files={"/etc/given": b"given\n", "/etc/put": copy}).id == template.id  # it is contents that count
     copy.write_text("other\n")
-    before = time.monotonic()
     other = make(bandsox, put, files={"/etc/given": b"given\n", "/etc/put": copy})
     assert other.id != template.id
-    assert found < (time.monotonic() - before) / 2
     assert {each.id for each in bandsox.list_templates()} == {template.id, other.id}
     assert bandsox.list_snapshots() == []
     bandsox.remove_template(other.id)
