@@ -174,8 +174,6 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
-        self._guard = threading.Lock()
         self._migrate()
 
     def connection(self) -> sqlite3.Connection:
@@ -189,8 +187,6 @@ class Database:
         opened.execute("PRAGMA synchronous = NORMAL")
         opened.execute("PRAGMA foreign_keys = ON")
         self._local.connection = opened
-        with self._guard:
-            self._all.append(opened)
         return opened
 
     @contextmanager
@@ -216,12 +212,14 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close the connections of every thread."""
-        with self._guard:
-            for connection in self._all:
-                connection.close()
-            self._all.clear()
+        """Close this thread's connection, and let go of the others', which the garbage collector closes when their threads are done.
+
+        To close one under a thread that is within a statement ends the process: SQLite frees what that thread works on.
+        """
+        own: sqlite3.Connection | None = getattr(self._local, "connection", None)
         self._local = threading.local()
+        if own is not None:
+            own.close()
 
     def _migrate(self) -> None:
         if self._version() == len(_MIGRATIONS):

@@ -45,6 +45,7 @@ def kill_while(bandsox: BandSox, vm_id: str, verb: str, stage: str) -> None:
 @pytest.mark.parametrize("stage", ["process", "directories", "record"])
 def test_a_deletion_that_was_killed_is_gone_on_with(bandsox: BandSox, stage: str) -> None:
     layout = Layout.open(bandsox.storage_dir)
+    bandsox.cleanup()  # of what processes that other tests killed have left
     before = Traces.of(layout)
     machine = bandsox.create_vm(mem_mib=256)
 
