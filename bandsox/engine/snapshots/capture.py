@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,10 @@ import anyio
 
 from bandsox.engine import launch, ownership, sparse
 from bandsox.engine.frozen import forget, frozen
+from bandsox.engine.snapshots.workplace import async_workplace
 from bandsox.errors import Conflict, MachineStopped, OutcomeUnknown, Unsupported
 from bandsox.models import VMRecord, VMStatus
-from bandsox.workers import storage_errors, together
+from bandsox.workers import together
 
 if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
@@ -60,11 +59,10 @@ async def captured(engine: Engine, record: VMRecord, *, synced: bool = False) ->
         if record.spec.disk_size_mib:
             await asyncio.to_thread(sparse.copy, engine.layout.vm(record.id) / DISK, directory / DISK)
 
-    async with _workplace(engine) as directory:
-        with storage_errors(directory):
-            await vmm.prepare(spec, directory)
-            async with standing_still(engine, record, synced=synced) as programs_frozen:
-                await together((save(), copy_disk()), limit=2)
+    async with async_workplace(engine.layout) as directory:
+        await vmm.prepare(spec, directory)
+        async with standing_still(engine, record, synced=synced) as programs_frozen:
+            await together((save(), copy_disk()), limit=2)
         await _settle(engine, record, directory, shapes[0])
         yield Captured(directory, shapes[0], programs_frozen)
 
@@ -78,13 +76,11 @@ async def ended(engine: Engine, record: VMRecord) -> AsyncIterator[Captured]:
     _check_runs(record)
     vmm, spec = engine.vmms[record.vmm], launch.launch_spec(engine.layout, record)
     over = False
-    async with _workplace(engine) as directory:
+    async with async_workplace(engine.layout) as directory:
         try:
-            with storage_errors(directory):
-                await vmm.prepare(spec, directory)
+            await vmm.prepare(spec, directory)
             async with standing_still(engine, record, synced=True) as programs_frozen:
-                with storage_errors(directory):
-                    shape = await vmm.save(spec, directory)
+                shape = await vmm.save(spec, directory)
                 await _settle(engine, record, directory, shape)
                 yield Captured(directory, shape, programs_frozen)
                 with anyio.CancelScope(shield=True):
@@ -135,16 +131,6 @@ async def _programs_frozen(engine: Engine, record: VMRecord) -> AsyncIterator[bo
             yield False
         else:
             yield True
-
-
-@contextlib.asynccontextmanager
-async def _workplace(engine: Engine) -> AsyncIterator[Path]:
-    directory = engine.layout.temporary / f"snapshot-{secrets.token_hex(8)}"
-    directory.mkdir(mode=0o700)
-    try:
-        yield directory
-    finally:
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 async def _settle(engine: Engine, record: VMRecord, directory: Path, shape: Shape) -> None:

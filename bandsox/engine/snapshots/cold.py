@@ -14,20 +14,19 @@ child's is taken before its base's.
 from __future__ import annotations
 
 import contextlib
-import secrets
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bandsox.engine import sparse
 from bandsox.engine.snapshots import extents
+from bandsox.engine.snapshots.workplace import workplace
 from bandsox.errors import CorruptSnapshot, SnapshotNotFound
 from bandsox.locks import Locks
 from bandsox.models import Snapshot
 from bandsox.settings import Layout, sync
 from bandsox.store import Snapshots as Table
-from bandsox.workers import Stopped, storage_errors
+from bandsox.workers import Stopped
 
 _SUFFIX = ".packed"
 _MAGIC = b"BSXCOLD1"
@@ -82,7 +81,7 @@ class ColdStorage:
         with self._files(snapshot):
             if self._path(snapshot, name).exists():
                 return False
-            with self._temporary() as directory:
+            with workplace(self._layout) as directory:
                 self._restore(snapshot, name, directory / name)
                 (directory / name).chmod(0o444)
                 _settle(directory / name, self._path(snapshot, name))
@@ -117,16 +116,6 @@ class ColdStorage:
         return self._locks.hold_blocking(_lock(snapshot.id))
 
     @contextlib.contextmanager
-    def _temporary(self) -> Iterator[Path]:
-        directory = self._layout.temporary / f"snapshot-{secrets.token_hex(8)}"
-        directory.mkdir(mode=0o700)
-        try:
-            with storage_errors(directory):
-                yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-
-    @contextlib.contextmanager
     def _base_of(self, snapshot: Snapshot) -> Iterator[Snapshot | None]:
         """The snapshot that a snapshot's machine came from, which stays as it is meanwhile; None where it is not here."""
         if snapshot.parent is None or snapshot.parent == snapshot.id:
@@ -142,7 +131,7 @@ class ColdStorage:
     def _pack_file(
         self, snapshot: Snapshot, name: str, base: Snapshot | None, stop: threading.Event, advance: Callable[[int], object]
     ) -> None:
-        with self._temporary() as directory:
+        with workplace(self._layout) as directory:
             reference = self._reference(base, name, snapshot, directory / "base")
             chunks = extents.pack(self._path(snapshot, name), reference, advance)
             self._write(directory / name, base.id if base is not None and reference is not None else None, chunks, stop)
@@ -209,7 +198,7 @@ class ColdStorage:
         with self._files(snapshot):
             for name in snapshot.files:
                 packed = self._packed(snapshot, name)
-                with contextlib.suppress(FileNotFoundError), self._temporary() as directory:
+                with contextlib.suppress(FileNotFoundError), workplace(self._layout) as directory:
                     if not self._path(snapshot, name).exists():
                         try:
                             self._restore(snapshot, name, directory / "whole")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import secrets
 import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from bandsox.engine.snapshots.portable import sending, taking
 from bandsox.engine.snapshots.portable.parcel import ARTEFACTS, DISK, MEMORY, Base
 from bandsox.engine.snapshots.portable.sending import Content, Package
 from bandsox.engine.snapshots.portable.taking import Arrival
+from bandsox.engine.snapshots.workplace import async_workplace
 from bandsox.errors import InvalidRequest, SnapshotNotFound
 from bandsox.images import spec
 from bandsox.images.blobs import BlobStore, file_chunks
@@ -117,7 +117,7 @@ class Portable:
             for used in filter(None, (snapshot, reference)):
                 await stack.enter_async_context(self._whole(used))
             contents = self._contents(snapshot, reference, image=image)
-            work = stack.enter_context(self._work())
+            work = await stack.enter_async_context(async_workplace(self._layout))
             known = Base(reference.id, _comparable(snapshot, reference)) if reference is not None else None
             total = sum(content.path.stat().st_size for content in contents)
             packing = Task(progress, "pack", f"packing {snapshot.name}", total)
@@ -166,7 +166,7 @@ class Portable:
             if base is not None:
                 await stack.enter_async_context(self._whole(base))
             await stack.enter_async_context(self._engine.images.adding())
-            work = stack.enter_context(self._work())
+            work = await stack.enter_async_context(async_workplace(self._layout))
             task = Task(progress, "import", f"importing {wanted.name}", arrival.size)
 
             def unpacker(stop: threading.Event) -> taking.Unpacker:
@@ -250,16 +250,6 @@ class Portable:
 
     def _path(self, snapshot: Snapshot, name: str) -> Path:
         return self._snapshots.shelf.path(snapshot) / name
-
-    @contextlib.contextmanager
-    def _work(self) -> Iterator[Path]:
-        directory = self._layout.temporary / f"snapshot-{secrets.token_hex(8)}"
-        directory.mkdir(mode=0o700)
-        try:
-            with storage_errors(directory):
-                yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _comparable(snapshot: Snapshot, base: Snapshot) -> dict[str, StoredFile]:
