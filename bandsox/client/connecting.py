@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from websockets.exceptions import ConnectionClosed
 
 from bandsox import wire
-from bandsox.client.faults import error_of
+from bandsox.client.faults import message_of
 from bandsox.errors import BandSoxError, Conflict, ConnectionReset, InvalidRequest, NotAuthenticated
 from bandsox.guest import GuestStream
 
@@ -73,12 +72,7 @@ class RemoteStream(GuestStream):
             said = await self._socket.recv()
         except ConnectionClosed as error:
             raise self._lost(error) from error
-        if isinstance(said, bytes):
-            return said
-        message = msgspec.json.decode(said, type=dict[str, Any])
-        if message.get("type") == "error":
-            raise error_of(message.get("failure"))
-        return message
+        return message_of(said)
 
     def _lost(self, error: ConnectionClosed) -> BandSoxError:
         if self._closed_here:

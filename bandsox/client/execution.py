@@ -12,7 +12,7 @@ import msgspec
 from websockets.exceptions import ConnectionClosed
 
 from bandsox import wire
-from bandsox.client.faults import error_of
+from bandsox.client.faults import message_of
 from bandsox.errors import BandSoxError, Conflict, NotAuthenticated, OutcomeUnknown, ProtocolError
 from bandsox.guest import Execution
 from bandsox.guest.answers import AttachedEvent, StartedEvent
@@ -129,12 +129,7 @@ class _Socket:
             said = await self._socket.recv()
         except ConnectionClosed as error:
             raise _lost(error) from error
-        if isinstance(said, bytes):
-            return said
-        message = msgspec.json.decode(said, type=dict[str, Any])
-        if message.get("type") == "error":
-            raise error_of(message.get("failure"))
-        return message
+        return message_of(said)
 
 
 def _lost(error: ConnectionClosed) -> BandSoxError:

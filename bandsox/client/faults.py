@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from bandsox import errors
 from bandsox.errors import BandSoxError
 
@@ -23,6 +25,21 @@ def error_of(failure: object, status: int | None = None) -> BandSoxError:
         path, errno = _text(facts.get("path")), _text(facts.get("errno"))
         return kind(message, guest_code=str(facts.get("guest_code")), errno_name=errno, path=path, remedy=remedy)
     return kind(message, cause=cause, remedy=remedy, detail=facts)
+
+
+def message_of(said: bytes | str) -> bytes | dict[str, Any]:
+    """What a frame of the server's WebSocket brought: bytes of a stream, or a message.
+
+    Raises
+    ------
+    BandSoxError: the error that the message tells of.
+    """
+    if isinstance(said, bytes):
+        return said
+    message = msgspec.json.decode(said, type=dict[str, Any])
+    if message.get("type") == "error":
+        raise error_of(message.get("failure"))
+    return message
 
 
 def _text(value: object) -> str | None:

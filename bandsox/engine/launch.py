@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bandsox.engine import identity, networking
 from bandsox.errors import MachineError, Unsupported
-from bandsox.models import VMRecord, VMStatus
+from bandsox.models import Isolation, VMRecord, VMStatus
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec, Origin
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def launch_spec(
     words = ["bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}"]
     words += ["bandsox.network"] if network is not None else []
     words += ["bandsox.balloon"] if record.spec.balloon_mib is not None else []
+    words += ["bandsox.emulated"] if record.isolation is Isolation.EMULATED else []
     disks = [root] if in_memory else [root, Disk(overlay, read_only=False)]
     if attached:
         names = (f"vd{letter}" for letter in ascii_lowercase[len(disks) :])

@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,9 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_BYTES = 64 << 20
 """How many bytes of body are taken, where the caller does not say."""
 
-_MAX_HEAD = 64 << 10  # bytes of status line and headers, and of trailers
+MAX_HEAD = 64 << 10
+"""How many bytes of status line and headers, and of trailers, are taken."""
+
 _MAX_INTERIM = 16  # answers with a status below 200
 _PIECE = 16 << 10  # what is decompressed at once may become a thousand times as much
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -180,7 +182,7 @@ async def send(
 
 async def _exchange(stream: GuestStream, request: httpx.Request, max_bytes: int, started: float) -> HttpResponse:
     """Send the request, and read the answer meanwhile: it may come before the request was read."""
-    wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+    wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
     try:
         frames = _encoded(wire, request)
     except h11.LocalProtocolError as error:
@@ -217,28 +219,48 @@ async def _send(stream: GuestStream, frames: Sequence[bytes]) -> None:
             await stream.write(frame)
 
 
+async def answer(stream: GuestStream, wire: h11.Connection) -> tuple[h11.Response, AsyncIterator[bytes]]:
+    """The head of the guest's answer, and its body piece by piece; interim answers are passed over.
+
+    Raises
+    ------
+    InvalidResponse: it is no answer, or too many interim ones. h11.RemoteProtocolError: it is not HTTP, or breaks off.
+    """
+    for _ in range(_MAX_INTERIM + 1):
+        event = await _event(stream, wire)
+        if isinstance(event, h11.Response):
+            return event, _body(stream, wire)
+        if not isinstance(event, h11.InformationalResponse):
+            raise _unanswered(stream, event)
+    raise InvalidResponse(f"port {stream.port} of the guest sent more than {_MAX_INTERIM} interim answers")
+
+
+async def _body(stream: GuestStream, wire: h11.Connection) -> AsyncIterator[bytes]:
+    while isinstance(event := await _event(stream, wire), h11.Data):
+        yield bytes(event.data)
+    if not isinstance(event, h11.EndOfMessage):
+        raise _unanswered(stream, event)
+
+
+async def _event(stream: GuestStream, wire: h11.Connection) -> object:
+    while (event := wire.next_event()) is h11.NEED_DATA:
+        wire.receive_data(await stream.read())
+    return event
+
+
+def _unanswered(stream: GuestStream, event: object) -> InvalidResponse:
+    """The error for a guest that closed the connection, or wants another protocol."""
+    return InvalidResponse(f"port {stream.port} of the guest did not answer the request", cause=type(event).__name__)
+
+
 async def _receive(stream: GuestStream, wire: h11.Connection, max_bytes: int) -> tuple[h11.Response, bytes]:
-    head: h11.Response | None = None
+    head, pieces = await answer(stream, wire)
     body = bytearray()
-    interim = 0
-    while True:
-        event = wire.next_event()
-        if event is h11.NEED_DATA:
-            wire.receive_data(await stream.read())
-        elif isinstance(event, h11.InformationalResponse):
-            interim += 1
-            if interim > _MAX_INTERIM:
-                raise InvalidResponse(f"port {stream.port} of the guest sent more than {_MAX_INTERIM} interim answers")
-        elif isinstance(event, h11.Response):
-            head = event
-        elif isinstance(event, h11.Data):
-            body += event.data
-            if len(body) > max_bytes:
-                raise _too_long(max_bytes)
-        elif isinstance(event, h11.EndOfMessage) and head is not None:
-            return head, bytes(body)
-        else:  # it closed the connection, or wants another protocol
-            raise InvalidResponse(f"port {stream.port} of the guest did not answer the request", cause=str(type(event).__name__))
+    async for piece in pieces:
+        body += piece
+        if len(body) > max_bytes:
+            raise _too_long(max_bytes)
+    return head, bytes(body)
 
 
 def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:

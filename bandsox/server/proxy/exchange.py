@@ -13,13 +13,11 @@ from starlette.types import Receive, Scope, Send
 
 from bandsox.errors import BandSoxError, GuestConnectionError, InvalidResponse, Timeout
 from bandsox.guest import GuestStream
+from bandsox.guest.http import MAX_HEAD, answer
 from bandsox.server.proxy import headers
 
 HEAD_S = 120.0
 """How long a guest may take until it begins to answer. From then on it may be silent as long as it likes."""
-
-_MAX_HEAD = 64 << 10
-_MAX_INTERIM = 16
 
 
 async def exchange(scope: Scope, receive: Receive, send: Send, stream: GuestStream, target: str, prefix: str) -> None:
@@ -29,7 +27,7 @@ async def exchange(scope: Scope, receive: Receive, send: Send, stream: GuestStre
     ------
     BandSoxError: nothing was answered yet.
     """
-    wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+    wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
     given = headers.to_guest(scope["headers"], stream.port, scheme=scope["scheme"], prefix=prefix)
     given += [(b"connection", b"close")]
     if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
@@ -73,27 +71,14 @@ async def _ask(wire: h11.Connection, stream: GuestStream, head: bytes, receive: 
 async def _answer(wire: h11.Connection, stream: GuestStream, send: Send) -> None:
     begun = False
     try:
-        with anyio.fail_after(HEAD_S) as deadline:
-            interim = 0
-            while True:
-                event = wire.next_event()
-                if event is h11.NEED_DATA:
-                    wire.receive_data(await stream.read())
-                elif isinstance(event, h11.InformationalResponse):
-                    interim += 1
-                    if interim > _MAX_INTERIM:
-                        raise InvalidResponse(f"port {stream.port} of the guest sent more than {_MAX_INTERIM} interim answers")
-                elif isinstance(event, h11.Response):
-                    begun, deadline.deadline = True, float("inf")
-                    start: dict[str, Any] = {"status": event.status_code, "headers": headers.from_guest(event.headers.raw_items())}
-                    await send({"type": "http.response.start", **start})
-                elif isinstance(event, h11.Data):
-                    await send({"type": "http.response.body", "body": bytes(event.data), "more_body": True})
-                elif isinstance(event, h11.EndOfMessage) and begun:
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
-                    return
-                else:
-                    raise InvalidResponse(f"port {stream.port} of the guest did not answer the request")
+        with anyio.fail_after(HEAD_S):
+            head, body = await answer(stream, wire)
+        begun = True
+        start: dict[str, Any] = {"status": head.status_code, "headers": headers.from_guest(head.headers.raw_items())}
+        await send({"type": "http.response.start", **start})
+        async for piece in body:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
     except TimeoutError as error:
         if isinstance(error, BandSoxError):
             raise

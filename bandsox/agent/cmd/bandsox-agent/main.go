@@ -39,7 +39,7 @@ func main() {
 	}
 	system := boot.Boot()
 	boot.Announce("link")
-	tuneRuntime()
+	tuneRuntime(system.Settings.Emulated)
 	server := newServer(system)
 	boot.HandleSignals(func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
 	var once sync.Once

@@ -12,23 +12,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
+// tuning is what the cost of a switch between threads decides.
+type tuning struct {
 	// places is how many goroutines run at once. A thread that sleeps in a system call keeps its place
 	// until the runtime's monitor takes it away; with all places kept the next goroutine waits for
 	// that. Places that nobody needs cost little.
-	places = 8
+	places int
 
 	// monitorSlack is how late the monitor may wake; see calmMonitor.
-	monitorSlack = 20 * time.Millisecond
+	monitorSlack time.Duration
+}
+
+var (
+	onHardware = tuning{places: 8, monitorSlack: 20 * time.Millisecond}
+
+	// The shortest program takes 25 ms under emulation: with so many places none waits for the monitor.
+	underEmulation = tuning{places: 16, monitorSlack: 100 * time.Millisecond}
 )
 
 // tuneRuntime fits Go's runtime to its place: PID 1 of a small machine, often with one emulated
 // processor, where a switch between threads costs as much as a hundred system calls.
-func tuneRuntime() {
+func tuneRuntime(emulated bool) {
+	t := onHardware
+	if emulated {
+		t = underEmulation
+	}
 	// The heap is small and short-lived; a machine's memory belongs to its programs.
 	debug.SetGCPercent(50)
-	runtime.GOMAXPROCS(max(runtime.NumCPU(), places))
-	calmMonitor()
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), t.places))
+	calmMonitor(t.monitorSlack)
 	silenceChildren()
 }
 
@@ -39,7 +51,7 @@ func tuneRuntime() {
 // goroutine gets the place of a thread that sleeps. The monitor is the first thread that the runtime
 // starts; should that ever change, nothing breaks. Threads that it starts inherit the slack,
 // and their programs would (process.Table sees to that).
-func calmMonitor() {
+func calmMonitor(slack time.Duration) {
 	entries, err := os.ReadDir("/proc/self/task")
 	if err != nil || len(entries) < 2 {
 		return
@@ -50,8 +62,7 @@ func calmMonitor() {
 			ids = append(ids, id)
 		}
 	}
-	slack := strconv.FormatInt(monitorSlack.Nanoseconds(), 10)
-	_ = os.WriteFile("/proc/"+strconv.Itoa(slices.Min(ids))+"/timerslack_ns", []byte(slack), 0)
+	_ = os.WriteFile("/proc/"+strconv.Itoa(slices.Min(ids))+"/timerslack_ns", []byte(strconv.FormatInt(slack.Nanoseconds(), 10)), 0)
 }
 
 // silenceChildren gives SIGCHLD back to the kernel, which then drops it: Go's handler would run in some

@@ -31,6 +31,7 @@ type Settings struct {
 	Transport string // "virtio-serial", "vsock", "console", or empty for what there is
 	Network   bool   // there is a network device
 	Balloon   bool   // there is a balloon
+	Emulated  bool   // the processors are emulated in software
 	Doorbell  uint32 // vsock port of the host that gives the token; 0: there is none
 	Disks     string // further block devices, between commas, which are only waited for
 }
@@ -206,6 +207,8 @@ func parseArguments(line string) (s Settings) {
 		case "bandsox.doorbell":
 			port, _ := strconv.ParseUint(value, 10, 32)
 			s.Doorbell = uint32(port)
+		case "bandsox.emulated":
+			s.Emulated = true
 		case "bandsox.disks":
 			s.Disks = value
 		}

@@ -7,8 +7,8 @@ import (
 )
 
 func TestSettingsComeFromTheKernelsArguments(t *testing.T) {
-	got := parseArguments("console=ttyS0 bandsox.root=vda quiet bandsox.overlay=tmpfs root=/dev/sda bandsox.transport=vsock bandsox.doorbell=4000000000 bandsox.unknown\n")
-	if got != (Settings{Root: "vda", Overlay: "tmpfs", Transport: "vsock", Doorbell: 4000000000}) {
+	got := parseArguments("console=ttyS0 bandsox.root=vda quiet bandsox.overlay=tmpfs root=/dev/sda bandsox.transport=vsock bandsox.emulated bandsox.doorbell=4000000000 bandsox.unknown\n")
+	if got != (Settings{Root: "vda", Overlay: "tmpfs", Transport: "vsock", Emulated: true, Doorbell: 4000000000}) {
 		t.Errorf("%+v", got)
 	}
 	if got := parseArguments("bandsox.doorbell=-1 bandsox.doorbell=x bandsox.doorbell="); got != (Settings{}) {
