@@ -14,7 +14,7 @@ import anyio
 from bandsox.engine import ownership
 from bandsox.engine.diagnosis import boot_failure
 from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown, Timeout
-from bandsox.guest import Doorbell, GuestClient, HostVsockDoorbell, HostVsockLink, PortLink, UnixDoorbell, VsockLink, forget_frames
+from bandsox.guest import Doorbell, GuestClient, HostVsockDoorbell, HostVsockLink, PortLink, UnixDoorbell, VsockLink, recall_frames
 from bandsox.process import ProcessId
 from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
 
@@ -54,7 +54,7 @@ async def started(vmm: VMM, spec: LaunchSpec) -> AsyncIterator[Booting]:
             stack.enter_context(doorbell)
             spec = dataclasses.replace(spec, boot_args=f"{spec.boot_args} {doorbell.boot_args}".strip())
         if spec.origin is not None and endpoint.transport == "virtio-serial":
-            forget_frames(endpoint.path, spec.origin.shape.ports)
+            recall_frames(endpoint.path, spec.origin.shape.ports, spec.origin.shape.at_boundary)
         process = await _start(vmm, spec)
         try:
             yield Booting(process, doorbell)

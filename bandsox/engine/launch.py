@@ -203,12 +203,7 @@ async def _set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> N
 
 
 async def renew(client: GuestClient, record: VMRecord, itself: bool, deadline_s: float) -> RestoreReceipt:
-    """Make a machine that goes on from a snapshot one of its own, and let its programs go on.
-
-    Its network comes first, while they still stand still; all else is the agent's order.
-    """
-    if record.network is not None:
-        await client.setup(network=networking.guest_side(record.network), timeout=deadline_s)
+    """Make a machine that goes on from a snapshot one of its own, and let its programs go on."""
     name = identity.hostname(record.spec.name)
     return await client.renew(
         token=bytes.fromhex(record.token),
@@ -219,5 +214,6 @@ async def renew(client: GuestClient, record: VMRecord, itself: bool, deadline_s:
         workdir=record.image_config.workdir or "/",
         hosts=networking.hosts(record.network, name),
         resolv=networking.resolv_conf(record.network) if record.network is not None else None,
+        network=networking.guest_side(record.network) if record.network is not None else None,
         timeout=deadline_s,
     )

@@ -10,7 +10,7 @@ from bandsox.guest.doorbell import Doorbell, HostVsockDoorbell, UnixDoorbell
 from bandsox.guest.execution import Execution, Stream
 from bandsox.guest.link import AGENT_PORT, Channel, HostVsockLink, Lane, Link, VsockLink
 from bandsox.guest.paths import GuestText
-from bandsox.guest.ports import PortLink, forget_frames
+from bandsox.guest.ports import PortLink, at_boundary, recall_frames
 from bandsox.guest.processes import CommandOptions
 from bandsox.guest.streams import CONNECT_TIMEOUT, GuestStream
 from bandsox.guest.text import TextCallback, TextDecoder
@@ -35,5 +35,6 @@ __all__ = [
     "TextDecoder",
     "UnixDoorbell",
     "VsockLink",
-    "forget_frames",
+    "at_boundary",
+    "recall_frames",
 ]

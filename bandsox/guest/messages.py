@@ -103,6 +103,7 @@ class Renew(Request, tag="renew"):
     workdir: bytes | None = None
     hosts: bytes | None = None
     resolv: bytes | None = None
+    network: dict[str, Any] | None = None
     hook_timeout_ms: int | None = None
 
 

@@ -22,7 +22,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +56,14 @@ class _Lock:
         self.handovers = 0
         self._file = file
 
+    @property
+    def dirty(self) -> bool:
+        """Whether the last user may have left the port within a frame."""
+        return os.pread(self._file.fileno(), 1, 0) not in (b"", _CLEAN)
+
     def take(self) -> bool:
-        """Mark the port as in use; whether the last user may have left it within a frame."""
-        dirty = os.pread(self._file.fileno(), 1, 0) not in (b"", _CLEAN)
+        """Mark the port as in use; whether it was `dirty`."""
+        dirty = self.dirty
         os.pwrite(self._file.fileno(), _DIRTY, 0)
         return dirty
 
@@ -76,13 +81,28 @@ class _Lock:
         self._file.close()
 
 
-def forget_frames(directory: Path, count: int) -> None:
-    """Note of each port of a machine that goes on from a snapshot that its last user may have left it within a frame.
+def at_boundary(directory: Path, count: int) -> tuple[int, ...]:
+    """The ports of a machine whose CPUs stand still at which its agent stands at a frame boundary.
 
-    `directory` is new, and nobody uses its ports yet.
+    Such a port was left so by its last user, or nobody has had it; and nobody has taken it since, who could not have come to an end.
+    """
+    return tuple(port for port in range(count) if _left_clean(directory / f"port{port}.lock"))
+
+
+def _left_clean(lock: Path) -> bool:
+    try:
+        return lock.read_bytes() in {b"", _CLEAN}
+    except FileNotFoundError:
+        return True
+
+
+def recall_frames(directory: Path, count: int, at_boundary: Collection[int]) -> None:
+    """Note of each port of a machine that goes on from a snapshot whether its last user may have left it within a frame.
+
+    `directory` is new, and nobody uses its ports yet. `at_boundary`: the ports of which that is not so.
     """
     for port in range(count):
-        (directory / f"port{port}.lock").write_bytes(_DIRTY)
+        (directory / f"port{port}.lock").write_bytes(_CLEAN if port in at_boundary else _DIRTY)
 
 
 class _PortChannel(Channel):
@@ -146,12 +166,16 @@ class PortLink:
         return range(count) if lane is Lane.LONG else range(count - 1, -1, -1)
 
     def _try(self, lane: Lane) -> _Lock | None:
-        """A port that is free now, unless somebody has waited longer for it."""
+        """A port that is free now, unless somebody has waited longer for it; one that needs padding only where there is no other."""
+        needy = []
         for port in self._usable(lane):
             taken = port in self._held or port in self._awaited or self._next_for(port)
             if not taken and (lock := self._lock_now(port)):
-                return lock
-        return None
+                if not lock.dirty:
+                    return lock
+                needy.append(port)
+                self.give_back(lock)
+        return next((lock for port in needy if (lock := self._lock_now(port))), None)
 
     async def _grow(self, lane: Lane, deadline: float | None) -> _Lock | None:
         """A port among those that were added meanwhile, or are added now."""

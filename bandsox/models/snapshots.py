@@ -13,10 +13,14 @@ from bandsox.models.networks import NetworkConfig
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a VMM has to be given for a machine to fit its saved state: bytes of memory, and ports to the agent where there are such."""
+    """What a VMM has to be given for a machine to fit its saved state: bytes of memory, and ports to the agent where there are such.
+
+    At the ports ``at_boundary`` the agent stood at a frame boundary, so that the next client can begin there at once.
+    """
 
     ram_bytes: int
     ports: int = 0
+    at_boundary: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

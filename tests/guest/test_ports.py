@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bandsox.errors import MachineStopped, Timeout
-from bandsox.guest import GuestClient, Lane, PortLink
+from bandsox.guest import GuestClient, Lane, PortLink, at_boundary, recall_frames
 from bandsox.guest.frames import RESYNC
 from tests.guest.conftest import MakePorts
 
@@ -45,6 +45,23 @@ def held_by_another_process(directory: Path, *ports: int):
         assert process.stdout.readline() == b"held\n"
         yield process
         process.kill()
+
+
+async def test_a_port_that_needs_padding_is_taken_where_there_is_no_other(make_ports: MakePorts) -> None:
+    link, _ = make_ports(4)
+    recall_frames(link.directory, 4, at_boundary=(0, 2))
+    channels = [await link.open(Lane.CONTROL, soon()) for _ in range(4)]
+    assert [(port_of(channel), len(channel.preamble)) for channel in channels] == [(2, 0), (0, 0), (3, len(RESYNC)), (1, len(RESYNC))]
+
+
+async def test_a_port_stands_at_a_boundary_unless_it_is_in_use_or_was_left_otherwise(make_ports: MakePorts) -> None:
+    link, _ = make_ports(3)
+    assert at_boundary(link.directory, 3) == (0, 1, 2)
+    for clean, standing in ((True, (0, 1, 2)), (False, (0, 1))):
+        channel = await link.open(Lane.CONTROL, soon())
+        assert at_boundary(link.directory, 3) == (0, 1)
+        channel.release(clean=clean)
+        assert at_boundary(link.directory, 3) == standing
 
 
 async def test_long_operations_leave_two_ports_and_short_ones_leave_one(make_ports: MakePorts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from bandsox.engine import launch, ownership, sparse
 from bandsox.engine.frozen import forget, frozen
 from bandsox.engine.snapshots.workplace import async_workplace
 from bandsox.errors import Conflict, MachineStopped, OutcomeUnknown, Unsupported
+from bandsox.guest import at_boundary
 from bandsox.models import VMRecord, VMStatus
 from bandsox.workers import together
 
@@ -53,7 +55,7 @@ async def captured(engine: Engine, record: VMRecord, *, synced: bool = False) ->
     shapes: list[Shape] = []
 
     async def save() -> None:
-        shapes.append(await vmm.save(spec, directory))
+        shapes.append(await _saved(engine, record, directory))
 
     async def copy_disk() -> None:
         if record.spec.disk_size_mib:
@@ -80,7 +82,7 @@ async def ended(engine: Engine, record: VMRecord) -> AsyncIterator[Captured]:
         try:
             await vmm.prepare(spec, directory)
             async with standing_still(engine, record, synced=True) as programs_frozen:
-                shape = await vmm.save(spec, directory)
+                shape = await _saved(engine, record, directory)
                 await _settle(engine, record, directory, shape)
                 yield Captured(directory, shape, programs_frozen)
                 with anyio.CancelScope(shield=True):
@@ -131,6 +133,12 @@ async def _programs_frozen(engine: Engine, record: VMRecord) -> AsyncIterator[bo
             yield False
         else:
             yield True
+
+
+async def _saved(engine: Engine, record: VMRecord, directory: Path) -> Shape:
+    """Have the memory and state of a machine that stands still written to a directory."""
+    shape = await engine.vmms[record.vmm].save(launch.launch_spec(engine.layout, record), directory)
+    return dataclasses.replace(shape, at_boundary=at_boundary(engine.layout.sockets(record.id), shape.ports))
 
 
 async def _settle(engine: Engine, record: VMRecord, directory: Path, shape: Shape) -> None:

@@ -5,7 +5,9 @@ package machine
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -26,6 +28,7 @@ type Machine struct {
 	mu       sync.Mutex
 	defaults process.Defaults
 	wrote    map[string][]byte // files that setup has written, by path
+	prepared map[string]bool   // files that are in the writable layer already, for a renewal to overwrite
 }
 
 // Wrote tells whether the file is as setup has written it: the machine's and not its user's.
@@ -45,13 +48,90 @@ func (m *Machine) replaceFile(path string, content []byte) error {
 	if err := ReplaceFile(path, content); err != nil {
 		return wire.FailPath(path, err)
 	}
+	m.remember(path, content)
+	return nil
+}
+
+func (m *Machine) remember(path string, content []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.wrote == nil {
 		m.wrote = map[string][]byte{}
 	}
 	m.wrote[path] = content
+}
+
+// PrepareRenewal puts the files that hold the machine's id into the writable layer, as they are, so that a copy has only to overwrite
+// them. No program runs meanwhile.
+func (m *Machine) PrepareRenewal() {
+	for _, path := range machineIDFiles {
+		m.mu.Lock()
+		_, own := m.wrote[path]
+		there := own || m.prepared[path]
+		m.mu.Unlock()
+		var st unix.Stat_t
+		if there || unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > mostMachineID {
+			continue
+		}
+		content, err := os.ReadFile(path)
+		if err != nil || ReplaceFile(path, content) != nil {
+			continue // the copy tries it again, and tells
+		}
+		m.mu.Lock()
+		if m.prepared == nil {
+			m.prepared = map[string]bool{}
+		}
+		m.prepared[path] = true
+		m.mu.Unlock()
+	}
+}
+
+// renewFile is replaceFile for a copy of the machine in which no program runs, so that nobody sees a file half written. There one that
+// is missing is written under its name at once, and one that setup has written is overwritten where it stands: an emulated processor, for
+// which all code of a copy is new, is spared the allocators of the file system. What setup would write again stays as it is.
+func (m *Machine) renewFile(path string, content []byte) error {
+	m.mu.Lock()
+	before, own := m.wrote[path]
+	there := own || m.prepared[path]
+	m.mu.Unlock()
+	if own && bytes.Equal(before, content) {
+		return nil
+	}
+	if writeInPlace(path, content, there) != nil {
+		return m.replaceFile(path, content)
+	}
+	m.remember(path, content)
 	return nil
+}
+
+// errNotOurs is told of a file that cannot be overwritten without changing another.
+var errNotOurs = errors.New("not a file of one name")
+
+// writeInPlace gives a file of one name its content: one that is there, or one that is not.
+func writeInPlace(path string, content []byte, there bool) error {
+	flags := unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	if !there {
+		flags |= unix.O_CREAT | unix.O_EXCL
+	}
+	fd, err := unix.Open(path, flags, 0o644)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
+		return errNotOurs
+	}
+	if n, err := unix.Pwrite(fd, content, 0); err != nil || n < len(content) {
+		return errors.Join(err, io.ErrShortWrite)
+	}
+	if st.Size <= int64(len(content)) {
+		return nil
+	}
+	return unix.Ftruncate(fd, int64(len(content)))
 }
 
 // Defaults are those of every process that is started from now on.
@@ -75,7 +155,7 @@ func (m *Machine) Setup(request *wire.SetupRequest) error {
 		}
 	}
 	if request.Hostname != nil {
-		if err := m.SetHostname(*request.Hostname); err != nil {
+		if err := setHostname(*request.Hostname, m.replaceFile); err != nil {
 			return err
 		}
 	}
@@ -84,31 +164,39 @@ func (m *Machine) Setup(request *wire.SetupRequest) error {
 			return err
 		}
 	}
-	if err := m.SetNames(request.Hosts, request.Resolv); err != nil {
+	if err := setNames(request.Hosts, request.Resolv, m.replaceFile); err != nil {
 		return err
 	}
 	m.SetDefaults(request.Env, request.User, request.Workdir)
 	return nil
 }
 
-// SetHostname names the machine, to the kernel and in /etc/hostname.
-func (m *Machine) SetHostname(name string) error {
+// writer is replaceFile, or renewFile.
+type writer func(path string, content []byte) error
+
+// RenewHostname names a machine in which no program runs, to the kernel and in /etc/hostname.
+func (m *Machine) RenewHostname(name string) error { return setHostname(name, m.renewFile) }
+
+func setHostname(name string, write writer) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return wire.AsFailure(os.NewSyscallError("sethostname", err))
 	}
-	return m.replaceFile("/etc/hostname", []byte(name+"\n"))
+	return write("/etc/hostname", []byte(name+"\n"))
 }
 
-// SetNames writes the files by which names become addresses; nil leaves one as it is.
-func (m *Machine) SetNames(hosts, resolv []byte) error {
-	for path, content := range map[string][]byte{"/etc/hosts": hosts, "/etc/resolv.conf": resolv} {
-		if content != nil {
-			if err := m.replaceFile(path, content); err != nil {
-				return err
-			}
+// RenewNames writes the files by which names become addresses in a machine in which no program runs; nil leaves one as it is.
+func (m *Machine) RenewNames(hosts, resolv []byte) error { return setNames(hosts, resolv, m.renewFile) }
+
+func setNames(hosts, resolv []byte, write writer) error {
+	if hosts != nil {
+		if err := write("/etc/hosts", hosts); err != nil {
+			return err
 		}
 	}
-	return nil
+	if resolv == nil {
+		return nil
+	}
+	return write("/etc/resolv.conf", resolv)
 }
 
 // SetDefaults sets those of every process that is started from now on; nil leaves one as it is.
@@ -129,17 +217,22 @@ func (m *Machine) SetDefaults(env map[string]string, user, workdir *string) {
 // machineIDFiles hold the machine's id: of systemd (machine-id(5)) and of D-Bus, where it often is a link to the first.
 var machineIDFiles = []string{"/etc/machine-id", "/var/lib/dbus/machine-id"}
 
-// SetMachineID gives the machine another id: in /run, where one may always be, and in the files that the image has for it.
-func (m *Machine) SetMachineID(id []byte) error {
+// mostMachineID is the longest file that may be one with a machine's id, with whatever its user has added.
+const mostMachineID = 4 << 10
+
+// RenewMachineID gives a machine in which no program runs another id: in /run, where one may always be, and in the files that the
+// image has for it.
+func (m *Machine) RenewMachineID(id []byte) error {
 	content := []byte(hex.EncodeToString(id) + "\n")
-	if err := ReplaceFile("/run/machine-id", content); err != nil {
-		return wire.FailPath("/run/machine-id", err)
+	if err := m.renewFile("/run/machine-id", content); err != nil {
+		return err
 	}
 	for _, path := range machineIDFiles {
-		if st, err := os.Lstat(path); err != nil || !st.Mode().IsRegular() {
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 			continue
 		}
-		if err := m.replaceFile(path, content); err != nil {
+		if err := m.renewFile(path, content); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"bandsox.dev/agent/internal/machine"
+	"bandsox.dev/agent/internal/network"
 	"bandsox.dev/agent/internal/wire"
 )
 
@@ -36,6 +37,7 @@ func freeze(k *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.conn.server.Machine.PrepareRenewal()
 	if k.event(wire.FrozenEvent{Kind: "frozen", Complete: complete, TookUS: time.Since(begin).Microseconds()}) == nil {
 		<-k.Done()
 	}
@@ -121,6 +123,11 @@ func (n *renewal) essentials(r *wire.RenewRequest) error {
 	if err := n.step("clock", n.clock); err != nil {
 		return err
 	}
+	if r.Network != nil {
+		if err := n.step("network", func() error { return network.Configure(r.Network) }); err != nil {
+			return err
+		}
+	}
 	token := [32]byte(r.Token)
 	s.token.Store(&token)
 	return n.step("connections", func() error {
@@ -133,12 +140,12 @@ func (n *renewal) essentials(r *wire.RenewRequest) error {
 func (n *renewal) names(r *wire.RenewRequest) {
 	m := n.call.conn.server.Machine
 	if r.MachineID != nil {
-		_ = n.step("machine-id", func() error { return m.SetMachineID(r.MachineID) })
+		_ = n.step("machine-id", func() error { return m.RenewMachineID(r.MachineID) })
 	}
 	if r.Hostname != nil {
-		_ = n.step("hostname", func() error { return m.SetHostname(*r.Hostname) })
+		_ = n.step("hostname", func() error { return m.RenewHostname(*r.Hostname) })
 	}
-	_ = n.step("names", func() error { return m.SetNames(r.Hosts, r.Resolv) })
+	_ = n.step("names", func() error { return m.RenewNames(r.Hosts, r.Resolv) })
 	m.SetDefaults(r.Env, r.User, r.Workdir)
 }
 

@@ -272,6 +272,7 @@ type RenewRequest struct {
 	Resolv        []byte            `msgpack:"resolv"`
 	MachineID     []byte            `msgpack:"machine_id"`
 	Entropy       []byte            `msgpack:"entropy"`
+	Network       *NetworkConfig    `msgpack:"network"`
 	HookTimeoutMS *int64            `msgpack:"hook_timeout_ms"`
 }
 

@@ -190,6 +190,7 @@ def _check_files(snapshot: Snapshot) -> None:
     _require(all(_CONTENT.fullmatch(file.digest) for file in files.values()), "its files have no digests")
     _require(0 < shape.ram_bytes <= (machine.mem_mib + _MEMORY_EXTRA_MIB) << 20 and shape.ram_bytes % 4096 == 0, "its memory cannot be")
     _require(0 <= shape.ports <= _MOST_PORTS, "it has too many ports")
+    _require(len(shape.at_boundary) <= shape.ports, "more of its ports stand at a boundary than it has")
     _require(files[MEMORY].size == shape.ram_bytes, "its memory has another size than its machine's")
     _require(0 < files[STATE].size <= _STATE_LIMIT, "its state cannot be")
     if machine.disk_size_mib:
