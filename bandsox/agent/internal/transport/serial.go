@@ -44,8 +44,9 @@ type Port struct {
 	fd, epoll int
 	bulk      atomic.Bool // whether much was sent to the host that is there
 
-	greeted bool // since the host was last seen away, a client has greeted
-	told    bool // the driver has told of the connection of the client that greeted last
+	heard   bool // since the host was last seen away, bytes of a client have arrived
+	greeted bool // since then, a client has greeted
+	told    bool // the driver has told of the connection of the client that was heard, or greeted, last
 }
 
 // OpenPort opens a port's device node.
@@ -69,15 +70,24 @@ func OpenPort(node string) (*Port, error) {
 
 // Read returns io.EOF only when the host has stayed away for a moment. Data is taken in by the
 // driver's interrupt, but a host's coming and going by a work queue behind it: so the end of the
-// last client's connection, and the beginning of this one's, may be told after its first bytes.
+// last client's connection, and the beginning of this one's, may be told after its first bytes,
+// and before the next ones.
 func (p *Port) Read(b []byte) (int, error) {
+	var deadline time.Time
 	for {
 		n, err := readFD(p.fd, b)
 		if err != io.EOF {
+			if !p.heard && n > 0 {
+				p.heard, p.told = true, p.connected()
+			}
 			return n, err
 		}
 		p.hostGone()
-		if !p.hostReturns() {
+		if deadline.IsZero() {
+			deadline = time.Now().Add(p.grace())
+		}
+		if !p.awaitNews(deadline) {
+			p.heard, p.greeted = false, false
 			return n, err
 		}
 	}
@@ -86,7 +96,7 @@ func (p *Port) Read(b []byte) (int, error) {
 // Greeted notes whether the driver has told of the client that has just greeted. A host that is there may
 // still be the one of the client before, unless that one was seen to go.
 func (p *Port) Greeted() {
-	p.told = !p.greeted && p.connected()
+	p.told = !p.greeted && (p.told || p.connected())
 	p.greeted = true
 }
 
@@ -131,30 +141,32 @@ var memory = sync.OnceValue(func() uint64 {
 	return uint64(info.Totalram) * uint64(info.Unit)
 })
 
-// hostReturns waits for a host to be connected: a moment, or longer when one that has not been told of
-// must be.
-func (p *Port) hostReturns() bool {
-	grace := awayGrace
-	if p.greeted && !p.told {
-		grace = untoldGrace
+// grace is how long a host may seem to be away: a moment, or longer when one that has not been told of must
+// be there.
+func (p *Port) grace() time.Duration {
+	if p.heard && !p.told {
+		return untoldGrace
 	}
-	deadline := time.Now().Add(grace)
-	for {
-		if p.connected() {
-			p.told = true
-			return true
-		}
-		p.greeted = p.greeted && !p.told
-		left := time.Until(deadline).Milliseconds()
-		if left <= 0 {
-			p.greeted = false
-			return false
-		}
-		var events [1]unix.EpollEvent
-		if _, err := unix.EpollWait(p.epoll, events[:], int(left)); err != nil && err != unix.EINTR {
-			return false
-		}
+	return awayGrace
+}
+
+// awaitNews waits until a host is connected, or may have sent something before that is told. It is false when nothing of
+// that kind came until the deadline.
+func (p *Port) awaitNews(deadline time.Time) bool {
+	if p.connected() {
+		p.told = true
+		return true
 	}
+	if p.told {
+		p.heard, p.greeted = false, false // that client has gone
+	}
+	left := time.Until(deadline).Milliseconds()
+	if left <= 0 {
+		return false
+	}
+	var events [1]unix.EpollEvent
+	_, err := unix.EpollWait(p.epoll, events[:], int(left))
+	return err == nil || err == unix.EINTR
 }
 
 // connected tells whether the driver knows of a host.
