@@ -19,6 +19,7 @@
     │   ├── Unsupported           this host, VMM or installation has no such feature
     │   ├── RequirementNotMet     `require=` asked for more than this host can give
     │   ├── CorruptSnapshot       a snapshot's files are not what was saved
+    │   ├── UntrustedSnapshot     a snapshot of elsewhere is not signed by whom it has to be
     │   ├── StorageFull           no room left on the storage directory's file system
     │   ├── ServerUnavailable     a server could not be reached (retryable)
     │   └── DownloadFailed        a file from the web could not be had
@@ -259,6 +260,12 @@ class CorruptSnapshot(HostError):
     """A file of a snapshot is missing, or does not have the content that was saved."""
 
     code = "corrupt_snapshot"
+
+
+class UntrustedSnapshot(HostError):
+    """A snapshot of elsewhere is not signed by anybody from whom one is taken here."""
+
+    code = "untrusted_snapshot"
 
 
 class StorageFull(HostError):

@@ -73,6 +73,12 @@ def isolation_of(demand: Isolation | str) -> Isolation:
         raise InvalidRequest(f"{demand!r} is no isolation", remedy=f"choose one of: {names}") from error
 
 
+def default_verify_key() -> Path | None:
+    """The file of public keys that ``BANDSOX_VERIFY_KEY`` names; None: snapshots of elsewhere need not be signed."""
+    configured = os.environ.get("BANDSOX_VERIFY_KEY")
+    return Path(configured).expanduser() if configured else None
+
+
 def default_vmm() -> str | None:
     """The hypervisor that ``BANDSOX_VMM`` names; None: the best that works."""
     return os.environ.get("BANDSOX_VMM") or None

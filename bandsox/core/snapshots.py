@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bandsox.core.opening import Opening
@@ -141,6 +142,7 @@ class Snapshots(Opening):
         *,
         base: str | None = None,
         image: bool = True,
+        sign_key: str | os.PathLike[str] | None = None,
         progress: ProgressCallback | None = None,
     ) -> str:
         """Write a snapshot with all that its machine needs, to be imported on another host, and return the digest of what was written.
@@ -150,21 +152,29 @@ class Snapshots(Opening):
         target: a file to be written, ``oci:DIRECTORY`` for an OCI image layout, ``registry:HOST/NAME:TAG``, or a binary stream.
         base: another snapshot, which the receiver has: of memory and disk only what differs from it is written.
         image: with the root file system of the machine's image; without it the receiver has to have the image.
+        sign_key: a file with an Ed25519 private key (PEM), with which what is written is signed; needs ``pip install 'bandsox[signing]'``.
 
         Raises
         ------
         FileNotFoundError: there is no such snapshot.
         CorruptSnapshot: its files are not what was saved.
-        InvalidRequest: the target cannot be written. RegistryError, RegistryUnavailable: the registry refuses, or cannot be reached.
+        InvalidRequest: the target cannot be written, or the key not be used.
+        RegistryError, RegistryUnavailable: the registry refuses, or cannot be reached.
         StorageFull: there is no room.
         """
         from bandsox.engine.snapshots.portable import Portable
 
         place = os.fspath(target) if isinstance(target, (str, os.PathLike)) else target
-        return await Portable(self.engine).export(snapshot_id, place, base=base, image=image, progress=progress)
+        key = Path(sign_key) if sign_key is not None else None
+        return await Portable(self.engine).export(snapshot_id, place, base=base, image=image, sign_key=key, progress=progress)
 
     async def import_snapshot(
-        self, source: str | os.PathLike[str], name: str | None = None, *, progress: ProgressCallback | None = None
+        self,
+        source: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        verify_key: str | os.PathLike[str] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> str:
         """Make a snapshot that was exported elsewhere one of this storage directory, and return its name.
 
@@ -176,16 +186,20 @@ class Snapshots(Opening):
         source: a file; ``oci:DIRECTORY``, or ``oci:DIRECTORY@DIGEST`` where the layout has several; ``registry:HOST/NAME:TAG`` or
             ``registry:HOST/NAME@DIGEST``.
         name: another name than it had.
+        verify_key: a file with Ed25519 public keys (PEM), with one of which it has to be signed; by default what ``BANDSOX_VERIFY_KEY``
+            names. Where neither is given it need not be signed.
 
         Raises
         ------
         FileNotFoundError: there is no such file, or the snapshot that it is based on is not here.
+        UntrustedSnapshot: it is not signed with one of these keys.
         CorruptSnapshot: it is no snapshot, damaged, or not one that is accepted from elsewhere.
         Conflict: the name is taken. StorageFull: there is no room.
         """
         from bandsox.engine.snapshots.portable import Portable
 
-        return (await Portable(self.engine).import_(os.fspath(source), name, progress=progress)).name
+        key = Path(verify_key) if verify_key is not None else None
+        return (await Portable(self.engine).import_(os.fspath(source), name, verify_key=key, progress=progress)).name
 
     def _snapshot_info(self, snapshot: Snapshot) -> dict[str, Any]:
         damage = self.engine.snapshots.shelf.damage(snapshot)

@@ -297,7 +297,8 @@ class Engine(Lines):
         removed = await clean(self.layout, self.vms)
         await asyncio.to_thread(self.confiner.sweep)
         await self.snapshots.shelf.remove_orphans()
-        abandoned = await asyncio.to_thread(self.snapshots.shelf.remove_abandoned)
+        shelf = self.snapshots.shelf
+        abandoned = await asyncio.to_thread(shelf.remove_abandoned) + await asyncio.to_thread(shelf.remove_unused_kernels, self.vms.list)
         return dataclasses.replace(removed, machines=(*overdue, *removed.machines), files=removed.files + abandoned)
 
     async def remove_overdue(self) -> tuple[str, ...]:

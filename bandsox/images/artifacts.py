@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from bandsox import http
-from bandsox.errors import CorruptImage, InvalidReference
+from bandsox.errors import CorruptImage, ImageNotFound, InvalidReference
 from bandsox.images import spec
 from bandsox.images.blobs import BlobStore
 from bandsox.images.reference import Reference, Transport, parse_reference
@@ -58,6 +58,13 @@ class Repository:
     async def manifest(self) -> bytes:
         """The artifact's manifest, checked where the reference has its digest."""
         return (await self._session.manifest(self._reference.digest or self._reference.tag or ""))[0]
+
+    async def tagged(self, tag: str) -> bytes | None:
+        """The manifest that another tag of the repository names; None where there is no such tag."""
+        try:
+            return (await self._session.manifest(tag))[0]
+        except ImageNotFound:
+            return None
 
     async def document(self, blob: spec.Descriptor, limit: int) -> bytes:
         """A small blob, checked."""
@@ -102,9 +109,14 @@ class Repository:
             else:
                 return
 
-    async def push_manifest(self, data: bytes) -> None:
-        """Send the manifest of an artifact whose blobs are there, which makes it one."""
-        url = f"{self._session.base}/manifests/{self._reference.tag or spec.digest_of(data)}"
+    async def push_manifest(self, data: bytes, tag: str | None = None) -> None:
+        """Send the manifest of an artifact whose blobs are there, which makes it one.
+
+        Parameters
+        ----------
+        tag: another one than the reference's.
+        """
+        url = f"{self._session.base}/manifests/{tag or self._reference.tag or spec.digest_of(data)}"
         await self._send("PUT", url, (201,), {"Content-Type": spec.OCI_MANIFEST}, len(data), data)
 
     async def _send(

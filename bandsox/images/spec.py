@@ -67,6 +67,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     media_type: Short = ""
     platform: Platform | None = None
     annotations: dict[Short, Text] | None = None
+    artifact_type: Short | None = None
 
 
 class Index(msgspec.Struct, frozen=True, rename="camel"):

@@ -72,6 +72,39 @@ def test_it_is_saved_when_asked_and_goes_on_when_asked(bandsox: BandSox, vm: Mic
     vm.remove_checkpoint("before")
 
 
+def test_its_memory_alone_is_no_snapshot_to_go_on_from_but_can_be_packed(bandsox: BandSox, vm: MicroVM, tmp_path: Path) -> None:
+    vm.hibernate()
+    memory = f"{vm.vm_id}:memory"
+    for refused in (
+        lambda: bandsox.restore_vm(memory),
+        lambda: bandsox.restore_vm(memory, cold=True),
+        lambda: bandsox.export_snapshot(memory, tmp_path / "memory.tar"),
+        lambda: bandsox.delete_snapshot(memory),
+    ):
+        with pytest.raises(Conflict, match="saved VM"):
+            refused()
+    assert not (tmp_path / "memory.tar").exists() and vm.status().value == "saved"
+    before = bandsox.get_snapshot_info(memory)["size"]
+    bandsox.compress_snapshot(memory)
+    assert bandsox.get_snapshot_info(memory)["size"] < before
+    goes_on(vm)
+
+
+def test_a_checkpoint_travels_while_its_machine_sleeps_and_goes_back(bandsox: BandSox, vm: MicroVM, tmp_path: Path) -> None:
+    checkpoint = vm.checkpoint("to travel")
+    vm.run("echo later > /root/kept")
+    vm.hibernate()
+    bandsox.export_snapshot(checkpoint.snapshot, tmp_path / "checkpoint.tar", image=False)
+    assert vm.status().value == "saved"
+    name = bandsox.import_snapshot(tmp_path / "checkpoint.tar", "of afar")
+    vm.rewind("to travel")
+    goes_on(vm)
+    vm.remove_checkpoint("to travel")
+    with bandsox.restore_vm(name) as clone:
+        assert clone.run("cat /root/kept").text == "on disk\n"
+    bandsox.delete_snapshot(name)
+
+
 def test_clones_sleep_as_their_source_does_but_their_time_is_their_own(bandsox: BandSox, vm: MicroVM) -> None:
     database = Database(bandsox.storage_dir / "bandsox.db")
     VMs(database).update(vm.vm_id, spec_ttl=LONG, expires_at=time.time() + LONG)

@@ -28,10 +28,12 @@ from bandsox.errors import (
     RegistryError,
     RegistryUnavailable,
     SnapshotNotFound,
+    UntrustedSnapshot,
 )
 from bandsox.models import Progress
 from bandsox.settings import Layout
 from tests.engine.leaks import Traces
+from tests.engine.test_snapshot_signing import make_key
 from tests.images.registry import PASSWORD, USER, Registry, proxy, run_registry
 
 
@@ -92,6 +94,23 @@ def test_a_snapshot_goes_on_where_there_was_nothing(bandsox: BandSox, saved: str
     with elsewhere.restore_vm(saved, cold=True) as cold:
         assert cold.run("cat /root/kept; ls /dev/shm").text == "on disk\n"
     elsewhere.delete_snapshot(saved)
+
+
+def test_a_kernel_that_came_with_a_snapshot_goes_when_nothing_needs_it(saved: str, archive: Path, elsewhere: BandSox) -> None:
+    kernels = Layout.open(elsewhere.storage_dir).kernels
+    elsewhere.import_snapshot(archive)
+    brought = set(kernels.glob("imported-*"))
+    assert brought
+    with elsewhere.restore_vm(saved) as clone:
+        elsewhere.delete_snapshot(saved)
+        elsewhere.cleanup()
+        assert set(kernels.glob("imported-*")) == brought, "the clone needs it to start again"
+        (other,) = clone.fork()
+    elsewhere.cleanup()
+    assert set(kernels.glob("imported-*")) == brought
+    other.delete()
+    elsewhere.cleanup()
+    assert set(kernels.glob("imported-*")) == set()
 
 
 def test_what_is_here_is_not_taken_twice(bandsox: BandSox, saved: str, archive: Path) -> None:
@@ -215,6 +234,53 @@ def test_a_registry_that_refuses_is_named(bandsox: BandSox, saved: str, registry
         bandsox.import_snapshot("registry:127.0.0.1:1/nobody/there:1")
     with pytest.raises(InvalidReference):
         bandsox.import_snapshot("registry:oci-archive:file")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_key(tmp_path_factory.mktemp("keys"), "own")
+
+
+def test_where_signatures_are_wanted_only_what_is_signed_is_taken(
+    bandsox: BandSox, saved: str, archive: Path, keys: tuple[Path, Path], elsewhere: BandSox, tmp_path: Path, monkeypatch: Any
+) -> None:
+    private, public = keys
+    stranger = make_key(tmp_path, "stranger")[1]
+    monkeypatch.setenv("BANDSOX_VERIFY_KEY", str(public))
+    bandsox.export_snapshot(saved, f"oci:{tmp_path / 'layout'}")
+    for unsigned in (archive, f"oci:{tmp_path / 'layout'}"):
+        with pytest.raises(UntrustedSnapshot, match="not signed"):
+            elsewhere.import_snapshot(unsigned)
+    digest = bandsox.export_snapshot(saved, tmp_path / "signed.tar", sign_key=private)
+    with pytest.raises(UntrustedSnapshot):
+        elsewhere.import_snapshot(tmp_path / "signed.tar", verify_key=stranger)
+    assert elsewhere.list_snapshots() == [] and not list(Layout.open(elsewhere.storage_dir).kernels.glob("imported-*"))
+    assert elsewhere.import_snapshot(tmp_path / "signed.tar") == saved
+    elsewhere.delete_snapshot(saved)
+    assert bandsox.export_snapshot(saved, f"oci:{tmp_path / 'layout'}", sign_key=private) == digest, "a signature changes nothing of it"
+    assert elsewhere.import_snapshot(f"oci:{tmp_path / 'layout'}") == saved
+    elsewhere.delete_snapshot(saved)
+
+
+def test_another_snapshot_under_a_signature_is_refused(tampering: Tampering, bandsox: BandSox, saved: str, keys: tuple[Path, Path]) -> None:
+    bandsox.export_snapshot(saved, f"oci:{tampering.path}", image=False, sign_key=keys[0])
+    signature = json.loads((tampering.path / "index.json").read_text())["manifests"][-1]
+    source = tampering.change(_set("snapshot.spec.env_vars", {"PATH": "/tmp/evil"}))
+    index = json.loads((tampering.path / "index.json").read_text())
+    (tampering.path / "index.json").write_text(json.dumps({"manifests": [*index["manifests"], signature]}))
+    with pytest.raises(UntrustedSnapshot):
+        bandsox.import_snapshot(source, "tampered with", verify_key=keys[1])
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_registry_keeps_a_signature_beside_it(bandsox: BandSox, saved: str, registry: Registry, keys: tuple[Path, Path]) -> None:
+    place = f"registry:{registry.host}/team/signed-{saved}:1"
+    bandsox.export_snapshot(saved, place, image=False)
+    with pytest.raises(UntrustedSnapshot, match="not signed"):
+        bandsox.import_snapshot(place, "from the registry", verify_key=keys[1])
+    bandsox.export_snapshot(saved, place, image=False, sign_key=keys[0])
+    name = bandsox.import_snapshot(place, "from the registry", verify_key=keys[1])
+    bandsox.delete_snapshot(name)
 
 
 def test_a_stream_is_written_as_a_file_is(bandsox: BandSox, saved: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Random sequences of writing, saving, copying, going on, starting anew and deleting, against a model of their contents."""
+"""Random sequences of writing, saving, copying, going on, going back, sleeping, starting anew and deleting, against a model of contents."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Sequences(RuleBasedStateMachine):
         self.before, self.shelf = Traces.of(self.layout), set(self.layout.snapshots.iterdir())
         self.running: dict[MicroVM, Content] = {}
         self.saved: dict[str, Content] = {}
+        self.timelines: dict[MicroVM, dict[str, Content]] = {}
 
     def _there_is(self, machine: MicroVM, content: Content) -> MicroVM:
         self.running[machine] = content
@@ -101,10 +102,36 @@ class Sequences(RuleBasedStateMachine):
         machine.start()
         self._there_is(machine, dataclasses.replace(self.running[machine], memory=""))
 
+    @rule(machine=machines)
+    def checkpoint(self, machine: MicroVM) -> None:
+        label = machine.checkpoint().label
+        self._agrees(machine)
+        self.timelines.setdefault(machine, {})[label] = self.running[machine]
+
+    @precondition(lambda self: self.timelines)
+    @rule(machine=machines, number=st.integers(0, _STEPS), asleep=st.booleans())
+    def rewind(self, machine: MicroVM, number: int, asleep: bool) -> None:
+        timeline = self.timelines.get(machine, {})
+        assert [checkpoint.label for checkpoint in machine.checkpoints()] == list(timeline)
+        if timeline:
+            if asleep:
+                machine.hibernate()
+            label = list(timeline)[number % len(timeline)]
+            machine.rewind(label)
+            self._there_is(machine, timeline[label])
+
+    @rule(machine=machines)
+    def sleep(self, machine: MicroVM) -> None:
+        machine.hibernate()
+        assert machine.status().value == "saved"
+        machine.resume()
+        self._agrees(machine)
+
     @rule(machine=consumes(machines))
     def delete(self, machine: MicroVM) -> None:
         machine.delete()
         del self.running[machine]
+        self.timelines.pop(machine, None)
 
     @rule(snapshot=consumes(snapshots))
     def delete_snapshot(self, snapshot: str) -> None:

@@ -201,8 +201,9 @@ async def compress(call: Call, names: tuple[str, ...]) -> None:
 @click.option("-o", "--output", metavar="FILE", help="Where to: a file, oci:DIRECTORY or registry:HOST/NAME:TAG; else to standard output.")
 @click.option("--base", metavar="SNAPSHOT", help="A snapshot that the receiver has.", shell_complete=complete_snapshot)
 @click.option("--without-image", is_flag=True, help="Leave out the root file system of the VM's image, which the receiver has.")
+@click.option("--sign-key", metavar="FILE", type=click.Path(path_type=Path), help="Sign it with this Ed25519 private key (PEM).")
 @operation
-async def export(call: Call, name: str, output: str | None, base: str | None, without_image: bool) -> None:
+async def export(call: Call, name: str, output: str | None, base: str | None, without_image: bool, sign_key: Path | None) -> None:
     """Write a snapshot with all that its VM needs, to be carried to another host.
 
     The file holds whatever was in the VM's memory: keep it as secret as that.
@@ -210,7 +211,8 @@ async def export(call: Call, name: str, output: str | None, base: str | None, wi
     if output is None and sys.stdout.isatty():
         raise InvalidRequest("an archive is nothing for a terminal", remedy="give a file with -o, or pipe the output into a program")
     target = sys.stdout.buffer if output is None else output
-    digest = await call.bandsox.export_snapshot(name, target, base=base, image=not without_image, progress=call.progress)
+    image = not without_image
+    digest = await call.bandsox.export_snapshot(name, target, base=base, image=image, sign_key=sign_key, progress=call.progress)
     call.progress.clear()
     if output is None:
         sys.stdout.buffer.flush()
@@ -229,8 +231,16 @@ async def export(call: Call, name: str, output: str | None, base: str | None, wi
 )
 @click.argument("source", required=False, metavar="[FILE]")
 @click.option("--name", metavar="NAME", help="Another name than it had.")
+@click.option(
+    "--verify-key",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    envvar="BANDSOX_VERIFY_KEY",
+    show_envvar=True,
+    help="Take only what is signed with one of these Ed25519 public keys (PEM).",
+)
 @operation
-async def import_(call: Call, source: str | None, name: str | None) -> None:
+async def import_(call: Call, source: str | None, name: str | None, verify_key: Path | None) -> None:
     """Take in a snapshot of another host, and print its name.
 
     Take one only from somebody whom you would let run a VM here: his programs go on in it.
@@ -240,12 +250,12 @@ async def import_(call: Call, source: str | None, name: str | None) -> None:
     import tempfile
 
     if source is not None:
-        taken = await call.bandsox.import_snapshot(source, name, progress=call.progress)
+        taken = await call.bandsox.import_snapshot(source, name, verify_key=verify_key, progress=call.progress)
     else:
         with tempfile.NamedTemporaryFile(dir=call.engine.layout.temporary) as file:
             await asyncio.to_thread(shutil.copyfileobj, sys.stdin.buffer, file, 1 << 20)
             file.flush()
-            taken = await call.bandsox.import_snapshot(file.name, name, progress=call.progress)
+            taken = await call.bandsox.import_snapshot(file.name, name, verify_key=verify_key, progress=call.progress)
     call.progress.clear()
     if call.state.json:
         print_json(await call.bandsox.get_snapshot_info(taken))

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
 from bandsox.engine import sparse
 from bandsox.engine.snapshots.cold import ColdStorage
 from bandsox.errors import BandSoxError, Conflict, CorruptSnapshot
 from bandsox.locks import DEADLINE_S, Locks
-from bandsox.models import Belonging, Purpose, Snapshot
+from bandsox.models import Belonging, Purpose, Snapshot, VMRecord
 from bandsox.settings import Layout, sync, write_atomically
 from bandsox.store import Database
 from bandsox.store import Snapshots as Table
@@ -23,7 +23,11 @@ from bandsox.workers import storage_errors
 
 MANIFEST = "manifest.json"
 
+IMPORTED = "imported-"
+"""How the directory of a kernel begins that came with a snapshot of elsewhere."""
+
 _PUBLISHING = "publishing"
+_ARTEFACTS = "artefacts"
 
 _BELONGS: dict[Purpose, tuple[str, str]] = {
     "checkpoint": ("a checkpoint of a VM", "see `bandsox vm checkpoint --remove`"),
@@ -120,6 +124,20 @@ class Shelf:
             what, remedy = _BELONGS[belonging.purpose]
             raise Conflict(f"the snapshot {snapshot.name} is {what}", remedy=remedy)
 
+    def check_whole(self, snapshot: Snapshot) -> None:
+        """See to it that a snapshot is of a whole machine, with its disk if it has one.
+
+        Raises
+        ------
+        Conflict: it is not.
+        """
+        belonging = self.table.belonging(snapshot.id)
+        if belonging is not None and belonging.purpose == "memory":
+            raise Conflict(
+                f"the snapshot {snapshot.name} is the memory of a saved VM, whose disk is not with it",
+                remedy="resume that VM and take a snapshot of it, or take one of its checkpoints",
+            )
+
     def remove(self, snapshot_id: str) -> None:
         """Remove a snapshot that nobody uses. What is packed on its files is packed anew first.
 
@@ -149,6 +167,32 @@ class Shelf:
             for entry in abandoned:
                 shutil.rmtree(entry, ignore_errors=True)
             return len(abandoned)
+
+    @contextlib.asynccontextmanager
+    async def artefacts_kept(self) -> AsyncIterator[None]:
+        """While this lasts no kernel is removed: one may be needed by what is not recorded yet."""
+        async with self._locks.hold(_ARTEFACTS, shared=True, deadline_s=DEADLINE_S, what="the kernels of snapshots"):
+            yield
+
+    def remove_unused_kernels(self, machines: Callable[[], Iterable[VMRecord]]) -> int:
+        """Remove the kernels that came with snapshots of elsewhere and that no snapshot needs, nor any machine; how many there were.
+
+        None is removed while something is being recorded. Blocks.
+
+        Parameters
+        ----------
+        machines: lists all machines.
+        """
+        with self._locks.try_hold(_ARTEFACTS) as nobody_records:
+            if not nobody_records:
+                return 0
+            root = self._layout.root
+            needed = {(root / path).parent for snapshot in self.table.list() for path in (snapshot.kernel, snapshot.initramfs)}
+            needed |= {path.parent for machine in machines() for path in (machine.kernel, machine.initramfs)}
+            unused = [entry for entry in self._layout.kernels.glob(f"{IMPORTED}*") if entry not in needed]
+            for entry in unused:
+                shutil.rmtree(entry)
+            return len(unused)
 
     @contextlib.asynccontextmanager
     async def in_use(self, snapshot: Snapshot) -> AsyncIterator[None]:

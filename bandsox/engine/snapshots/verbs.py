@@ -141,6 +141,7 @@ class Snapshots:
             raise InvalidRequest(f"a fork makes 1 to {MAX_FORKS} clones, not {count}")
         names = [name if count == 1 else f"{name}-{number}" for number in range(1, count + 1)] if name is not None else [None] * count
         async with contextlib.AsyncExitStack() as kept:
+            await kept.enter_async_context(self.shelf.artefacts_kept())  # those of the source, which may be deleted meanwhile
             async with self._engine.locked(vm_id):
                 record = await self._engine.get(vm_id)
                 taken = await kept.enter_async_context(captured(self._engine, record))
@@ -179,11 +180,12 @@ class Snapshots:
 
         Raises
         ------
-        SnapshotNotFound: there is none.
+        SnapshotNotFound: there is none. Conflict: it is a saved machine's memory alone.
         CorruptSnapshot: its files are not what was saved.
         Unsupported, RequirementNotMet: this host cannot go on from it; nothing was started.
         """
         snapshot = await self.get(id_or_name)
+        await asyncio.to_thread(self.shelf.check_whole, snapshot)
         async with self.ready(snapshot, cold=cold) as start:
             source = await self._source(snapshot, enable_networking, cold=cold)
             chosen = name if name is not None else f"from-{snapshot.id}"

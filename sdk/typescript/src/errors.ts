@@ -47,6 +47,7 @@ const FAMILIES = {
   unsupported: "HostError",
   requirement_not_met: "HostError",
   corrupt_snapshot: "HostError",
+  untrusted_snapshot: "HostError",
   storage_full: "HostError",
   server_unavailable: "HostError",
   download_failed: "HostError",

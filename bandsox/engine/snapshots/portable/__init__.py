@@ -2,6 +2,7 @@
 
 parcel    the documents, and what is believed of them
 sending   writing a layout or an archive        taking   unpacking what has arrived
+signing   who vouches for one
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from bandsox.engine import identity
 from bandsox.engine.snapshots.portable import parcel as documents
-from bandsox.engine.snapshots.portable import sending, taking
+from bandsox.engine.snapshots.portable import sending, signing, taking
 from bandsox.engine.snapshots.portable.parcel import ARTEFACTS, DISK, MEMORY, Base
 from bandsox.engine.snapshots.portable.sending import Content, Package
 from bandsox.engine.snapshots.portable.taking import Arrival
@@ -32,6 +33,7 @@ from bandsox.images.transports.archive import Archive
 from bandsox.images.transports.layout import Files, FilesOfDirectory
 from bandsox.locks import Locks
 from bandsox.models import ProgressCallback, Snapshot, StoredFile
+from bandsox.settings import default_verify_key
 from bandsox.store.snapshots import name_taken
 from bandsox.workers import Task, in_thread, storage_errors
 
@@ -95,6 +97,7 @@ class Portable:
         *,
         base: str | None = None,
         image: bool = True,
+        sign_key: Path | None = None,
         progress: ProgressCallback | None = None,
     ) -> str:
         """Write a snapshot for another host, and return the digest that names what was written.
@@ -104,11 +107,12 @@ class Portable:
         target: as `Place.parse` reads it, or a binary stream that gets a file's content.
         base: another snapshot, which the receiver has: of memory and disk only what differs is written.
         image: with the root file system of the machine's image; without it the receiver needs the image.
+        sign_key: a private key (`signing.sign`); None: it is not signed.
 
         Raises
         ------
-        SnapshotNotFound: there is none. CorruptSnapshot: its files are not what was saved.
-        InvalidRequest: the target cannot be written. StorageFull: there is no room.
+        SnapshotNotFound: there is none. CorruptSnapshot: its files are not what was saved. Conflict: it is a saved machine's memory alone.
+        InvalidRequest: the target cannot be written, or the key not be used. StorageFull: there is no room.
         """
         snapshot = await self._snapshots.get(id_or_name)
         place = Place.parse(target) if isinstance(target, str) else None
@@ -123,6 +127,8 @@ class Portable:
             packing = Task(progress, "pack", f"packing {snapshot.name}", total)
             package = await in_thread(lambda stop: sending.pack(snapshot, contents, known, work, stop, packing.update))
             packing.finish()
+            if sign_key is not None:
+                package = dataclasses.replace(package, signature=signing.sign(package.manifest, sign_key))
             writing = Task(progress, "write", "writing", package.size)
             if place is not None and place.kind == "registry":
                 await self._push(package, place.name, writing)
@@ -132,7 +138,13 @@ class Portable:
         return package.digest
 
     async def import_(
-        self, source: str, name: str | None = None, *, limits: Limits | None = None, progress: ProgressCallback | None = None
+        self,
+        source: str,
+        name: str | None = None,
+        *,
+        verify_key: Path | None = None,
+        limits: Limits | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Snapshot:
         """Make a snapshot of elsewhere one of this storage directory; what is here of it already is not taken twice.
 
@@ -140,17 +152,22 @@ class Portable:
         ----------
         source: as `Place.parse` reads it.
         name: another name than it had.
+        verify_key: public keys (`signing.Trust`), with one of which it has to be signed; by default those of ``BANDSOX_VERIFY_KEY``, and
+            where that is not set it need not be signed.
         limits: how much may be in it, unpacked; by default as for images.
 
         Raises
         ------
         SnapshotNotFound: there is no such file, or what it is based on is not here.
+        UntrustedSnapshot: it is not signed as it has to be.
         CorruptSnapshot, CorruptImage, DigestMismatch: it is no snapshot, damaged, or not one that is accepted from elsewhere.
         Unsupported: it is of a later version. Conflict: the name is taken. StorageFull: there is no room.
         """
         chosen = identity.check_name(name) if name is not None else None
+        keys = verify_key or default_verify_key()
+        trust = signing.Trust(keys) if keys is not None else None
         async with contextlib.AsyncExitStack() as stack:
-            arrival, fetch = await stack.enter_async_context(self._arriving(Place.parse(source), progress))
+            arrival, fetch = await stack.enter_async_context(self._arriving(Place.parse(source), trust, progress))
             known = {snapshot.id: snapshot for snapshot in await asyncio.to_thread(self._snapshots.shelf.table.list)}
             present = known.get(arrival.snapshot.id)
             if present is not None and present.files == arrival.snapshot.files and chosen in {None, present.name}:
@@ -166,6 +183,7 @@ class Portable:
             if base is not None:
                 await stack.enter_async_context(self._whole(base))
             await stack.enter_async_context(self._engine.images.adding())
+            await stack.enter_async_context(self._snapshots.shelf.artefacts_kept())
             work = await stack.enter_async_context(async_workplace(self._layout))
             task = Task(progress, "import", f"importing {wanted.name}", arrival.size)
 
@@ -195,21 +213,29 @@ class Portable:
             for path, digest, size in package.layers.values():
                 await repository.push_blob(digest, size, path, lambda part, before=done: task.update(before + part))  # type: ignore[misc]
                 done += size
+            if package.signature is not None:  # first, so that nobody finds the snapshot without it
+                await repository.push_blob(spec.digest_of(signing.EMPTY), len(signing.EMPTY), signing.EMPTY)
+                await repository.push_manifest(package.signature, signing.tag(package.digest))
             await repository.push_manifest(package.manifest)
 
     @contextlib.asynccontextmanager
-    async def _arriving(self, place: Place, progress: ProgressCallback | None) -> AsyncIterator[tuple[Arrival, Fetch]]:
+    async def _arriving(
+        self, place: Place, trust: signing.Trust | None, progress: ProgressCallback | None
+    ) -> AsyncIterator[tuple[Arrival, Fetch]]:
         """A snapshot whose documents have been read, and what brings those of its layers here that are needed."""
         transports = {each: vmm.transports().names for each, vmm in self._engine.vmms.items()}
         if place.kind != "registry":
             files = await asyncio.to_thread(_open, place)
-            yield await asyncio.to_thread(taking.read, files, place.wanted, transports), _nothing
+            yield await asyncio.to_thread(taking.read, files, place.wanted, transports, trust), _nothing
             return
         from bandsox.images import artifacts
 
         locks = Locks(self._layout.locks / "snapshots")
         async with locks.hold(REGISTRY), artifacts.opened(place.name, self._registries()) as repository:
             data = await repository.manifest()
+            if trust is not None:
+                signature = await repository.tagged(signing.tag(spec.digest_of(data)))
+                trust.check(spec.digest_of(data), [signature] if signature is not None else [])
             manifest = documents.decode_manifest(data)
             config = await repository.document(manifest.config, spec.MAX_CONFIG)
             blobs = BlobStore(self._layout, locks, self._layout.downloads / "snapshots")
@@ -231,6 +257,7 @@ class Portable:
     @contextlib.asynccontextmanager
     async def _whole(self, snapshot: Snapshot) -> AsyncIterator[None]:
         """While this lasts a snapshot's files are there as they were saved."""
+        await asyncio.to_thread(self._snapshots.shelf.check_whole, snapshot)
         async with self._snapshots.shelf.in_use(snapshot):
             await asyncio.to_thread(self._snapshots.shelf.verify, snapshot, list(snapshot.files))
             yield

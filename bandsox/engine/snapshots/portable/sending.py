@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from bandsox.engine.snapshots import extents
 from bandsox.engine.snapshots.portable import parcel as documents
+from bandsox.engine.snapshots.portable import signing
 from bandsox.engine.snapshots.portable.parcel import Base, Parcel
 from bandsox.errors import CorruptImage, InvalidRequest
 from bandsox.images import spec
@@ -42,11 +43,13 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A snapshot ready to be sent: its documents, and the files with its layers by title, each with digest and size."""
+    """A snapshot ready to be sent: its documents, its signature if it has one, and the files with its layers by title, each with digest and
+    size."""
 
     config: bytes
     manifest: bytes
     layers: Mapping[str, tuple[Path, str, int]]
+    signature: bytes | None = None
 
     @property
     def digest(self) -> str:
@@ -122,7 +125,7 @@ def write_layout(package: Package, directory: Path, stop: threading.Event, advan
         _place(blobs / digest.removeprefix("sha256:"), _stoppable(path, stop))
         done += size
         advance(done)
-    for name, data in _documents(package, _others(directory, package.digest)).items():
+    for name, data in _documents(package, _others(directory, package)).items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         _place(directory / name, iter([data]), again=True)
 
@@ -130,16 +133,18 @@ def write_layout(package: Package, directory: Path, stop: threading.Event, advan
 def _documents(package: Package, others: Sequence[spec.Descriptor] = ()) -> dict[str, bytes]:
     """The small files of a layout by name; ``index.json`` comes last, so that what it lists is there."""
     descriptor = spec.Descriptor(package.digest, len(package.manifest), spec.OCI_MANIFEST)
-    index = {"schemaVersion": 2, "mediaType": spec.OCI_INDEX, "manifests": [*others, descriptor]}
+    signature = package.signature
+    listed = [*others, descriptor, *([signing.described(signature)] if signature is not None else [])]
+    index = {"schemaVersion": 2, "mediaType": spec.OCI_INDEX, "manifests": listed}
+    blobs = [package.config, package.manifest, *([signing.EMPTY, signature] if signature is not None else [])]
     return {
         "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
-        _blob(spec.digest_of(package.config)): package.config,
-        _blob(package.digest): package.manifest,
+        **{_blob(spec.digest_of(blob)): blob for blob in blobs},
         "index.json": documents.encode_document(index),
     }
 
 
-def _others(directory: Path, digest: str) -> list[spec.Descriptor]:
+def _others(directory: Path, package: Package) -> list[spec.Descriptor]:
     """What the index of a layout lists already, but for what is to be added."""
     try:
         data = (directory / "index.json").read_bytes()
@@ -149,7 +154,8 @@ def _others(directory: Path, digest: str) -> list[spec.Descriptor]:
         listed = spec.decode(data, spec.Index, "index.json").manifests
     except CorruptImage as error:
         raise InvalidRequest(f"{directory} is not an OCI image layout", cause=error.cause) from error
-    return [each for each in listed if each.digest != digest]
+    added = {package.digest, *([spec.digest_of(package.signature)] if package.signature is not None else [])}
+    return [each for each in listed if each.digest not in added]
 
 
 def _blob(digest: str) -> str:

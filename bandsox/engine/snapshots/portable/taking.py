@@ -5,6 +5,7 @@ Artefacts that are here already, found by their content, are neither read nor ke
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,16 +15,17 @@ from pathlib import Path
 from bandsox.engine import sparse
 from bandsox.engine.snapshots import extents
 from bandsox.engine.snapshots.portable import parcel as documents
+from bandsox.engine.snapshots.portable import signing
 from bandsox.engine.snapshots.portable.parcel import ARTEFACTS, Manifest, Parcel
-from bandsox.errors import CorruptImage, CorruptSnapshot, SnapshotNotFound
+from bandsox.engine.snapshots.portable.signing import Trust
+from bandsox.engine.snapshots.shelf import IMPORTED
+from bandsox.errors import CorruptImage, CorruptSnapshot, DigestMismatch, SnapshotNotFound
 from bandsox.images import spec
 from bandsox.images.limits import Limits
 from bandsox.images.transports.layout import Files
 from bandsox.models import Snapshot, StoredFile
 from bandsox.settings import Layout, sync
 from bandsox.workers import Stopped
-
-_KERNELS = "imported-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +48,41 @@ class Arrival:
         return sum(layer.size for layer in self.manifest.layers)
 
 
-def read(files: Files, wanted: str | None, vmms: Mapping[str, Collection[str]]) -> Arrival:
+def read(files: Files, wanted: str | None, vmms: Mapping[str, Collection[str]], trust: Trust | None) -> Arrival:
     """Read the documents of a layout's snapshot. Blocks.
 
     Parameters
     ----------
     wanted: the digest of its manifest, or the beginning of that; None: the only one there is.
+    trust: by whom it has to be signed; None: it need not be.
 
     Raises
     ------
-    SnapshotNotFound: there is none, or there are several.
+    SnapshotNotFound: there is none, or there are several. UntrustedSnapshot: it is not signed as it has to be.
     CorruptImage, CorruptSnapshot, DigestMismatch: what is there cannot be, or is damaged. Unsupported: as `decode_parcel`.
     """
     index = spec.decode(files.read("index.json", spec.MAX_MANIFEST), spec.Index, "index.json")
-    found = [each for each in index.manifests if wanted is None or each.digest.startswith((wanted, f"sha256:{wanted}"))]
+    snapshots = [each for each in index.manifests if each.artifact_type != signing.ARTIFACT]
+    found = [each for each in snapshots if wanted is None or each.digest.startswith((wanted, f"sha256:{wanted}"))]
     if len(found) != 1:
-        remedy = f"name one of them: {', '.join(each.digest[7:19] for each in index.manifests[:8])}" if found else None
+        remedy = f"name one of them: {', '.join(each.digest[7:19] for each in snapshots[:8])}" if found else None
         raise SnapshotNotFound("there is no such snapshot" if not found else "there are several snapshots", remedy=remedy)
     (descriptor,) = found
+    if trust is not None:
+        trust.check(descriptor.digest, _signatures(files, index))
     data = spec.verify(files.read(_blob(descriptor.digest), spec.MAX_MANIFEST), descriptor.digest, "the manifest")
     manifest = documents.decode_manifest(data)
     config = spec.verify(files.read(_blob(manifest.config.digest), spec.MAX_CONFIG), manifest.config.digest, "the configuration")
     parcel = documents.decode_parcel(config, vmms)
     return Arrival(files, manifest, parcel, descriptor.digest)
+
+
+def _signatures(files: Files, index: spec.Index) -> Iterator[bytes]:
+    """The signatures in a layout, of whatever."""
+    listed = [each for each in index.manifests if each.artifact_type == signing.ARTIFACT]
+    for each in listed[: signing.MOST]:
+        with contextlib.suppress(CorruptImage, DigestMismatch):
+            yield spec.verify(files.read(_blob(each.digest), signing.LIMIT), each.digest, "a signature")
 
 
 class Unpacker:
@@ -173,7 +187,7 @@ class Unpacker:
         content = wanted.digest.removeprefix("sha256:")
         if name == "rootfs":
             return self._layout.images / "rootfs" / f"{content}.squashfs"
-        return self._layout.kernels / f"{_KERNELS}{content[:32]}" / ("vmlinux" if name == "kernel" else "initramfs.cpio")
+        return self._layout.kernels / f"{IMPORTED}{content[:32]}" / ("vmlinux" if name == "kernel" else "initramfs.cpio")
 
     def _digest(self, path: Path) -> str:
         digest = hashlib.sha256()
