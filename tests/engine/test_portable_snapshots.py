@@ -242,24 +242,24 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_where_signatures_are_wanted_only_what_is_signed_is_taken(
-    bandsox: BandSox, saved: str, archive: Path, keys: tuple[Path, Path], elsewhere: BandSox, tmp_path: Path, monkeypatch: Any
+    bandsox: BandSox, saved: str, archive: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     private, public = keys
     stranger = make_key(tmp_path, "stranger")[1]
+    kept = _kept(Layout.open(bandsox.storage_dir))
     monkeypatch.setenv("BANDSOX_VERIFY_KEY", str(public))
-    bandsox.export_snapshot(saved, f"oci:{tmp_path / 'layout'}")
-    for unsigned in (archive, f"oci:{tmp_path / 'layout'}"):
+    layout, signed = f"oci:{tmp_path / 'layout'}", tmp_path / "signed.tar"
+    digest = bandsox.export_snapshot(saved, layout, image=False)
+    for unsigned in (archive, layout):
         with pytest.raises(UntrustedSnapshot, match="not signed"):
-            elsewhere.import_snapshot(unsigned)
-    digest = bandsox.export_snapshot(saved, tmp_path / "signed.tar", sign_key=private)
+            bandsox.import_snapshot(unsigned, "unsigned")
+    assert bandsox.export_snapshot(saved, signed, image=False, sign_key=private) == digest, "a signature changes nothing of it"
     with pytest.raises(UntrustedSnapshot):
-        elsewhere.import_snapshot(tmp_path / "signed.tar", verify_key=stranger)
-    assert elsewhere.list_snapshots() == [] and not list(Layout.open(elsewhere.storage_dir).kernels.glob("imported-*"))
-    assert elsewhere.import_snapshot(tmp_path / "signed.tar") == saved
-    elsewhere.delete_snapshot(saved)
-    assert bandsox.export_snapshot(saved, f"oci:{tmp_path / 'layout'}", sign_key=private) == digest, "a signature changes nothing of it"
-    assert elsewhere.import_snapshot(f"oci:{tmp_path / 'layout'}") == saved
-    elsewhere.delete_snapshot(saved)
+        bandsox.import_snapshot(signed, "signed", verify_key=stranger)
+    assert _kept(Layout.open(bandsox.storage_dir)) == kept
+    bandsox.export_snapshot(saved, layout, image=False, sign_key=private)
+    for source in (signed, layout):
+        bandsox.delete_snapshot(bandsox.import_snapshot(source, "signed"))
 
 
 def test_another_snapshot_under_a_signature_is_refused(tampering: Tampering, bandsox: BandSox, saved: str, keys: tuple[Path, Path]) -> None:
