@@ -9,6 +9,9 @@ offsets in a session's output), and at the end ``{"type": "exit", "exit_code", "
 ``{"type": "error", "error": {code, message, …}}``. ``{"type": "window", "bytes"}`` lets the client send so many bytes of input more; it
 begins with `WINDOW`. The client's other frames are ``{"type": "close_stdin"}``, ``{"type": "signal", "signal"}`` and
 ``{"type": "resize", "cols", "rows"}``.
+
+A client that cannot leave its connection unread, as browsers cannot, says in its first frame, or in the address of what it follows, how
+large its own ``window`` is: it is sent that many bytes of output before it says ``{"type": "window", "bytes"}``, that it has taken so many.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ STDIN, STDOUT, STDERR = b"\x00", b"\x01", b"\x02"
 
 WINDOW = 256 << 10
 """How many bytes of input may be under way."""
+
+LARGEST_WINDOW = 64 << 20
+"""How many bytes of output a client may ask for to be under way."""
 
 CHUNK = 64 << 10
 """How many bytes one frame of input has at most."""

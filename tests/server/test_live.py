@@ -131,6 +131,52 @@ def test_messages_that_are_none_end_the_program(server: Server, path: str) -> No
             assert frames(socket)[-1]["failure"]["code"] == "invalid_request"
 
 
+def test_a_client_is_sent_no_more_than_it_takes(server: Server, path: str) -> None:
+    wanted, window = 1_000_000, 3000
+    with opened(server, f"{path}/exec-stream") as socket:
+        socket.send(json.dumps({"argv": ["head", "-c", str(wanted), "/dev/zero"], "format": "binary", "window": window}))
+        assert json.loads(socket.recv())["type"] == "started"
+        received = granted = 0
+        while isinstance(frame := socket.recv(timeout=100), bytes):
+            received += len(frame) - 1
+            assert received <= window + granted
+            if received == window + granted:  # no sooner than it has to
+                granted += window
+                socket.send(json.dumps({"type": "window", "bytes": window}))
+        assert (received, json.loads(frame)["exit_code"]) == (wanted, 0)
+
+
+def test_a_session_waits_for_a_client_that_takes_nothing_and_takes_its_signals(server: Server, path: str, http: httpx.Client) -> None:
+    session = http.post(f"{path}/sessions", json={"command": "yes"}).json()["id"]
+    with opened(server, f"{path}/sessions/{session}/attach?window=5") as socket:
+        assert json.loads(socket.recv())["type"] == "started"
+        assert len(socket.recv(timeout=100)) == 1 + 5
+        socket.send(json.dumps({"type": "signal", "signal": 9}))
+        socket.send(json.dumps({"type": "window", "bytes": 5}))
+        assert len(socket.recv(timeout=100)) == 1 + 5
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"window": 0}, None),
+        ({"window": wire.LARGEST_WINDOW + 1}, None),
+        ({"window": 10, "format": "text"}, None),
+        ({"window": 10}, {"type": "window", "bytes": 1}),
+        ({"window": 10}, {"type": "window", "bytes": -1}),
+        ({"window": 10}, {"type": "window"}),
+        ({}, {"type": "window", "bytes": 1}),
+    ],
+)
+def test_windows_that_are_none_end_the_program(server: Server, path: str, first: dict[str, Any], then: dict[str, Any] | None) -> None:
+    with opened(server, f"{path}/exec-stream") as socket:
+        socket.send(json.dumps({"argv": ["sleep", "1000"], "format": "binary", **first}))
+        if then is not None:
+            assert json.loads(socket.recv())["type"] == "started"
+            socket.send(json.dumps(then))
+        assert frames(socket)[-1]["failure"]["code"] == "invalid_request"
+
+
 def test_pages_of_others_get_no_websocket(server: Server, path: str) -> None:
     for header in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
         with pytest.raises(InvalidStatus) as refused, opened(server, f"{path}/terminal", additional_headers=header):

@@ -1,5 +1,6 @@
-"""WebSockets: programs of a machine while they run.
+"""WebSockets: programs of a machine while they run, and connections to its ports.
 
-admission   who is let in, and how others are told     wire       what a running program and its client say to each other
-routes      the addresses
+admission   who is let in, and how others are told     conversation   a program and its client
+connection  a port of the guest and its client         windows        how much may be under way
+routes      the addresses                              (`bandsox.wire`: what is said)
 """

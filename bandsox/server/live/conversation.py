@@ -12,7 +12,6 @@ import binascii
 import codecs
 import contextlib
 import json
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from bandsox.errors import BandSoxError, InvalidRequest
 from bandsox.guest import Execution
 from bandsox.models import ExecResult
 from bandsox.server.live.admission import message
+from bandsox.server.live.windows import Input, Window
 
 Show = Callable[[str, bytes], Awaitable[None]]
 
@@ -30,20 +30,21 @@ _MARKS = {"stdout": wire.STDOUT, "stderr": wire.STDERR}
 _MAX_SIZE = 65535
 
 
-async def converse(websocket: WebSocket, execution: Execution, show: Show, *, windows: bool) -> ExecResult:
+async def converse(websocket: WebSocket, execution: Execution, show: Show, window: Window, *, windows: bool) -> ExecResult:
     """Hand on what both say, until the program has ended or the client has gone.
 
     Parameters
     ----------
     show: sends a piece of output.
+    window: how much output the client takes.
     windows: whether the client knows that it may send only so much, and is told when it may send more.
 
     Raises
     ------
     WebSocketDisconnect: the client has gone. InvalidRequest: it said what it may not. Else as `Execution.wait`.
     """
-    listening = asyncio.ensure_future(_listen(websocket, execution, windows=windows))
-    showing = asyncio.ensure_future(_show(execution, show))
+    listening = asyncio.ensure_future(_listen(websocket, execution, window, windows=windows))
+    showing = asyncio.ensure_future(_show(execution, show, window))
     try:
         done, _ = await asyncio.wait({listening, showing}, return_when=asyncio.FIRST_COMPLETED)
         if showing not in done:
@@ -55,9 +56,10 @@ async def converse(websocket: WebSocket, execution: Execution, show: Show, *, wi
         await asyncio.wait({listening, showing})
 
 
-async def _show(execution: Execution, show: Show) -> ExecResult:
+async def _show(execution: Execution, show: Show, window: Window) -> ExecResult:
     async for stream, data in execution:
-        await show(stream, data)
+        async for piece in window.pieces(data):
+            await show(stream, piece)
     return await execution.wait()
 
 
@@ -81,36 +83,17 @@ def in_text(send: Callable[[str, str], Awaitable[None]]) -> Show:
     return show
 
 
-class _Input:
-    """Input on its way to the program."""
-
-    def __init__(self) -> None:
-        self.pieces: deque[bytes] = deque()
-        self.size = 0
-        self.closed = False
-        self.news = asyncio.Event()
-
-    def add(self, data: bytes) -> None:
-        self.pieces.append(data)
-        self.size += len(data)
-        if self.size > 4 * wire.WINDOW:
-            raise InvalidRequest(f"more than {4 * wire.WINDOW} bytes of input are under way", remedy="wait for window messages")
-        self.news.set()
-
-    def close(self) -> None:
-        self.closed = True
-        self.news.set()
-
-
-async def _listen(websocket: WebSocket, execution: Execution, *, windows: bool) -> None:
+async def _listen(websocket: WebSocket, execution: Execution, window: Window, *, windows: bool) -> None:
     """Do what the client says until it goes."""
-    given = _Input()
+    given = Input()
     feeding = asyncio.ensure_future(_feed(websocket, execution, given, windows=windows))
     try:
         while True:
             said = await message(websocket)
             if isinstance(said, bytes):
                 given.add(_stdin(said))
+            elif said.get("type") == "window":
+                window.widen(number(said, "bytes", wire.LARGEST_WINDOW))
             else:
                 await _obey(execution, said, given)
     finally:
@@ -118,32 +101,30 @@ async def _listen(websocket: WebSocket, execution: Execution, *, windows: bool) 
         await asyncio.wait({feeding})
 
 
-async def _feed(websocket: WebSocket, execution: Execution, given: _Input, *, windows: bool) -> None:
+async def _feed(websocket: WebSocket, execution: Execution, given: Input, *, windows: bool) -> None:
+    async def tell(size: int) -> None:
+        if windows:
+            await taken(websocket, size)
+
     with contextlib.suppress(BandSoxError):  # whoever reads the output meets it as well
-        while True:
-            while given.pieces:
-                data = given.pieces.popleft()
-                await execution.write(data)
-                given.size -= len(data)
-                if windows:
-                    await websocket.send_text(json.dumps({"type": "window", "bytes": len(data)}))
-            if given.closed:
-                await execution.close_stdin()
-                return
-            given.news.clear()
-            await given.news.wait()
+        await given.hand_on(execution.write, execution.close_stdin, tell)
 
 
-async def _obey(execution: Execution, said: dict[str, Any], given: _Input) -> None:
+async def taken(websocket: WebSocket, size: int) -> None:
+    """Tell the client that it may send so many bytes more."""
+    await websocket.send_text(json.dumps({"type": "window", "bytes": size}))
+
+
+async def _obey(execution: Execution, said: dict[str, Any], given: Input) -> None:
     kind = said.get("type")
     if kind == "input":
         given.add(_base64(said.get("data")))
     elif kind == "close_stdin":
         given.close()
     elif kind == "resize":
-        await execution.resize(_number(said, "cols", _MAX_SIZE), _number(said, "rows", _MAX_SIZE))
+        await execution.resize(number(said, "cols", _MAX_SIZE), number(said, "rows", _MAX_SIZE))
     elif kind == "signal":
-        await execution.signal(_number(said, "signal", 64))
+        await execution.signal(number(said, "signal", 64))
     else:
         raise InvalidRequest(f"there is no message {kind!r}"[:200])
 
@@ -163,7 +144,8 @@ def _base64(text: object) -> bytes:
     raise InvalidRequest("input is base64")
 
 
-def _number(said: dict[str, Any], name: str, most: int) -> int:
+def number(said: dict[str, Any], name: str, most: int) -> int:
+    """A number of a message; InvalidRequest where it is none between 1 and `most`."""
     value = said.get(name)
     if not isinstance(value, int) or not 1 <= value <= most:
         raise InvalidRequest(f"{name} is a number between 1 and {most}")

@@ -19,6 +19,7 @@ from bandsox.server.auth.callers import Scope
 from bandsox.server.live.admission import admitted, admitted_to, message
 from bandsox.server.live.connection import carry
 from bandsox.server.live.conversation import converse, in_bytes, in_text
+from bandsox.server.live.windows import Window
 from bandsox.server.routes.commands import program_of
 from bandsox.server.routes.events import told
 
@@ -40,25 +41,29 @@ async def exec_stream(websocket: WebSocket, vm: str) -> None:
         options["tty"] = None if wanted.tty is None else (wanted.tty.cols, wanted.tty.rows)
         guest = await machine.running()
         if wanted.format == "binary":
+            window = Window(wanted.window)
             async with await guest.execute(**options, stdin=wanted.stdin) as execution:
-                await _in_bytes(websocket, execution)
+                await _in_bytes(websocket, execution, window)
             return
         async with await guest.execute(**options, stdin=wanted.stdin) as execution:
 
             async def send(stream: str, text: str) -> None:
                 await websocket.send_text(json.dumps({"type": stream, "data": text}))
 
-            ended = await converse(websocket, execution, in_text(send), windows=False)
+            ended = await converse(websocket, execution, in_text(send), Window(None), windows=False)
         await websocket.send_text(json.dumps({"type": "exit", "exit_code": ended.exit_code}))
 
 
 @router.websocket(f"{_VM}/sessions/{{session}}/attach")
-async def attach(websocket: WebSocket, vm: str, session: str, stdout: int | None = None, stderr: int | None = None) -> None:
+async def attach(
+    websocket: WebSocket, vm: str, session: str, stdout: int | None = None, stderr: int | None = None, window: int | None = None
+) -> None:
     """A session while it runs, its output from the offsets `stdout` and `stderr` on, so that nothing is lost between two connections."""
     async with admitted_to(websocket, vm) as machine:
+        takes = Window(window)
         guest = await machine.running()
         async with await guest.attach_session(session, stdout=_offset(stdout), stderr=_offset(stderr)) as execution:
-            await _in_bytes(websocket, execution)
+            await _in_bytes(websocket, execution, takes)
 
 
 @router.websocket(f"{_VM}/terminal")
@@ -73,18 +78,19 @@ async def terminal(websocket: WebSocket, vm: str, cols: int = 80, rows: int = 24
                 del stream
                 await websocket.send_text(text)
 
-            await converse(websocket, execution, in_text(send), windows=False)
+            await converse(websocket, execution, in_text(send), Window(None), windows=False)
 
 
 @router.websocket(f"{_VM}/ports/{{port}}/connect")
-async def connect(websocket: WebSocket, vm: str, port: int, host: str = "", timeout: float = 10.0) -> None:
+async def connect(websocket: WebSocket, vm: str, port: int, host: str = "", timeout: float = 10.0, window: int | None = None) -> None:
     """A TCP connection to a port of the guest: its bytes in binary frames, ``{"type": "eof"}`` where a direction ends."""
     async with admitted_to(websocket, vm) as machine:
         if not 0 < timeout <= _LONGEST_TIMEOUT_S:
             raise InvalidRequest(f"a timeout is between 0 and {_LONGEST_TIMEOUT_S} s")
+        takes = Window(window)
         async with await machine.connect(port, host, timeout) as stream:
             await websocket.send_text(json.dumps({"type": "connected"}))
-            await carry(websocket, stream)
+            await carry(websocket, stream, takes)
 
 
 @router.websocket("/api/events")
@@ -122,9 +128,9 @@ async def _until_gone(websocket: WebSocket) -> None:
         await message(websocket)
 
 
-async def _in_bytes(websocket: WebSocket, execution: Execution) -> None:
+async def _in_bytes(websocket: WebSocket, execution: Execution, window: Window) -> None:
     await websocket.send_text(json.dumps({"type": "started", "pid": execution.pid, **execution.offsets}))
-    ended = await converse(websocket, execution, in_bytes(websocket), windows=True)
+    ended = await converse(websocket, execution, in_bytes(websocket), window, windows=True)
     await websocket.send_text(json.dumps({"type": "exit", **_facts(ended)}))
 
 
@@ -144,6 +150,8 @@ def _wanted(first: bytes | dict[str, Any]) -> shapes.LiveCommand:
         raise InvalidRequest(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
     if wanted.format == "binary":
         return wanted
+    if wanted.window is not None:
+        raise InvalidRequest("window is for output in bytes", remedy="ask for the format binary")
     given = wanted.timeout if "timeout" in wanted.model_fields_set and wanted.timeout is not None else _DEFAULT_TIMEOUT_S
     return wanted.model_copy(update={"timeout": min(max(given, 1), _LONGEST_TIMEOUT_S)})
 

@@ -73,6 +73,7 @@ class LiveCommand(Command):
     tty: Terminal | None = None
     stdin: bool = False
     format: Literal["text", "binary"] = "text"
+    window: int | None = Field(None, description="in bytes, how much output may be under way to a client that says what it has taken")
 
 
 class NewSession(Command):
