@@ -111,7 +111,7 @@ function lost(connection: Connection, { code, reason }: CloseLike): BandSoxError
     return new AccessDenied("not_authenticated", "this server does not let you run programs", { statusCode: 401, remedy });
   }
   const cause = `closed with ${String(code)} ${reason ?? ""}`.trim();
-  return new OutcomeUnknown("outcome_unknown", `the connection to ${connection.base.origin} was lost while the program ran`, { cause });
+  return new OutcomeUnknown("outcome_unknown", `the connection to ${connection.base.origin} was lost`, { cause });
 }
 
 async function platformWebSocket(): Promise<WebSocketConstructor> {

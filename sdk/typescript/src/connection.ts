@@ -111,9 +111,10 @@ export class Connection {
     call: LongCallOptions = {},
     content?: BodyInit,
   ): Promise<Answer<"post", R>> {
-    const headers = { accept: LINES, "idempotency-key": call.idempotencyKey ?? newKey() };
+    const key = call.idempotencyKey === null ? null : (call.idempotencyKey ?? newKey());
+    const headers = { accept: LINES, ...(key === null ? {} : { "idempotency-key": key }) };
     const request = this.#prepared("post", route, wanted as Parts, { ...call, content, headers, patient: true });
-    return this.#attempts({ ...request, repeatable: true }, async (answer) => resultOf<Answer<"post", R>>(answer, call.onProgress));
+    return this.#attempts({ ...request, repeatable: key !== null }, async (answer) => resultOf<Answer<"post", R>>(answer, call.onProgress));
   }
 
   /**

@@ -4,16 +4,10 @@ import { Channel, type Listener } from "./channel.js";
 import { type Connection } from "./connection.js";
 import { type BandSoxError, GuestError, InvalidRequest, OutcomeUnknown } from "./errors.js";
 import { type CallOptions } from "./types.js";
+import { Changes, Credit, Unread, WINDOW } from "./windows.js";
 
 const STDIN = 0;
 const STREAMS: Record<number, "stdout" | "stderr"> = { 1: "stdout", 2: "stderr" };
-
-/** How many bytes of input may be under way, and how many one message has at most: those of the server. */
-const WINDOW = 256 << 10;
-const CHUNK = 64 << 10;
-
-/** How many bytes of output may wait to be read. WebSockets cannot be told to wait. */
-const MAX_UNREAD = 64 << 20;
 
 /** A piece of output. */
 export interface Output {
@@ -35,6 +29,8 @@ export interface ExecEnd {
 
 /**
  * A program that runs in a machine. Iterating over it gives its output as it comes; to leave the loop leaves the program as it is.
+ *
+ * Output that is not read waits, at most 1 MiB of it: then the program waits too, as at a full pipe.
  *
  * @example
  * ```ts
@@ -68,7 +64,11 @@ export class Execution implements AsyncIterableIterator<Output> {
     call: CallOptions = {},
   ): Promise<Execution> {
     const events = new Events();
+    if (first === undefined) url.searchParams.set("window", String(WINDOW));
     const channel = await Channel.open(connection, url, "bandsox.exec", events, call);
+    events.taken = (bytes) => {
+      channel.send({ type: "window", bytes });
+    };
     const aborted = (): void => {
       events.fail(call.signal?.reason);
     };
@@ -77,7 +77,7 @@ export class Execution implements AsyncIterableIterator<Output> {
       call.signal?.removeEventListener("abort", aborted);
       channel.close();
     };
-    if (first !== undefined) channel.send(first);
+    if (first !== undefined) channel.send({ ...first, window: WINDOW });
     try {
       return new Execution(channel, events, await events.started);
     } catch (error) {
@@ -94,7 +94,7 @@ export class Execution implements AsyncIterableIterator<Output> {
   async write(input: string | Uint8Array): Promise<void> {
     const data = typeof input === "string" ? new TextEncoder().encode(input) : input;
     for (let sent = 0; sent < data.length;) {
-      const size = await this.#events.credit(Math.min(CHUNK, data.length - sent));
+      const size = await this.#events.credit(data.length - sent);
       const frame = new Uint8Array(1 + size);
       frame[0] = STDIN;
       frame.set(data.subarray(sent, sent + size), 1);
@@ -123,9 +123,10 @@ export class Execution implements AsyncIterableIterator<Output> {
   }
 
   /**
-   * Wait for its end, whether its output is read or not; at most 64 MiB of it wait to be read.
+   * Wait for its end. Its output can be read meanwhile or afterwards.
    *
-   * @throws Timeout: it ran too long and was killed. OutcomeUnknown: the connection was lost. The reason of the signal.
+   * @throws Timeout: it ran too long and was killed. OutcomeUnknown: the connection was lost. GuestError: it waits to print more than 1 MiB,
+   * and nobody reads it. The reason of the signal.
    */
   async wait(): Promise<ExecEnd> {
     return this.#events.end();
@@ -135,6 +136,12 @@ export class Execution implements AsyncIterableIterator<Output> {
   async next(): Promise<IteratorResult<Output, undefined>> {
     const output = await this.#events.output();
     return output === undefined ? { done: true, value: undefined } : { done: false, value: output };
+  }
+
+  /** Read no more, as whoever leaves a loop; {@link next} goes on. */
+  async return(): Promise<IteratorResult<Output, undefined>> {
+    this.#events.leave();
+    return Promise.resolve({ done: true, value: undefined });
   }
 
   [Symbol.asyncIterator](): this {
@@ -153,17 +160,26 @@ interface Started {
   stderr: number;
 }
 
+/** A piece of output, of its length. */
+interface Piece extends Output {
+  readonly length: number;
+}
+
 /** What has come from a program, and who waits for what. */
 class Events implements Listener {
   /** Called when nothing more is to come. */
   over: () => void = () => undefined;
+  /** Called with how many bytes of output were read. */
+  taken: (bytes: number) => void = () => undefined;
   readonly #begun = deferred<Started>();
-  #unread: Output[] = [];
-  #unreadBytes = 0;
-  #credit = WINDOW;
+  readonly #unread = new Unread<Piece>((bytes) => {
+    this.taken(bytes);
+  });
+  readonly #credit = new Credit();
+  readonly #changes = new Changes();
+  #isRead = false;
   #ended: ExecEnd | undefined;
   #failure: { error: unknown } | undefined;
-  #waiting: (() => void)[] = [];
 
   /** That it runs. */
   get started(): Promise<Started> {
@@ -174,23 +190,16 @@ class Events implements Listener {
     const { type, ...facts } = message;
     if (type === "started") this.#begun.resolve(facts as unknown as Started);
     else if (type === "exit") this.#ended = facts as unknown as ExecEnd;
-    else if (type === "window") this.#credit += Number(facts.bytes);
-    this.#wake();
+    else if (type === "window") this.#credit.widen(Number(facts.bytes));
+    this.#changes.tell();
   }
 
   sent(frame: Uint8Array): void {
     const stream = STREAMS[frame[0] ?? -1];
     if (stream === undefined || this.#failure !== undefined) return;
-    this.#unread.push({ stream, data: frame.subarray(1) });
-    this.#unreadBytes += frame.length;
-    if (this.#unreadBytes > MAX_UNREAD) {
-      this.fail(
-        new GuestError("limit_exceeded", `more than ${MAX_UNREAD} bytes of output were not read`, {
-          remedy: "read faster, or write to a file of the guest",
-        }),
-      );
-    }
-    this.#wake();
+    const data = frame.subarray(1);
+    this.#unread.add({ stream, data, length: data.length });
+    this.#changes.tell();
   }
 
   ended(error: BandSoxError | undefined): void {
@@ -202,39 +211,45 @@ class Events implements Listener {
   fail(error: unknown): void {
     if (this.#ended !== undefined || this.#failure !== undefined) return;
     this.#failure = { error };
-    this.#unread = [];
+    this.#unread.clear();
     this.#begun.reject(error);
-    this.#wake();
+    this.#changes.tell();
     this.over();
   }
 
   /** The next piece of output; undefined after the last. */
   async output(): Promise<Output | undefined> {
+    this.#isRead = true;
     for (;;) {
-      const output = this.#unread.shift();
-      if (output !== undefined) {
-        this.#unreadBytes -= output.data.length + 1;
-        return output;
-      }
+      const piece = this.#unread.take();
+      if (piece !== undefined) return { stream: piece.stream, data: piece.data };
       if (this.#isOver()) return undefined;
-      await this.#change();
+      await this.#changes.next();
     }
   }
 
+  /** Nobody reads any more. */
+  leave(): void {
+    this.#isRead = false;
+    this.#changes.tell();
+  }
+
   async end(): Promise<ExecEnd> {
-    while (!this.#isOver()) await this.#change();
+    while (!this.#isOver()) {
+      if (this.#unread.full && !this.#isRead) this.fail(unreadable());
+      else await this.#changes.next();
+    }
     return this.#ended as unknown as ExecEnd;
   }
 
   /** Wait until some input may be sent; how many bytes of so many. */
   async credit(wanted: number): Promise<number> {
-    while (this.#credit === 0) {
+    for (;;) {
       if (this.#isOver()) return wanted; // the program needs no more
-      await this.#change();
+      const granted = this.#credit.take(wanted);
+      if (granted > 0) return granted;
+      await this.#changes.next();
     }
-    const granted = Math.min(wanted, this.#credit);
-    this.#credit -= granted;
-    return granted;
   }
 
   /** Whether it has ended well; throws where it has not. */
@@ -243,16 +258,12 @@ class Events implements Listener {
     if (this.#failure !== undefined) throw this.#failure.error;
     return false;
   }
+}
 
-  async #change(): Promise<void> {
-    await new Promise<void>((resolve) => this.#waiting.push(resolve));
-  }
-
-  #wake(): void {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    for (const resolve of waiting) resolve();
-  }
+function unreadable(): GuestError {
+  return new GuestError("limit_exceeded", `the program waits to print more than the ${WINDOW} bytes that nobody has read`, {
+    remedy: "read its output while it runs, or have it written to a file of the guest",
+  });
 }
 
 interface Deferred<T> {

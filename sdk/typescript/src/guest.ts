@@ -4,6 +4,7 @@ import { type Connection, type Opened } from "./connection.js";
 import { HostError, InvalidRequest, MachineError, Timeout } from "./errors.js";
 import { Execution, type ExecEnd, type Output } from "./execution.js";
 import { LINES, type Line, linesOf } from "./lines.js";
+import { type ConnectOptions, GuestSocket } from "./socket.js";
 import { archive } from "./tar.js";
 import { TerminalSession, type TerminalOptions } from "./terminal.js";
 import { bodyOf, browserBody, changed, inBrowser, released, resumed, sendFromBrowser } from "./transfer.js";
@@ -330,6 +331,16 @@ export abstract class Guest {
   async expose(guestPort: number, options: { host_port?: number; host?: string } = {}, call?: CallOptions): Promise<string> {
     const request = { ...this.machine, body: { guest_port: guestPort, ...options } };
     return (await this.connection.call("post", "/api/vms/{vm}/ports", request, call)).url;
+  }
+
+  /**
+   * Connect to a TCP port, through the server: nothing has to be published.
+   *
+   * @throws GuestError: nothing listens there, or it cannot be reached. Timeout: it did not come about in time.
+   */
+  async connect(guestPort: number, options: ConnectOptions = {}, call?: CallOptions): Promise<GuestSocket> {
+    const parts = { path: { ...this.machine.path, port: String(guestPort) }, query: { ...options } };
+    return GuestSocket.open(this.connection, this.connection.url("/api/vms/{vm}/ports/{port}/connect", parts), call);
   }
 
   /** Publish a port no longer; connections that were made go on. */

@@ -23,5 +23,14 @@ export {
 export { Execution, type ExecEnd, type Output } from "./execution.js";
 export { type Command, type Guest } from "./guest.js";
 export { MicroVM } from "./microvm.js";
-export { TerminalSession, type Handler, type TerminalEnd, type TerminalOptions, type TerminalState } from "./terminal.js";
+export { GuestSocket, type ConnectOptions } from "./socket.js";
+export {
+  SHELL,
+  TerminalSession,
+  type Handler,
+  type OutputHandler,
+  type TerminalEnd,
+  type TerminalOptions,
+  type TerminalState,
+} from "./terminal.js";
 export type * from "./types.js";

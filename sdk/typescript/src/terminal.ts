@@ -3,9 +3,10 @@
 import { pause } from "./connection.js";
 import { BandSoxError, HostError, InvalidRequest, OutcomeUnknown } from "./errors.js";
 import { type ExecEnd, type Execution } from "./execution.js";
+import { Changes } from "./windows.js";
 
-/** A shell: bash where the image has it. */
-const SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh";
+/** What a terminal runs where nothing else is asked for: bash where the image has it, else sh. */
+export const SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh";
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
@@ -50,6 +51,36 @@ export interface TerminalHost {
 /** What is told of something. */
 export type Handler<T> = (value: T) => void;
 
+/** What is shown of a terminal. Where it returns a promise the terminal prints no more before that is kept, and the program waits. */
+export type OutputHandler = (text: string) => unknown;
+
+/** How many characters are kept for the first listener at most; then the program waits for him. */
+const MAX_KEPT = 1 << 20;
+
+/** What a terminal prints, which is kept until somebody listens. */
+class Shown {
+  readonly #handlers = new Set<OutputHandler>();
+  readonly #changes = new Changes();
+  #kept = "";
+
+  on(handler: OutputHandler): () => void {
+    this.#handlers.add(handler);
+    const kept = this.#kept;
+    this.#kept = "";
+    if (kept !== "") handler(kept);
+    this.#changes.tell();
+    return () => this.#handlers.delete(handler);
+  }
+
+  /** Show it; resolves when everybody who listens has it. */
+  async show(text: string): Promise<void> {
+    if (text === "") return;
+    while (this.#handlers.size === 0 && this.#kept.length + text.length > MAX_KEPT) await this.#changes.next();
+    if (this.#handlers.size === 0) this.#kept += text;
+    await Promise.all([...this.#handlers].map((handler) => handler(text)));
+  }
+}
+
 /** A kind of event, the values of which are kept until somebody listens. */
 class Event<T> {
   #handlers = new Set<Handler<T>>();
@@ -78,7 +109,7 @@ class Event<T> {
 export class TerminalSession {
   readonly #host: TerminalHost;
   readonly #options: TerminalOptions;
-  readonly #output = new Event<string>();
+  readonly #output = new Shown();
   readonly #close = new Event<TerminalEnd>();
   readonly #error = new Event<BandSoxError>();
   readonly #state = new Event<TerminalState>();
@@ -112,8 +143,8 @@ export class TerminalSession {
     return this.#session;
   }
 
-  /** What it prints, as text: no character is ever split. */
-  onOutput(handler: Handler<string>): () => void {
+  /** What it prints, as text: no character is ever split. A listener that returns a promise makes the program wait until he has shown it. */
+  onOutput(handler: OutputHandler): () => void {
     return this.#output.on(handler);
   }
 
@@ -206,7 +237,7 @@ export class TerminalSession {
         this.#connected(execution);
         for await (const { data } of execution) {
           offset += data.length;
-          this.#output.emit(decoder.decode(data, { stream: true }));
+          await this.#output.show(decoder.decode(data, { stream: true }));
         }
         this.#ended(session, await execution.wait());
         return;

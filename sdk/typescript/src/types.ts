@@ -46,9 +46,10 @@ export interface CallOptions {
 export interface LongCallOptions extends CallOptions {
   /**
    * The server does it once under this key, however often it is asked to, for a day; a new one by default. With a key of its own, a program that
-   * was started anew asks again and gets what was made.
+   * was started anew asks again and gets what was made. Work with a key goes on when its caller goes away; without one, null, the server gives it
+   * up when the signal is aborted.
    */
-  idempotencyKey?: string | undefined;
+  idempotencyKey?: string | null | undefined;
   /** Told of each step. */
   onProgress?: ((step: Progress) => void) | undefined;
 }

@@ -1,5 +1,9 @@
 import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
-import { BandSox, type ExecEnd, type MicroVM, type Output } from "../src/index.js";
+import { BandSox, type ExecEnd, MicroVM, type Output } from "../src/index.js";
+import { Proxy } from "./proxy.js";
+
+/** What the connection carries besides the output: the headers of frames, and what is said at the beginning. */
+const OVERHEAD = 64 << 10;
 
 const bandsox = new BandSox({ baseUrl: inject("server").url });
 let vm: MicroVM;
@@ -125,9 +129,43 @@ describe("execute", () => {
     await gone(program);
   });
 
-  it("refuses to keep more output than fits", async () => {
-    const program = await vm.execute("head -c 80000000 /dev/zero");
-    await expect(program.wait()).rejects.toMatchObject({ code: "limit_exceeded" });
+  it("waits for whoever reads slowly: never is more under way than a window", async () => {
+    const proxy = await Proxy.of(inject("server").url);
+    try {
+      const slow = new MicroVM(vm.vmId, new BandSox({ baseUrl: proxy.url }));
+      const program = await slow.execute("head -c 6000000 /dev/zero; echo end >&2");
+      let [read, round] = [0, 0];
+      for await (const { stream, data } of program) {
+        if (stream === "stderr") expect(Buffer.from(data).toString()).toBe("end\n");
+        else read += data.length;
+        if (read > round * 1_000_000) {
+          round++;
+          await vm.execCommand("true"); // as long as it takes to hear of the guest otherwise
+          expect(proxy.received - read).toBeLessThan((1 << 20) + OVERHEAD);
+        }
+      }
+      expect(read).toBe(6_000_000);
+      expect(await program.wait()).toMatchObject({ exit_code: 0 });
+    } finally {
+      proxy.close();
+    }
+  });
+
+  it("keeps what was not read when a loop was left, and goes on with it", async () => {
+    const program = await vm.execute("head -c 3000000 /dev/zero");
+    let read = 0;
+    for await (const { data } of program) {
+      read += data.length;
+      if (read > 1_000_000) break;
+    }
+    for await (const { data } of program) read += data.length;
+    expect(read).toBe(3_000_000);
+  });
+
+  it("fails where its end is waited for, and nobody reads what it wants to print before", async () => {
+    const program = await vm.execute("head -c 3000000 /dev/zero");
+    await expect(program.wait()).rejects.toMatchObject({ name: "GuestError", code: "limit_exceeded" });
+    await gone(program);
   });
 });
 

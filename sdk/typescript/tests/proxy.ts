@@ -8,6 +8,8 @@ export class Proxy {
   cuts: number[] = [];
   /** How many connections were made. */
   connections = 0;
+  /** How many bytes came from the server. */
+  received = 0;
   /** Its address. */
   readonly url: string;
   readonly #server: Server;
@@ -47,6 +49,7 @@ export class Proxy {
     let passed = 0;
     far.on("data", (data) => {
       passed += data.length;
+      this.received += data.length;
       if (passed < cut) near.write(data);
       else near.resetAndDestroy();
     });

@@ -92,6 +92,25 @@ describe("a terminal", () => {
     expect((await vm.execCommand(`while kill -0 ${pid} 2>/dev/null; do :; done`, 60)).exit_code).toBe(0);
   });
 
+  it("makes its program wait for whoever shows it slowly, and loses nothing", async () => {
+    const terminal = vm.connectTerminal(80, 24, { command: "stty -opost; seq 1 400000; echo end." });
+    let shown = "";
+    let under_way = 0;
+    const closed = new Promise<void>((resolve) =>
+      terminal.onClose(() => {
+        resolve();
+      }),
+    );
+    terminal.onOutput(async (text) => {
+      expect(++under_way).toBe(1); // the next piece waits until this one is shown
+      await Promise.resolve();
+      shown += text;
+      under_way--;
+    });
+    await closed;
+    expect(shown).toBe(`${Array.from({ length: 400_000 }, (_, index) => index + 1).join("\n")}\nend.\n`);
+  });
+
   it("is left running, and come back to by its session", async () => {
     const terminal = vm.connectTerminal(80, 24, { command: "echo before; read x; echo after $x" });
     await new Screen(terminal).shows("before");
