@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from bandsox import BandSox, MicroVM
-from tests.dashboard.browsing import visiting
+from tests.dashboard.browsing import barriers, visiting
 from tests.server.servers import Server
 
 
@@ -29,6 +29,41 @@ def nothing_is_left(bandsox: BandSox, machine: MicroVM) -> Iterator[None]:
 def menu(page: Page, name: str, entry: str) -> None:
     page.get_by_role("button", name=f"Actions for {name}", exact=True).click()
     page.get_by_role("menuitem", name=entry, exact=True).click()
+
+
+def test_a_snapshot_is_taken_named_noted_restored_and_deleted(page: Page, machine: MicroVM, bandsox: BandSox) -> None:
+    page.goto("/vms/shared")
+    menu(page, "shared", "Snapshot")
+    page.get_by_label("Name", exact=True).fill("ready")
+    page.get_by_role("button", name="Take it").click()
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("table", name="Snapshots").get_by_role("link", name="shared")).to_be_visible()
+    menu(page, "ready", "Rename")
+    page.get_by_label("Name", exact=True).fill("<i>steady</i>")
+    page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+    menu(page, "<i>steady</i>", "Metadata")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_label("Name of entry 1").fill("kind")
+    page.get_by_label("Value of kind").fill("trial")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Metadata saved")).to_be_visible()
+    assert barriers(page) == []
+    page.get_by_label("Search snapshots").fill("trial")
+    menu(page, "<i>steady</i>", "Restore")
+    page.get_by_label("Name", exact=True).fill("restored")
+    page.get_by_role("dialog").get_by_role("button", name="Restore").click()
+    expect(page.get_by_role("heading", name="restored", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Family").click()
+    family = page.get_by_label("Family of restored")
+    expect(family.get_by_role("link", name="<i>steady</i>, snapshot").get_by_text("<i>steady</i>").first).to_be_visible()
+    family.get_by_role("link", name="shared, running").get_by_text("running").click()
+    expect(page.get_by_role("heading", name="shared", exact=True)).to_be_visible()
+    page.goto("/snapshots")
+    page.get_by_label("Choose <i>steady</i>").check()
+    page.get_by_role("toolbar").get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("There are no snapshots yet")).to_be_visible()
+    assert bandsox.list_snapshots() == []
 
 
 def test_clones_are_made_and_all_deleted_at_once(page: Page, machine: MicroVM, bandsox: BandSox) -> None:

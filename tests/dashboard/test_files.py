@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -58,6 +60,27 @@ def test_what_was_changed_is_not_left_without_asking(page: Page, machine: MicroV
     page.get_by_role("button", name="Leave").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert machine.get_file_contents("/srv/keep.txt") == "as it was"
+
+
+def test_files_come_in_by_choosing_and_by_dropping_and_go_home_byte_for_byte(page: Page, machine: MicroVM, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 40_000
+    (tmp_path / "large file.bin").write_bytes(content)
+    machine.make_dir("/srv/in")
+    page.goto("/vms/shared/files?path=/srv/in")
+    page.locator("input[type=file]").set_input_files(tmp_path / "large file.bin")
+    expect(page.get_by_text("1 of 1 uploaded")).to_be_visible()
+    dropped = page.evaluate_handle("() => { const data = new DataTransfer(); data.items.add(new File(['dropped'], 'd.txt')); return data }")
+    page.get_by_label("Files of /srv/in").dispatch_event("drop", {"dataTransfer": dropped})
+    expect(page.get_by_text("2 of 2 uploaded")).to_be_visible()
+    assert machine.get_file_contents("/srv/in/d.txt") == "dropped"
+    with page.expect_download() as one:
+        menu(page, "large file.bin", "Download")
+    assert one.value.suggested_filename == "large file.bin"
+    assert Path(one.value.path()).read_bytes() == content
+    with page.expect_download() as all_of_them:
+        page.get_by_role("link", name="Download all").click()
+    with tarfile.open(fileobj=io.BytesIO(Path(all_of_them.value.path()).read_bytes())) as archive:
+        assert {"in/d.txt", "in/large file.bin"} <= set(archive.getnames())
 
 
 def test_an_upload_that_fails_says_why(page: Page, machine: MicroVM, tmp_path: Path) -> None:

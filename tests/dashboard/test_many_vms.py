@@ -46,6 +46,20 @@ def test_a_page_shows_and_measures_only_what_it_has(page: Page, crowd: list[dict
     assert measured <= shown
 
 
+def test_all_can_be_shown_chosen_searched_and_sorted(page: Page, crowd: list[dict[str, Any]]) -> None:
+    page.goto("/?per=500")
+    rows = page.get_by_role("row")
+    expect(rows).to_have_count(1 + COUNT)
+    page.get_by_label("Choose all of this page").check()
+    expect(page.get_by_role("toolbar").get_by_role("status")).to_have_text(f"{COUNT} VMs chosen")
+    expect(page.get_by_role("toolbar").get_by_role("button", name=f"Pause {COUNT // 4}")).to_be_visible()
+    page.get_by_label("Search VMs").press_sequentially("vm-499")
+    expect(rows).to_have_count(2)
+    page.get_by_label("Search VMs").fill("")
+    page.get_by_role("button", name="Name", exact=True).click()
+    expect(page.get_by_role("rowheader").first).to_contain_text("vm-0")
+
+
 def test_one_that_changes_is_the_only_row_that_is_touched(page: Page, crowd: list[dict[str, Any]]) -> None:
     changed = {**crowd[7], "name": "another name"}
     page.route(re.compile(f"/api/vms/{changed['id']}$"), lambda route: answer(route, changed))

@@ -33,6 +33,40 @@ def nothing_runs_on(machine: MicroVM) -> Iterator[None]:
             machine.exec_command(f"tail --pid={session.pid} -f /dev/null", timeout=60)
 
 
+def test_a_shell_speaks_unicode_in_colours_and_at_the_size_of_the_page(page: Page, machine: MicroVM) -> None:
+    page.goto("/vms/shared/terminal")
+    expect(screen(page)).to_contain_text(re.compile("[#$]"))
+    type_line(page, "echo grüße $((6*7)) 漢字 🎉; printf '\\033[38;2;1;2;3mtrue\\033[0m colour\\n'; stty size")
+    expect(screen(page)).to_contain_text("grüße 42 漢字")
+    expect(screen(page).get_by_text("true", exact=True).last).to_have_css("color", "rgb(1, 2, 3)")
+    before = screen(page).inner_text()
+    page.set_viewport_size({"width": 800, "height": 600})
+    type_line(page, "stty size")
+    expect(screen(page)).to_contain_text(re.compile(r"\d+ [5-9]\d(?!\d)"))
+    assert before != screen(page).inner_text()
+
+
+def test_a_page_that_is_loaded_again_shows_the_same_terminals(page: Page, machine: MicroVM) -> None:
+    page.goto("/vms/shared/terminal")
+    expect(screen(page)).to_contain_text(re.compile("[#$]"))
+    type_line(page, "printf '\\033[6n'; read -rs -d R answer; echo kept-$((1+1))")
+    expect(screen(page)).to_contain_text("kept-2")
+    page.get_by_role("button", name="New terminal").click()
+    expect(page.get_by_role("tab")).to_have_count(2)
+    page.reload()
+    expect(page.get_by_role("tab")).to_have_count(2)
+    page.get_by_role("tab").first.click()
+    expect(screen(page)).to_contain_text("kept-2")
+    type_line(page, "echo goes-$((1+1))-on")
+    expect(screen(page)).to_contain_text("goes-2-on")
+    assert "not found" not in screen(page).inner_text(), "the question was answered a second time, to the shell"
+    page.get_by_role("button", name=re.compile("^End")).first.click()
+    page.get_by_role("button", name="End it").click()
+    expect(page.get_by_role("tab")).to_have_count(1)
+    type_line(page, "exit 3")
+    expect(page.get_by_text("Ended with 3.")).to_be_visible()
+
+
 def test_a_server_that_is_killed_and_comes_back_loses_nothing_of_two_tabs(browser: Browser, storage: Path, machine: MicroVM) -> None:
     with serving(storage) as server, visiting(browser, server.url) as context:
         port = server.url.rpartition(":")[2]
