@@ -84,6 +84,22 @@ def test_search_filters_and_addresses_agree(page: Page, machine: MicroVM, spare:
     assert page.get_by_role("rowheader").all_text_contents()[0].strip().startswith("shared")
 
 
+def test_one_whose_memory_is_on_the_disk_is_found_and_woken(page: Page, machine: MicroVM, spare: MicroVM) -> None:
+    spare.exec_command("echo remembered > /run/note")
+    page.goto("/")
+    expect(row(page, "spare").get_by_text("running")).to_be_visible()
+    spare.hibernate()
+    expect(row(page, "spare").get_by_text("saved")).to_be_visible()
+    page.get_by_role("button", name="saved 1").click()
+    expect(row(page, "shared")).to_have_count(0)
+    page.get_by_role("link", name="spare", exact=True).click()
+    expect(page.get_by_text("saved", exact=True)).to_be_visible()
+    menu(page, "spare", "Wake")
+    expect(page.get_by_text("Woke spare")).to_be_visible()
+    expect(page.get_by_text("running", exact=True)).to_be_visible()
+    assert spare.get_file_contents("/run/note") == "remembered\n"
+
+
 def test_many_are_changed_at_once_each_as_it_fits(page: Page, machine: MicroVM, spare: MicroVM) -> None:
     page.goto("/?q=spare")
     page.get_by_label("Choose spare").check()

@@ -1,15 +1,24 @@
 /** The server that the page came from, through the SDK of this project. */
 
-import { BandSox } from "bandsox";
+import { BandSox, type LongCallOptions, MicroVM } from "bandsox";
 
 /** Tells (`unknown`) when a request was refused because nobody is logged in. */
 export const refusals = new EventTarget();
 
+/** What is refused where a password is wrong, which says nothing about who is logged in. */
+const PASSWORDS = new Set(["/api/auth/login", "/api/auth/password"]);
+
 /** `fetch`, which tells of refusals. */
-export async function asking(...request: Parameters<typeof fetch>): Promise<Response> {
+async function asking(...request: Parameters<typeof fetch>): Promise<Response> {
   const answer = await fetch(...request);
-  if (answer.status === 401) refusals.dispatchEvent(new Event("unknown"));
+  if (answer.status === 401 && !PASSWORDS.has(new URL(answer.url).pathname)) refusals.dispatchEvent(new Event("unknown"));
   return answer;
 }
 
 export const bandsox = new BandSox({ baseUrl: location.origin, fetch: asking });
+
+/** A handle of a VM. */
+export const machine = (vm: string): MicroVM => new MicroVM(vm, bandsox);
+
+/** Who follows long work, and gives it up with his signal. */
+export type Following = LongCallOptions;

@@ -1,13 +1,13 @@
 /** What may be done with a VM, by its status: one table for rows, for many at once, and for a VM's own page. */
 
 import type { Vm, VmStatus } from "../api/types";
-import { vms } from "../api/vms";
+import { bandsox } from "../api/sdk";
 import { count } from "../format";
 import { confirmations } from "./confirmation.svelte";
 import { machines } from "./machines.svelte";
 import { notices } from "./notices.svelte";
 
-export type Verb = "start" | "resume" | "pause" | "stop" | "delete";
+export type Verb = "start" | "resume" | "wake" | "pause" | "stop" | "delete";
 
 interface Action {
   label: string;
@@ -17,11 +17,12 @@ interface Action {
 }
 
 export const ACTIONS: Record<Verb, Action> = {
-  start: { label: "Start", done: "Started", fits: ["stopped", "dead"], run: (vm) => vms.start(vm) },
-  resume: { label: "Resume", done: "Resumed", fits: ["paused"], run: (vm) => vms.resume(vm) },
-  pause: { label: "Pause", done: "Paused", fits: ["running"], run: (vm) => vms.pause(vm) },
-  stop: { label: "Stop", done: "Stopped", fits: ["running", "paused"], run: (vm) => vms.stop(vm) },
-  delete: { label: "Delete", done: "Deleted", fits: ["running", "paused", "stopped", "dead"], run: (vm) => vms.delete(vm) },
+  start: { label: "Start", done: "Started", fits: ["stopped", "dead"], run: (vm) => bandsox.startVm(vm) },
+  resume: { label: "Resume", done: "Resumed", fits: ["paused"], run: (vm) => bandsox.resumeVm(vm) },
+  wake: { label: "Wake", done: "Woke", fits: ["saved"], run: (vm) => bandsox.resumeVm(vm) },
+  pause: { label: "Pause", done: "Paused", fits: ["running"], run: (vm) => bandsox.pauseVm(vm) },
+  stop: { label: "Stop", done: "Stopped", fits: ["running", "paused"], run: (vm) => bandsox.stopVm(vm) },
+  delete: { label: "Delete", done: "Deleted", fits: ["running", "paused", "saved", "stopped", "dead"], run: (vm) => bandsox.deleteVm(vm) },
 };
 
 export const VERBS = Object.keys(ACTIONS) as Verb[];

@@ -1,30 +1,26 @@
 /** What happens on the server, as it happens, whoever does it: events, not polling. */
 
-export interface Happening {
-  id: number;
-  /** Such as `vm.created`. `lost`: something was missed, so that everything has to be asked for anew. */
-  type: string;
-  subject: string;
-  name: string;
-  status: string | null;
-}
+import { AccessDenied, type ServerEvent } from "bandsox";
+import { bandsox, refusals } from "../api/sdk";
+import { notices } from "./notices.svelte";
+
+/** Something that happened: `type` is such as `vm.created`; `lost` says that something was missed, so that everything has to be asked for anew. */
+export type Happening = ServerEvent;
 
 type Listener = (what: Happening) => void;
 
 class Happenings {
-  /** Whether they are heard of now. */
-  connected = $state(false);
   #listeners = new Map<Listener, string>();
-  #source: EventSource | null = null;
 
-  /** Listen until the function that is returned is called. The browser takes a connection that broke up again, behind the last event. */
+  /** Listen until the function that is returned is called; `connected` is called whenever a connection has come about. */
   follow(connected: () => void): () => void {
-    const source = new EventSource("/api/events");
-    source.onerror = () => (this.connected = false);
-    source.onmessage = ({ data }: MessageEvent<string>) => this.#told(JSON.parse(data) as Happening, connected);
-    this.#source?.close();
-    this.#source = source;
-    return () => source.close();
+    const stopped = new AbortController();
+    this.#listen(connected, stopped.signal).catch((error: unknown) => {
+      if (stopped.signal.aborted) return;
+      if (error instanceof AccessDenied) refusals.dispatchEvent(new Event("unknown"));
+      else notices.failed(error);
+    });
+    return () => stopped.abort();
   }
 
   /** Hear of what happens to things of a kind, such as `vm`, and of having missed something, until the function that is returned is called. */
@@ -33,12 +29,14 @@ class Happenings {
     return () => void this.#listeners.delete(listener);
   }
 
-  #told(what: Happening, connected: () => void): void {
-    if (what.type === "hello") {
-      this.connected = true;
-      connected();
-      return;
+  async #listen(connected: () => void, signal: AbortSignal): Promise<void> {
+    for await (const what of bandsox.events({}, { signal })) {
+      if (what.type === "hello") connected();
+      else this.#tell(what);
     }
+  }
+
+  #tell(what: Happening): void {
     const subject = what.type.split(".")[0];
     for (const [listener, wanted] of this.#listeners) if (subject === wanted || what.type === "lost") listener(what);
   }

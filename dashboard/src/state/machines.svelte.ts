@@ -2,7 +2,7 @@
 
 import { asFailure, type Failure } from "../api/failure";
 import type { Vm } from "../api/types";
-import { vms } from "../api/vms";
+import { bandsox, machine } from "../api/sdk";
 import { happenings, type Happening } from "./happenings.svelte";
 import { notices } from "./notices.svelte";
 
@@ -36,7 +36,7 @@ class Machines {
   /** Fetch one anew, which may have gone. */
   async refresh(id: string): Promise<void> {
     try {
-      this.#put(await vms.get(id));
+      this.#put(await machine(id).getInfo());
     } catch (error) {
       if (asFailure(error).code !== "vm_not_found") throw error;
       this.forget(id);
@@ -50,6 +50,7 @@ class Machines {
   async #happened({ type, subject }: Happening): Promise<void> {
     try {
       if (type === "lost") await this.load();
+      else if (subject === undefined) return;
       else if (type === "vm.deleted") this.forget(subject);
       else await this.refresh(subject);
     } catch (error) {
@@ -59,7 +60,7 @@ class Machines {
 
   async #fetch(): Promise<void> {
     try {
-      this.list = await vms.list();
+      this.list = await bandsox.listVms();
       this.failure = null;
     } catch (error) {
       this.failure = asFailure(error);

@@ -4,7 +4,7 @@
  */
 
 import type { Load } from "../api/types";
-import { vms } from "../api/vms";
+import { machine } from "../api/sdk";
 
 /** Fractions of 1 at one moment. */
 export interface Sample {
@@ -41,7 +41,7 @@ export class Meter {
   async #measure(stopped: AbortSignal): Promise<void> {
     while (!stopped.aborted) {
       try {
-        if (!document.hidden) this.#add(await vms.load(this.#vm, false, stopped));
+        if (!document.hidden) this.#add(await machine(this.#vm).metrics({}, { signal: stopped }));
       } catch {
         // A guest that does not answer has no load; the page says elsewhere what is wrong with it.
       }

@@ -1,7 +1,6 @@
 /** Whether the server knows who is here. */
 
-import { auth } from "../api/host";
-import { refusals } from "../api/sdk";
+import { bandsox, refusals } from "../api/sdk";
 import { asFailure, type Failure } from "../api/failure";
 
 class Session {
@@ -17,7 +16,7 @@ class Session {
 
   async check(): Promise<void> {
     try {
-      const answer = await auth.check();
+      const answer = await bandsox.authCheck();
       this.guarded = answer.auth_enabled;
       this.known = answer.authenticated;
       this.failure = null;
@@ -27,12 +26,12 @@ class Session {
   }
 
   async login(password: string): Promise<void> {
-    await auth.login(password);
+    await bandsox.login(password);
     this.known = true;
   }
 
   async logout(): Promise<void> {
-    await auth.logout();
+    await bandsox.logout();
     this.known = false;
   }
 }

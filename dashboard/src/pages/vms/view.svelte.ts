@@ -5,7 +5,7 @@ import { router } from "../../shell/router.svelte";
 
 export type Column = "name" | "status" | "image" | "mem_mib" | "created_at";
 
-export const STATUSES: readonly VmStatus[] = ["running", "paused", "stopped", "dead", "creating"];
+export const STATUSES: readonly VmStatus[] = ["running", "paused", "saved", "stopped", "dead", "creating"];
 export const PAGE_SIZES = [25, 50, 100, 500];
 
 const ORDERS: Record<Column, (one: Vm, other: Vm) => number> = {

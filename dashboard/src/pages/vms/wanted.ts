@@ -15,7 +15,7 @@ export interface Form {
   /** Minutes; empty for no end. */
   ttl: number | null;
   idle: number | null;
-  onExpiry: "delete" | "stop" | "pause";
+  onExpiry: "delete" | "stop" | "pause" | "snapshot";
 }
 
 export const EMPTY: Form = {

@@ -1,7 +1,7 @@
 /** Files on their way into a VM, two at a time. Their contents go as they are read from the disk. */
 
 import { asFailure } from "../../../api/failure";
-import { files } from "../../../api/files";
+import { machine } from "../../../api/sdk";
 import { below } from "./paths";
 
 export class Upload {
@@ -76,7 +76,8 @@ export class Uploads {
 
   async #send(upload: Upload): Promise<void> {
     try {
-      await files.write(this.#vm, upload.path, upload.content, { progress: (sent) => (upload.sent = sent), signal: upload.stop.signal });
+      const options = { onProgress: (sent: number) => (upload.sent = sent) };
+      await machine(this.#vm).uploadFile(upload.path, upload.content, options, { signal: upload.stop.signal });
       upload.state = "done";
       this.#arrived();
     } catch (error) {

@@ -1,8 +1,9 @@
 /** The shells of a VM that have a terminal: those that were opened before, here or elsewhere, and new ones. */
 
+import { SHELL } from "bandsox";
+import { machine } from "../../../api/sdk";
 import type { Session } from "../../../api/types";
-import { sessions } from "../../../api/vms";
-import { visible } from "../console/visible";
+import { visible } from "../../../visible";
 
 export class Shell {
   readonly id: string;
@@ -24,9 +25,6 @@ export class Shell {
   }
 }
 
-const SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh";
-const KILL = 9;
-
 export class Shells {
   list = $state.raw<Shell[]>([]);
   current = $state<string | null>(null);
@@ -44,7 +42,7 @@ export class Shells {
   /** Show the terminals that are there, or open the first. */
   async find(): Promise<void> {
     try {
-      const running = (await sessions.list(this.#vm)).filter((session) => session.tty && session.running);
+      const running = (await machine(this.#vm).listSessions()).filter((session) => session.tty && session.running);
       this.failure = null;
       if (!running.length) {
         await this.open();
@@ -59,8 +57,8 @@ export class Shells {
 
   async open(): Promise<void> {
     try {
-      const options = { command: SHELL, env: { TERM: "xterm-256color", COLORTERM: "truecolor" }, tty: { cols: 80, rows: 24 } };
-      const { id } = await sessions.start(this.#vm, options);
+      const options = { env: { TERM: "xterm-256color", COLORTERM: "truecolor" }, tty: { cols: 80, rows: 24 } };
+      const { id } = await machine(this.#vm).startSession(SHELL, options);
       this.list = [...this.list, new Shell(id, "shell", false)];
       this.current = id;
     } catch (error) {
@@ -68,10 +66,9 @@ export class Shells {
     }
   }
 
-  /** End a shell with all that it has started, and forget it. */
+  /** End a shell with all that it has started. One that has ended was forgotten then. */
   async close(shell: Shell): Promise<void> {
-    if (shell.ended === null) await sessions.signal(this.#vm, shell.id, KILL);
-    else await sessions.forget(this.#vm, shell.id);
+    if (shell.ended === null) await machine(this.#vm).killSession(shell.id);
     this.list = this.list.filter((each) => each !== shell);
     if (this.current === shell.id) this.current = this.list.at(-1)?.id ?? null;
   }
