@@ -9,7 +9,7 @@ import pytest
 from bandsox import AsyncBandSox, AsyncMicroVM, BandSox, MicroVM
 
 PAIRS = {AsyncBandSox: BandSox, AsyncMicroVM: MicroVM}
-ASYNC_ONLY = {"execute", "guest", "running", "refresh", "engine", "feed"}
+ASYNC_ONLY = {"execute", "guest", "running", "refresh", "engine", "feed", "following_network_log"}
 """`execute` is a context around a running command; the blocking face has `stream` and sessions for that."""
 
 

@@ -12,6 +12,8 @@ import msgspec
 
 from bandsox.client.connection import MESSAGEPACK, Connection
 from bandsox.client.guest import RemoteGuest, refuse
+from bandsox.client.network import RemoteNetwork
+from bandsox.client.timeline import RemoteTimeline
 from bandsox.errors import LimitExceeded, Unsupported, VMNotFound
 from bandsox.guest.http import HttpResponse, build_request
 from bandsox.models import Balloon, PortState, ProgressCallback, PublishedPort, RestoreReceipt, VMStatus
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from bandsox.process import ProcessId
 
 
-class RemoteMicroVM(AsyncMicroVM):
+class RemoteMicroVM(RemoteNetwork, RemoteTimeline, AsyncMicroVM):
     """A handle on one machine of a server; used as `AsyncMicroVM`."""
 
     def __init__(self, connection: Connection, info: dict[str, Any]) -> None:
@@ -66,7 +68,7 @@ class RemoteMicroVM(AsyncMicroVM):
         return dict(self._info)
 
     async def status(self) -> VMStatus:
-        """Whether it is running, paused, stopped or dead, now."""
+        """Whether it is running, paused, saved, stopped or dead, now."""
         return VMStatus((await self.info())["status"])
 
     async def start(self) -> None:
@@ -82,7 +84,7 @@ class RemoteMicroVM(AsyncMicroVM):
         await self._change("pause")
 
     async def resume(self) -> None:
-        """Let it go on after a pause."""
+        """Let it go on after a pause, or from its memory on the disk."""
         await self._change("resume")
 
     async def _change(self, verb: str, **options: Any) -> None:

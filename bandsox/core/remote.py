@@ -8,14 +8,15 @@ import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
-from urllib.parse import quote
 
 import msgspec
 
 from bandsox.client import forms
+from bandsox.client.addresses import segment
 from bandsox.client.connection import Connection
 from bandsox.client.guest import refuse
 from bandsox.client.machine import RemoteMicroVM
+from bandsox.client.network import demand
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
 from bandsox.models import TEMPLATE_PREFIX, Change, Image, Isolation, OnExpiry, Policy, ProgressCallback, PublishedPort, Template
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _DOCKERFILE_OPTIONS = frozenset(
     {"enable_networking", "force_rebuild", "dns", "vmm", "disk_bandwidth_mbps", "disk_iops", "confinement", "ttl", "idle_timeout"}
-    | {"on_expiry", "auto_resume", "publish", "network_bandwidth_mbps", "balloon_mib", "mmds", "track_dirty_pages"}
+    | {"on_expiry", "auto_resume", "publish", "network_bandwidth_mbps", "balloon_mib", "mmds", "track_dirty_pages", "network"}
 )
 """What may be given to `create_vm_from_dockerfile` beyond its parameters."""
 
@@ -115,8 +116,8 @@ class RemoteBandSox(AsyncBandSox):
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
-        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host and policies."""
-        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or network is not None or ephemeral:
+        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host."""
+        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or ephemeral:
             refuse()
         if isinstance(docker_image, Template):
             docker_image = f"{TEMPLATE_PREFIX}{docker_image.id}"
@@ -146,6 +147,7 @@ class RemoteBandSox(AsyncBandSox):
             "on_expiry": on_expiry,
             "auto_resume": auto_resume,
             "publish": _published(publish),
+            "network": demand(network),
         }
         made = await self._server.make("/api/vms", progress, json=wanted)
         return await self._made(made)
@@ -187,8 +189,9 @@ class RemoteBandSox(AsyncBandSox):
             "metadata": dict(metadata or {}),
             "mcp": None if mcp is None else dict(mcp),
             "build_args": dict(build_args or {}),
-            **{option: value for option, value in kwargs.items() if option != "publish"},
+            **{option: value for option, value in kwargs.items() if option not in {"publish", "network"}},
             "publish": _published(kwargs.get("publish")),
+            "network": demand(kwargs.get("network")),
         }
         path = Path(dockerfile_path)
         directory = Path(context) if context is not None else path.parent
@@ -349,11 +352,11 @@ class RemoteBandSox(AsyncBandSox):
 
 
 def _path(vm: str) -> str:
-    return f"/api/vms/{quote(vm, safe='')}"
+    return f"/api/vms/{segment(vm)}"
 
 
 def _snapshot(snapshot: str) -> str:
-    return f"/api/snapshots/{quote(snapshot, safe='')}"
+    return f"/api/snapshots/{segment(snapshot)}"
 
 
 def _published(publish: Mapping[int | str, int] | Iterable[PublishedPort | str] | None) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -92,8 +92,9 @@ class Policing:
         """
         return learned_from(await self.log(vm_id))
 
-    async def follow(self, vm_id: str) -> AsyncGenerator[NetworkEvent, None]:
-        """What a machine connects to from now on, as it happens, until its network ends.
+    @contextlib.asynccontextmanager
+    async def following(self, vm_id: str) -> AsyncIterator[AsyncIterator[NetworkEvent]]:
+        """What a machine connects to from the beginning of the block on, as it happens, until its network ends.
 
         Raises
         ------
@@ -101,9 +102,8 @@ class Policing:
         """
         record = await self._get(vm_id)
         _check_policed(record)
-        async with contextlib.aclosing(filtering.follow(self._layout.vm(record.id))) as events:
-            async for event in events:
-                yield event
+        async with filtering.following(self._layout.vm(record.id)) as events:
+            yield events
 
 
 def connections(events: Iterable[NetworkEvent]) -> list[Connection]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from bandsox.errors import ProtocolError
+from bandsox.errors import LimitExceeded, ProtocolError
 from bandsox.guest.answers import CompareAnswer, DifferencesEvent, decode
 from bandsox.guest.connection import Operations
 from bandsox.guest.files import TREE_TIMEOUT
 from bandsox.guest.frames import FrameType
 from bandsox.guest.messages import Compare
 from bandsox.models import FileDifference
+
+MOST_PATH_BYTES = 64 << 20
+"""How many bytes the paths of all differences may have: how long they are is the guest's choice."""
 
 
 class ComparisonOperations(Operations):
@@ -24,10 +27,12 @@ class ComparisonOperations(Operations):
 
         Raises
         ------
+        LimitExceeded: their paths have more than `MOST_PATH_BYTES`.
         GuestFileError: a disk does not hold a writable layer that can be read.
         MachineStopped, Timeout, ProtocolError: the connection failed.
         """
         found: list[FileDifference] = []
+        length = 0
         async with self._connector.operation(Compare(before=before, after=after, limit=limit), timeout=timeout) as connection:
             while True:
                 kind, payload = await connection.next_frame()
@@ -36,6 +41,9 @@ class ComparisonOperations(Operations):
                 if kind != FrameType.EVENT:
                     raise connection.unexpected(kind)
                 differences = decode(payload, DifferencesEvent).differences
+                length += sum(len(each.path) for each in differences)
+                if length > MOST_PATH_BYTES:
+                    raise LimitExceeded(f"the paths of what differs have more than {MOST_PATH_BYTES} bytes", remedy="compare nearer states")
                 found += [FileDifference(each.change, each.path, each.type, each.size) for each in differences]
                 if len(found) > limit:
                     raise ProtocolError(f"the guest tells of more than the {limit} differences that were asked for")

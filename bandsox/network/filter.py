@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,9 @@ def is_alive(directory: Path) -> bool:
         return False
 
 
-async def follow(directory: Path) -> AsyncGenerator[NetworkEvent, None]:
-    """What the filter writes down from now on, as it comes, until it ends.
+@contextlib.asynccontextmanager
+async def following(directory: Path) -> AsyncIterator[AsyncIterator[NetworkEvent]]:
+    """What the filter writes down from the beginning of the block on, as it comes, until it ends.
 
     Raises
     ------
@@ -94,10 +95,17 @@ async def follow(directory: Path) -> AsyncGenerator[NetworkEvent, None]:
         try:
             await loop.sock_sendall(control, msgspec.json.encode({"op": "follow"}))
             _read(await loop.sock_recv(control, _MAX_REPLY))
-            while entry := await loop.sock_recv(control, _MAX_REPLY):
-                yield msgspec.json.decode(entry, type=NetworkEvent)
-        except ConnectionError:
-            return
+        except ConnectionError as error:
+            raise _gone(error) from error
+        async with contextlib.aclosing(_entries(control)) as entries:
+            yield entries
+
+
+async def _entries(control: socket.socket) -> AsyncGenerator[NetworkEvent, None]:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionError):
+        while entry := await loop.sock_recv(control, _MAX_REPLY):
+            yield msgspec.json.decode(entry, type=NetworkEvent)
 
 
 def written(directory: Path) -> list[NetworkEvent]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from bandsox.errors import InvalidRequest
 from bandsox.models import Policy
 from bandsox.network import plan
+from bandsox.network.rules import NOT_INTERNET4, NOT_INTERNET6
 
 MAX_RULES = 512
 _MAX_TEXT = 48 << 10
@@ -94,6 +96,31 @@ def compiled(policy: Policy) -> dict[str, Any]:
             rule["protocol"] = "tcp"
     rates = {"upload": _bytes(policy.upload_mbit), "download": _bytes(policy.download_mbit)}
     return {**rules, "learn": policy.learn, **rates, "connections": policy.connections or 0}
+
+
+def private_rules(policy: Policy) -> list[str]:
+    """The rules of a policy of `policy_of` that open a way to what is not the Internet's, or to an address of this host.
+
+    The filter takes a network for such a rule where it lies in a range that is not the Internet's, or is one address (`kindOf`, there).
+    """
+    return [text for text in policy.allow if any(rule["net"] and _is_private(ip_network(rule["net"])) for rule in parse(text))]
+
+
+def _is_private(network: IPv4Network | IPv6Network) -> bool:
+    special = NOT_INTERNET4 if network.version == 4 else NOT_INTERNET6
+    if any(network.subnet_of(ip_network(each)) for each in special):  # type: ignore[arg-type] # both are of one version
+        return True
+    return network.num_addresses == 1 and _is_own(str(network.network_address), network.version)
+
+
+def _is_own(address: str, version: int) -> bool:
+    """Whether an address is this host's: then, and only then, a socket can be bound to it."""
+    with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def parse(text: str) -> list[dict[str, Any]]:

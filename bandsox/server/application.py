@@ -18,13 +18,29 @@ from bandsox.server.live import admission
 from bandsox.server.live import routes as live
 from bandsox.server.once import Once
 from bandsox.server.proxy.entrance import Entrance, Link
-from bandsox.server.routes import auth, builds, commands, devices, events, files, images, machines, ports, snapshots, system
+from bandsox.server.routes import (
+    auth,
+    builds,
+    commands,
+    devices,
+    events,
+    files,
+    images,
+    machines,
+    networks,
+    ports,
+    snapshots,
+    system,
+    timelines,
+)
 from bandsox.server.service import Service
 from bandsox.version import __version__
 
-ROUTERS = tuple(
-    module.router for module in (system, auth, builds, machines, commands, devices, files, ports, snapshots, images, events, pages)
+_SUBJECTS = (
+    *(system, auth, builds, machines, commands, devices, files, networks, ports, timelines),
+    *(snapshots, images, events, pages),
 )
+ROUTERS = tuple(subject.router for subject in _SUBJECTS)
 """Those of `builds` come before `machines`, where ``from-dockerfile`` would be a machine's name."""
 
 _FAILURES: dict[int | str, dict[str, Any]] = {

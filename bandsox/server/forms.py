@@ -42,6 +42,7 @@ BUILD_BODY: dict[str, Any] = {
                 "required": ["dockerfile"],
                 "properties": {
                     **{name: {"type": "string"} for name in ("dockerfile", "tag", "name", "vmm", "confinement", "on_expiry")},
+                    "network": {"type": "string", "description": "a preset's name, or a policy in JSON"},
                     **{name: {"type": "integer"} for name in ("vcpu", "mem_mib", "disk_size_mib", "balloon_mib", "disk_iops")},
                     **{name: {"type": "boolean"} for name in ("enable_networking", "force_rebuild", "auto_resume", "track_dirty_pages")},
                     **{name: {"type": "number"} for name in ("ttl", "idle_timeout", "disk_bandwidth_mbps", "network_bandwidth_mbps")},

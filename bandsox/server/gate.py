@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bandsox.errors import BandSoxError, Forbidden
+from bandsox.server import segments
 from bandsox.server.auth.callers import Caller
 from bandsox.server.configuration import Configuration
 from bandsox.server.faults import failure, plain_failure
@@ -47,6 +48,7 @@ class Gate:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
+        segments.tell_apart(scope)
         headers = Headers(scope=scope)
         websocket = scope["type"] == "websocket"
         try:
@@ -108,7 +110,7 @@ def audit(scope: Scope, caller: Caller | None, status: int, seconds: float) -> N
     _audit.info(
         "%s %s %d",
         scope.get("method", "WEBSOCKET"),
-        scope["path"],
+        segments.shown(scope["path"]),
         status,
         extra={
             "event": {
@@ -116,7 +118,7 @@ def audit(scope: Scope, caller: Caller | None, status: int, seconds: float) -> N
                 "name": None if caller is None else caller.name,
                 "client": client[0] if client else None,
                 "method": scope.get("method", "WEBSOCKET"),
-                "path": scope["path"],
+                "path": segments.shown(scope["path"]),
                 "status": status,
                 "ms": round(seconds * 1000),
             }

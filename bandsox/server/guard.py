@@ -15,10 +15,13 @@ import anyio
 import anyio.to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.routing import Match
 from starlette.types import Message, Receive
+from starlette.types import Scope as ASGIScope
 
 from bandsox.errors import Forbidden, NotAuthenticated, RequestTooLarge, Timeout
 from bandsox.server.auth.callers import Caller, Scope
+from bandsox.server.segments import name_in
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -115,6 +118,13 @@ class GuardedRoute(APIRoute):
             extra["security"] = [{"key": []}, {"session": []}]
             extra["x-scope"] = self.demand.scope.value
         super().__init__(path, endpoint, openapi_extra=extra, **settings)
+
+    def matches(self, scope: ASGIScope) -> tuple[Match, ASGIScope]:
+        """Whether it is asked for, and the names in its path; see `bandsox.server.segments`."""
+        match, found = super().matches(scope)
+        if found.get("path_params"):
+            found["path_params"] = {key: name_in(each) if isinstance(each, str) else each for key, each in found["path_params"].items()}
+        return match, found
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, behind the checks."""

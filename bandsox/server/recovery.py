@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from bandsox.errors import SnapshotNotFound, VMNotFound
 from bandsox.models import VMRecord, VMStatus
 from bandsox.server.service import Service
 from bandsox.store import Changes
+from bandsox.vm import AsyncMicroVM
 
 
 async def machine(service: Service, plan: Sequence[str], status: str) -> dict[str, Any] | None:
@@ -33,6 +35,11 @@ async def machines(service: Service, plan: Sequence[str]) -> list[VMRecord] | No
     for record in records:
         await service.engine.delete(record.id)
     return None
+
+
+async def checkpoint(machine: AsyncMicroVM, plan: Sequence[str]) -> dict[str, Any] | None:
+    """The answer about the checkpoint that was made; None: it was not."""
+    return next((dataclasses.asdict(each) for each in await machine.checkpoints() if each.snapshot == plan[0]), None)
 
 
 async def snapshot(service: Service, plan: Sequence[str]) -> dict[str, Any] | None:

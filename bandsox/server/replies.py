@@ -38,7 +38,7 @@ def reply(request: Request, value: Any, status: int = 200) -> Response:
 
 
 def textual(value: Any) -> Any:
-    """`value` of plain types, with text in the place of bytes."""
+    """`value` of plain types, with text in the place of bytes. What is encoded already (`msgspec.Raw`) stays as it is."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, Mapping):
@@ -47,7 +47,7 @@ def textual(value: Any) -> Any:
         return [textual(each) for each in value]
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if not value.isascii() else value
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, int | float | msgspec.Raw):
         return value
     return textual(msgspec.to_builtins(value, builtin_types=(bytes,)))
 

@@ -16,7 +16,9 @@ from fastapi import Depends, Request
 
 from bandsox.core import AsyncBandSox
 from bandsox.errors import BandSoxError, Forbidden, SnapshotNotFound, StorageFull, VMNotFound
-from bandsox.models import Snapshot, VMRecord
+from bandsox.models import Policy, Snapshot, VMRecord
+from bandsox.network.policy import policy_of, private_rules
+from bandsox.server import shapes
 from bandsox.server.auth.attempts import Attempts
 from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope
 from bandsox.server.auth.gatekeeper import Gatekeeper
@@ -120,6 +122,27 @@ class Service:
                 f"{caller.name} may not name images of this host: {reference!r}",
                 cause=f"a reference of {parsed.transport.value!r} reads its files or runs its programs",
                 remedy="name an image of a registry, or one that is here",
+            )
+
+    def policy_for(self, caller: Caller, wanted: shapes.NetworkDemand) -> Policy:
+        """The network policy that `caller` wants for a machine. Only administrators open a way to what is not the Internet's.
+
+        Raises
+        ------
+        Forbidden: it does. InvalidRequest: a rule cannot be read.
+        """
+        policy = policy_of(wanted if isinstance(wanted, str) else wanted.model_dump())
+        assert policy is not None
+        self._check_policy(caller, policy)
+        return policy
+
+    @staticmethod
+    def _check_policy(caller: Caller, policy: Policy) -> None:
+        if not caller.may(Scope.ADMIN) and (private := private_rules(policy)):
+            raise Forbidden(
+                f"{caller.name} may not open a way to {private[0]!r}",
+                cause="it is none of the Internet's, or the server's own address",
+                remedy="leave the rule out, or use a key of the scope admin",
             )
 
     async def check_room(self, needed: int = 0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bandsox.models import Connection, NetworkEvent, NetworkStats, Policy
@@ -81,6 +81,12 @@ class GuestNetwork:
 
     async def follow_network_log(self) -> AsyncGenerator[NetworkEvent, None]:
         """What it connects to from now on, as it happens, until its network ends; for the rest as `network_log`."""
-        async with contextlib.aclosing(self._policing.follow(self._record.id)) as events:
+        async with self.following_network_log() as events:
             async for event in events:
                 yield event
+
+    @contextlib.asynccontextmanager
+    async def following_network_log(self) -> AsyncIterator[AsyncIterator[NetworkEvent]]:
+        """As `follow_network_log`: what it connects to from the beginning of the block on."""
+        async with self._policing.following(self._record.id) as events:
+            yield events

@@ -24,6 +24,7 @@ from bandsox.errors import (
     SnapshotNotFound,
     Unsupported,
 )
+from bandsox.guest import comparison
 from bandsox.settings import Layout
 from tests.engine.leaks import Traces
 
@@ -75,7 +76,7 @@ def test_a_timeline_branches(vm: MicroVM) -> None:
         vm.rewind("branch")
 
 
-def test_what_changed_between_checkpoints(vm: MicroVM) -> None:
+def test_what_changed_between_checkpoints(vm: MicroVM, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {(each.change, each.path, each.type) for each in vm.diff("one", "two")}
     assert found == {
         ("modified", b"/root/file", "file"),
@@ -89,6 +90,9 @@ def test_what_changed_between_checkpoints(vm: MicroVM) -> None:
     }
     with pytest.raises(LimitExceeded):
         vm.diff("one", "two", limit=4)
+    monkeypatch.setattr(comparison, "MOST_PATH_BYTES", 40)
+    with pytest.raises(LimitExceeded, match="40 bytes"):
+        vm.diff("one", "two")
 
 
 def test_what_changed_until_now_whatever_the_machine_does(bandsox: BandSox, vm: MicroVM) -> None:

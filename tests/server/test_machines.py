@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from bandsox import BandSox, MicroVM
 from bandsox.errors import InvalidRequest
@@ -55,6 +56,13 @@ def test_the_list_is_that_of_the_library(http: httpx.Client, bandsox: BandSox, v
     assert http.get("/api/vms", params={"image": "other"}).json() == []
 
 
+def test_of_a_machine_without_a_policy_nothing_is_written_down(http: httpx.Client, vm: MicroVM) -> None:
+    path = f"/api/vms/{vm.vm_id}/network"
+    assert http.get(f"{path}/policy").json() == {"policy": None}
+    for what in ("log", "log/follow", "stats", "learned"):
+        assert http.get(f"{path}/{what}").json()["code"] == "conflict"
+
+
 def test_pages_are_the_whole_list_even_where_their_last_entry_was_deleted() -> None:
     def snapshot(number: int) -> Any:
         return SimpleNamespace(id=f"{number:016x}", created_at=1e9 - number // 2)  # two at each time
@@ -87,13 +95,35 @@ def test_pages_are_the_whole_list_even_where_their_last_entry_was_deleted() -> N
         ("POST", "/api/vms", {"image": DEFAULT_IMAGE, "enable_networking": "maybe"}, 422, "invalid_request"),
         ("POST", "/api/vms", {"image": DEFAULT_IMAGE, "colour": "red"}, 422, "invalid_request"),
         ("POST", "/api/vms", {"image": DEFAULT_IMAGE, "mcp": {"x": {}}}, 400, "invalid_request"),
-        ("GET", "/api/vms/%2e%2e%2f%2e%2e", None, 404, "not_found"),
+        ("GET", "/api/vms/%2e%2e%2f%2e%2e", None, 404, "vm_not_found"),
+        ("GET", "/api/vms/%252f", None, 404, "vm_not_found"),
+        ("GET", "/api/vms/a/b", None, 404, "not_found"),
     ],
 )
 def test_a_mistake_is_named(http: httpx.Client, method: str, path: str, body: object, status: int, code: str) -> None:
     answer = http.request(method, path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert set(answer.json()) == {"code", "message", "cause", "remedy", "retryable", "detail"}
+
+
+def test_a_slash_is_a_part_of_a_name_where_it_is_encoded(http: httpx.Client, server: Server, bandsox: BandSox, vm: MicroVM) -> None:
+    before = vm.name
+    remote = BandSox(server.url)
+    try:
+        for name in (f"{before}/files", f"{before}/../x", "..", "."):
+            bandsox.rename_vm(vm.vm_id, name)
+            assert remote.get_vm_info(name) == as_json(bandsox.get_vm_info(vm.vm_id))
+        bandsox.rename_vm(vm.vm_id, f"{before}/files")
+        path = f"/api/vms/{before}%2Ffiles"
+        assert http.put(f"{path}/metadata", json={"metadata": {"by": "name"}}).json()["metadata"] == {"by": "name"}
+        assert http.post(f"{path}%2Fexec", json={"command": "true"}).status_code == 405, "it is a name, and no route of that machine"
+        assert http.post(f"{path.replace('%2F', '%2f')}/exec", json={"command": "echo a"}).json()["stdout"] == "a\n"
+        with connect(f"{server.url.replace('http', 'ws')}{path}/exec-stream", proxy=None) as socket:
+            socket.send('{"command": "exit 3"}')
+            assert json.loads(socket.recv(timeout=60)) == {"type": "exit", "exit_code": 3}
+        assert json.loads((bandsox.storage_dir / "audit.log").read_text().splitlines()[-1])["path"].startswith(path)
+    finally:
+        bandsox.rename_vm(vm.vm_id, before)
 
 
 def test_a_body_that_is_no_json_is_a_mistake_of_the_caller(http: httpx.Client) -> None:

@@ -16,6 +16,7 @@ from bandsox.server.auth.callers import Caller, Scope
 from bandsox.server.faults import status_of
 from bandsox.server.gate import audit
 from bandsox.server.guard import check
+from bandsox.server.segments import name_in
 from bandsox.server.service import Service
 from bandsox.vm import AsyncMicroVM
 
@@ -57,7 +58,7 @@ async def admitted(websocket: WebSocket, scope: Scope) -> AsyncIterator[tuple[Se
 async def admitted_to(websocket: WebSocket, vm: str) -> AsyncIterator[AsyncMicroVM]:
     """The machine that a WebSocket is about, once its opener may use it; see `admitted`."""
     async with admitted(websocket, Scope.EXEC) as (service, caller):
-        yield await service.machine(caller, vm)
+        yield await service.machine(caller, name_in(vm))
 
 
 async def fail(websocket: WebSocket, error: BandSoxError) -> None:

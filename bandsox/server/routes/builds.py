@@ -24,7 +24,7 @@ from bandsox.server import forms, recovery, shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, demands
 from bandsox.server.once import Attempt, TheOnce
-from bandsox.server.routes.machines import made
+from bandsox.server.routes.machines import made, options_for
 from bandsox.server.service import TheCaller, TheService
 from bandsox.workers import storage_errors
 
@@ -48,6 +48,7 @@ async def create_vm_from_dockerfile(service: TheService, caller: TheCaller, once
         wanted, content = await _received(request, directory / "context")
         if wanted.tag is not None and not caller.may(Scope.ADMIN):
             raise Forbidden(f"{caller.name} may not name images", cause="a name holds for everybody", remedy="leave the tag out")
+        options_for(service, caller, wanted)  # before anything is built for what is refused then
         (directory / "Dockerfile").write_text(wanted.dockerfile)
 
         async def work(progress: ProgressCallback) -> dict[str, Any]:
@@ -91,6 +92,8 @@ async def _received(request: Request, context: Path) -> tuple[shapes.NewVMFromDo
     fields: dict[str, Any] = dict(form.fields)
     try:
         fields |= {name: msgspec.json.decode(fields[name]) for name in _JSON if name in fields}
+        if fields.get("network", "").startswith("{"):  # else it is a preset's name
+            fields["network"] = msgspec.json.decode(fields["network"])
         return shapes.NewVMFromDockerfile.model_validate(fields), digest.hexdigest()
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"one of {', '.join(_JSON)} is not JSON", cause=str(error)) from error

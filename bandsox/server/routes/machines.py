@@ -62,15 +62,28 @@ async def create_vm(service: TheService, caller: TheCaller, once: TheOnce, reque
     return await once.answer(request, caller, body, attempt)
 
 
-async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOptions, progress: ProgressCallback) -> dict[str, Any]:
-    """Make a machine of an image that `caller` may use, and tell of it."""
-    name = service.name_for(caller, wanted.name)
+def options_for(service: Service, caller: Caller, wanted: shapes.VMOptions) -> dict[str, Any]:
+    """What `create_vm` is given for what a caller wants.
+
+    Raises
+    ------
+    Forbidden: it is not for this caller. InvalidRequest: a rule of its policy cannot be read.
+    """
     if not all(is_loopback_address(port.host) for port in wanted.publish):
         check(caller, Scope.ADMIN)
-    options = {option: getattr(wanted, option) for option in shapes.VMOptions.model_fields if option not in {"name", "publish"}}
-    options["publish"] = [PublishedPort(port.guest_port, port.host_port, port.host) for port in wanted.publish]
+    return {
+        **{option: getattr(wanted, option) for option in shapes.VMOptions.model_fields},
+        "name": service.name_for(caller, wanted.name),
+        "network": None if wanted.network is None else service.policy_for(caller, wanted.network),
+        "publish": [PublishedPort(port.guest_port, port.host_port, port.host) for port in wanted.publish],
+    }
+
+
+async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOptions, progress: ProgressCallback) -> dict[str, Any]:
+    """Make a machine of an image that `caller` may use, and tell of it. Raises as `options_for`, and as `Service.making`."""
+    options = options_for(service, caller, wanted)
     async with service.making("create", caller, Size(wanted.vcpu, wanted.mem_mib, wanted.disk_size_mib)):
-        vm = await service.bandsox.create_vm(image, name, **options, progress=progress)
+        vm = await service.bandsox.create_vm(image, **options, progress=progress)
     service.bandsox.active_vms.pop(vm.vm_id, None)  # a server holds no machine
     return {"id": vm.vm_id, "status": "created", "name": vm.name}
 
@@ -79,7 +92,7 @@ async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOp
 @demands(Scope.READ)
 async def get_vm(service: TheService, caller: TheCaller, vm: str) -> Response:
     """What is known of a VM. Wherever a path has a VM, it is an id, the beginning of one, or a name."""
-    return json_reply(vm_info(await service.record(caller, vm)))
+    return json_reply(await (await service.machine(caller, vm)).info())
 
 
 @router.delete("/vms/{vm}", response_model=shapes.Status)

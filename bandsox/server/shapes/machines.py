@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bandsox.server.shapes.base import ID, Environment, Given, Seconds, Shape
+from bandsox.server.shapes.networks import NetworkDemand, PolicyInfo
 from bandsox.server.shapes.ports import NewPort
 from bandsox.settings import DEFAULT_IMAGE
 
@@ -38,6 +39,7 @@ class VMOptions(Shape):
     on_expiry: Literal["delete", "stop", "pause", "snapshot"] = Field("delete", description="what becomes of it then")
     auto_resume: bool = Field(False, description="when it is paused or saved, it goes on at the next operation on its guest")
     publish: list[NewPort] = Field([], max_length=256, description="ports of the server's host that lead to ports of the guest")
+    network: NetworkDemand | None = Field(None, description="where it may go: a policy, or a preset's name", examples=["registry-only"])
 
 
 class NewVM(VMOptions):
@@ -82,6 +84,8 @@ class VM(Given):
     disk_size_mib: int
     rootfs_path: str
     network_config: dict[str, Any] | None
+    network_policy: PolicyInfo | None = Field(description="null: it may go wherever the Internet is, and nothing is written down")
+    network_reason: str = Field(description="what its network is made of, or why it has none")
     vsock_config: dict[str, Any] | None
     created_at: float = Field(description="seconds since the epoch")
     status: Literal["creating", "running", "paused", "saved", "stopped", "dead"]

@@ -24,6 +24,8 @@ import {
   type HostInfo,
   type ListSnapshotsOptions,
   type LongCallOptions,
+  type NetworkPolicy,
+  type NetworkPreset,
   type RequestOutcome,
   type RestoreVmOptions,
   type ServerEvent,
@@ -281,6 +283,12 @@ export class BandSox {
   /** How much the server's host has, how much of it is free, and how many VMs are in each status. */
   async host(call?: CallOptions): Promise<HostInfo> {
     return this.connection.call("get", "/api/host", {}, call);
+  }
+
+  /** The network policies that have names, by these. */
+  async networkPresets(call?: CallOptions): Promise<Record<NetworkPreset, NetworkPolicy>> {
+    const { presets } = await this.connection.call("get", "/api/network/presets", {}, call);
+    return presets as Record<NetworkPreset, NetworkPolicy>;
   }
 
   /** What has become of a request of this caller that had a key, within a day; null where there was none. */

@@ -3,7 +3,7 @@
 import { BandSoxError, HostError, InvalidRequest, OutcomeUnknown, describedError } from "./errors.js";
 import { LINES, linesOf } from "./lines.js";
 import { type Answer, type Request as Wanted, type Route, type Verb } from "./schema.js";
-import { type BandSoxConfig, type CallOptions, type LongCallOptions, type Progress } from "./types.js";
+import { type BandSoxConfig, type CallOptions, type LongCallOptions, type Progress, type WatchedCallOptions } from "./types.js";
 
 /** What is sent besides what the document calls JSON. */
 interface Extras extends CallOptions {
@@ -117,6 +117,12 @@ export class Connection {
     return this.#attempts({ ...request, repeatable: key !== null }, async (answer) => resultOf<Answer<"post", R>>(answer, call.onProgress));
   }
 
+  /** Send a request for long work once, and return what it is answered. Throws as `call`. */
+  async work<R extends Route<"post">>(route: R, wanted: Wanted<"post", R>, call: WatchedCallOptions = {}): Promise<Answer<"post", R>> {
+    const request = this.#prepared("post", route, wanted as Parts, { ...call, headers: { accept: LINES }, patient: true });
+    return this.#attempts(request, async (answer) => resultOf<Answer<"post", R>>(answer, call.onProgress));
+  }
+
   /**
    * Send a request, and return its answer, the body of which is still to be read. Throws as `call`.
    *
@@ -228,9 +234,9 @@ function baseOf(given: string): URL {
   });
 }
 
-/** A name as one segment of a path: never several of them, as a server reads them, and never a way upwards. */
+/** A name as one segment of a path: never several of them, and never a way upwards. */
 function segment(name: string): string {
-  if (/^\.{0,2}$|\//.test(name)) throw new InvalidRequest("invalid_request", `${JSON.stringify(name)} is no id and no name`);
+  if (/^\.{0,2}$/.test(name)) throw new InvalidRequest("invalid_request", `${JSON.stringify(name)} is no id and no name`);
   return encodeURIComponent(name);
 }
 

@@ -310,7 +310,7 @@ export abstract class Guest {
   ): Promise<AsyncGenerator<FileChange, void, undefined>> {
     const request = { ...this.machine, query: { path, ...options } };
     const opened = await this.connection.open("get", "/api/vms/{vm}/watch", request, { ...call, headers: { accept: LINES } });
-    const lines = this.#followed(opened, call);
+    const lines = this.followed(opened, call);
     await lines.next(); // that it has begun
     return lines as unknown as AsyncGenerator<FileChange, void, undefined>;
   }
@@ -392,7 +392,7 @@ export abstract class Guest {
   /** What it has printed on its console, and what it prints from now on. It ends with its signal, or when the loop is left. */
   async *followConsole(call?: CallOptions): AsyncGenerator<string, void, undefined> {
     const opened = await this.connection.open("get", "/api/vms/{vm}/console/follow", this.machine, { ...call, headers: { accept: LINES } });
-    for await (const line of this.#followed(opened, call)) if (line.type === "output") yield String(line.data);
+    for await (const line of this.followed(opened, call)) if (line.type === "output") yield String(line.data);
   }
 
   /**
@@ -410,7 +410,8 @@ export abstract class Guest {
     }
   }
 
-  async *#followed(opened: Opened, call: CallOptions | undefined): AsyncGenerator<Line, void, undefined> {
+  /** @internal */
+  protected async *followed(opened: Opened, call: CallOptions | undefined): AsyncGenerator<Line, void, undefined> {
     try {
       yield* linesOf(released(opened));
     } catch (error) {

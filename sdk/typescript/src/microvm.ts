@@ -3,8 +3,17 @@
 
 import { type BandSox } from "./client.js";
 import { NotFound } from "./errors.js";
-import { Guest } from "./guest.js";
-import { type CallOptions, type ForkOptions, type LongCallOptions, type SnapshotOptions, type VmInfo } from "./types.js";
+import { Networked } from "./network.js";
+import {
+  type CallOptions,
+  type Checkpoint,
+  type FileDifference,
+  type ForkOptions,
+  type LongCallOptions,
+  type SnapshotOptions,
+  type VmInfo,
+  type WatchedCallOptions,
+} from "./types.js";
 
 /**
  * A handle of a VM. The VM goes on when the program ends, unless it was declared with `await using`, which deletes it at the end of its block:
@@ -13,7 +22,7 @@ import { type CallOptions, type ForkOptions, type LongCallOptions, type Snapshot
  * await using vm = await bandsox.createVm({ image: "python:3-alpine" });
  * ```
  */
-export class MicroVM extends Guest {
+export class MicroVM extends Networked {
   /** What was known of it when it was last asked for. */
   info: VmInfo | null;
   readonly #bandsox: BandSox;
@@ -64,6 +73,40 @@ export class MicroVM extends Guest {
   /** Make clones of it, which share its memory until they write to it. */
   async fork(options: ForkOptions = {}, call?: LongCallOptions): Promise<MicroVM[]> {
     return this.#bandsox.forkVm(this.vmId, options, call);
+  }
+
+  // ── its timeline ──────────────────────────────────────────────────────────────────────────────
+
+  /** Its checkpoints, oldest first. Each is a snapshot as well, of which VMs can be restored by its id. */
+  async checkpoints(call?: CallOptions): Promise<Checkpoint[]> {
+    return this.connection.call("get", "/api/vms/{vm}/checkpoints", this.machine, call);
+  }
+
+  /** Keep this instant of it, running or paused, as a place to go back to; it goes on. Without a label it gets a number. */
+  async checkpoint(label?: string, call?: LongCallOptions): Promise<Checkpoint> {
+    return this.connection.make("/api/vms/{vm}/checkpoints", { ...this.machine, body: { label: label ?? null } }, call);
+  }
+
+  /** Delete one of its checkpoints; the others stay as they are. */
+  async removeCheckpoint(label: string, call?: CallOptions): Promise<void> {
+    const path = { ...this.machine.path, label };
+    await this.connection.call("delete", "/api/vms/{vm}/checkpoints/{label}", { path }, { ...call, patient: true });
+  }
+
+  /** Go back to a checkpoint, whatever it does now. What has changed since is lost; all checkpoints stay. */
+  async rewind(label: string, call?: WatchedCallOptions): Promise<void> {
+    await this.connection.work("/api/vms/{vm}/rewind", { ...this.machine, body: { label } }, call);
+  }
+
+  /** The files that differ between two of its checkpoints, or between one and now. Their disks are compared, which takes another machine. */
+  async diff(
+    before: string,
+    after?: string | null,
+    options: { limit?: number } = {},
+    call?: WatchedCallOptions,
+  ): Promise<FileDifference[]> {
+    const body = { before, after: after ?? null, ...options };
+    return (await this.connection.work("/api/vms/{vm}/diff", { ...this.machine, body }, call)).differences;
   }
 
   /** All that is known of it now. */

@@ -35,7 +35,11 @@ export type Sent<N extends keyof components["schemas"]> = Input<components["sche
 /** A shape of what is answered. */
 export type Shape<N extends keyof components["schemas"]> = Known<components["schemas"][N]>;
 
-type Input<T> = T extends object ? { [K in keyof T]: object extends Pick<T, K> ? T[K] | undefined : T[K] } : T;
+type Input<T> = T extends (infer E)[]
+  ? Input<E>[]
+  : T extends object
+    ? { [K in keyof T]: object extends Pick<T, K> ? Input<T[K]> | undefined : Input<T[K]> }
+    : T;
 
 /**
  * A shape with the properties that are known. The document lets every answer have more, so that a server may be newer than its client;

@@ -54,6 +54,12 @@ export interface LongCallOptions extends CallOptions {
   onProgress?: ((step: Progress) => void) | undefined;
 }
 
+/** How a call is made that takes long, and is not sent twice. */
+export interface WatchedCallOptions extends CallOptions {
+  /** Told of each step. */
+  onProgress?: ((step: Progress) => void) | undefined;
+}
+
 /** A step of long work. */
 export interface Progress {
   /** Such as `pull` or `boot`; steps of one task replace each other. */
@@ -83,6 +89,12 @@ export interface RestoreVmOptions extends Sent<"Restore"> {}
 
 /** A snapshot to be taken. */
 export interface SnapshotOptions extends Sent<"NewSnapshot"> {}
+
+/** A place in a VM's timeline that it can go back to. */
+export interface Checkpoint extends Shape<"CheckpointInfo"> {}
+
+/** A file that is not the same in two states of a VM. `raw_path` are the bytes of a path that is not UTF-8, in base64. */
+export interface FileDifference extends Shape<"Difference"> {}
 
 /** Clones to be made. */
 export interface ForkOptions extends Sent<"Fork"> {}
@@ -138,6 +150,49 @@ export interface HttpProxyResult extends Shape<"HttpResponse"> {}
 
 /** How large a VM's balloon is to be, and is, and what the guest says of the rest, in MiB. */
 export interface BalloonInfo extends Shape<"BalloonInfo"> {}
+
+/** Where a VM may go: what `allow` has and `deny` has not. Without `allow` it is the Internet. */
+export interface NetworkPolicyOptions extends Sent<"NewPolicy"> {}
+
+/** A policy that has a name. */
+export type NetworkPreset = "internet" | "none" | "registry-only" | "learn";
+
+/** Where a VM may go. */
+export interface NetworkPolicy extends Shape<"PolicyInfo"> {}
+
+/** What a VM connected to, or tried to. */
+export interface NetworkConnection extends Shape<"NetworkConnection"> {}
+
+/** How much a VM has used its network: bytes, headers included, and connections. */
+export interface NetworkStats extends Shape<"NetworkUse"> {}
+
+/** Which part of a VM's network log. */
+export interface NetworkLogOptions {
+  /** Only so many, the newest. */
+  limit?: number | undefined;
+  /** Only those. */
+  verdict?: "allowed" | "refused" | undefined;
+}
+
+/** A line of a VM's network log: a connection was opened, closed, or one, or the question for a name, was refused. */
+export interface NetworkEvent {
+  type: "connection";
+  /** The connection's. */
+  id: number;
+  /** Seconds since the epoch. */
+  time: number;
+  event: "opened" | "closed" | "refused";
+  /** `dns` for the question for a name. */
+  protocol: string;
+  name: string;
+  address: string;
+  port: number;
+  /** Bytes, known when it is closed; so the next. */
+  sent: number;
+  received: number;
+  /** Why it was refused. */
+  reason: string;
+}
 
 /** A port that a VM publishes, and how it is used. */
 export interface PortInfo extends Shape<"PortInfo"> {}
