@@ -73,7 +73,10 @@ SECTIONS = {
         "auth": Entry(
             f"{_COMMANDS}.auth:auth",
             "Say who may use the server: a password for people, keys for programs.",
-            ("login", "logout", "init", "set-password", "create-key", "list-keys", "revoke-key"),
+            (
+                *("login", "logout", "init", "set-password", "create-key", "edit-key", "list-keys", "revoke-key"),
+                *("list-sessions", "end-session"),
+            ),
         ),
     },
     "This host": {

@@ -19,6 +19,7 @@ from bandsox.server.live import routes as live
 from bandsox.server.once import Once
 from bandsox.server.proxy.entrance import Entrance, Link
 from bandsox.server.routes import (
+    audit,
     auth,
     builds,
     commands,
@@ -26,6 +27,7 @@ from bandsox.server.routes import (
     events,
     files,
     images,
+    keys,
     machines,
     networks,
     ports,
@@ -37,7 +39,7 @@ from bandsox.server.service import Service
 from bandsox.version import __version__
 
 _SUBJECTS = (
-    *(system, auth, builds, machines, commands, devices, files, networks, ports, timelines),
+    *(system, auth, keys, audit, builds, machines, commands, devices, files, networks, ports, timelines),
     *(snapshots, images, events, pages),
 )
 ROUTERS = tuple(subject.router for subject in _SUBJECTS)

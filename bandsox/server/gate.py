@@ -23,6 +23,8 @@ from bandsox.server.service import Service
 
 _audit = logging.getLogger("bandsox.audit")
 
+_SHOWN_PATH = 2048
+
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 HEADERS = {
@@ -110,15 +112,16 @@ def audit(scope: Scope, caller: Caller | None, status: int, seconds: float) -> N
     _audit.info(
         "%s %s %d",
         scope.get("method", "WEBSOCKET"),
-        segments.shown(scope["path"]),
+        segments.shown(scope["path"])[:_SHOWN_PATH],
         status,
         extra={
             "event": {
                 "caller": None if caller is None else caller.id,
+                "session": None if caller is None else caller.session,
                 "name": None if caller is None else caller.name,
                 "client": client[0] if client else None,
                 "method": scope.get("method", "WEBSOCKET"),
-                "path": segments.shown(scope["path"]),
+                "path": segments.shown(scope["path"])[:_SHOWN_PATH],
                 "status": status,
                 "ms": round(seconds * 1000),
             }

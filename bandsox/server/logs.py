@@ -11,13 +11,22 @@ import logging
 import logging.handlers
 import os
 import queue
+import threading
 import time
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 
+AUDIT = "audit.log"
+"""The audit log's name in the storage directory."""
+
+AUDIT_FILES = 5
+"""How many older ones are kept, with ``.1`` and so on behind their names."""
+
 _AUDIT_BYTES = 16 << 20
-_AUDIT_FILES = 5
+_WRITTEN_S = 5.0
+
+_audit = logging.getLogger("bandsox.audit")
 
 
 class _Lines(logging.Formatter):
@@ -39,13 +48,29 @@ class _OwnerOnly(logging.handlers.RotatingFileHandler):
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         return os.fdopen(descriptor, "a", encoding="utf-8")
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, or tell that all before it was written."""
+        written: threading.Event | None = getattr(record, "written", None)
+        if written is None:
+            super().emit(record)
+        else:
+            written.set()
+
+
+def settle() -> None:
+    """Return once the audit log has what happened so far, or after a while where its disk hangs. Blocks."""
+    written = threading.Event()
+    _audit.info("settled", extra={"written": written})
+    if _audit.handlers:
+        written.wait(_WRITTEN_S)
+
 
 @contextlib.contextmanager
 def logging_to(storage: Path) -> Iterator[None]:
     """Write the logs for the time of the block."""
-    audit = _OwnerOnly(storage / "audit.log", maxBytes=_AUDIT_BYTES, backupCount=_AUDIT_FILES, delay=True)
+    audit = _OwnerOnly(storage / AUDIT, maxBytes=_AUDIT_BYTES, backupCount=AUDIT_FILES, delay=True)
     with (
-        _written(logging.getLogger("bandsox.audit"), audit, logging.INFO),
+        _written(_audit, audit, logging.INFO),
         _written(logging.getLogger(), logging.StreamHandler(), logging.WARNING),
     ):
         yield

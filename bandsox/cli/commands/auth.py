@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -84,6 +84,24 @@ def set_password(context: click.Context, password_stdin: bool) -> None:
         file.set_password(_password(password_stdin))
 
 
+_SCOPES = click.Choice(["read", "exec", "admin"])
+_COUNT = click.IntRange(min=0)
+_QUOTAS = (
+    click.option("--max-vms", "vms", type=_COUNT, metavar="N", help="How many VMs it may have."),
+    click.option("--max-cpus", "vcpu", type=_COUNT, metavar="N", help="How many CPUs these may have together."),
+    click.option("--max-mem", "mem_mib", type=_COUNT, metavar="MIB", help="How much memory."),
+    click.option("--max-disk", "disk_mib", type=_COUNT, metavar="MIB", help="How much disk."),
+    click.option("--creates-per-minute", type=_COUNT, metavar="N", help="How often it may make a VM."),
+)
+
+
+def _with_quotas(function: Callable[..., None]) -> Callable[..., None]:
+    """A command with an option for each quota."""
+    for option in reversed(_QUOTAS):
+        function = option(function)
+    return function
+
+
 @auth.command("create-key", examples=(("bandsox auth create-key viewer --scope read --expires 86400", "a key to look, for a day"),))
 @click.argument("name")
 @click.option(
@@ -92,48 +110,116 @@ def set_password(context: click.Context, password_stdin: bool) -> None:
     multiple=True,
     default=("admin",),
     show_default=True,
-    type=click.Choice(["read", "exec", "admin"]),
+    type=_SCOPES,
     help="What it may do: look, run commands and move files, or everything.",
 )
 @click.option("--expires", type=seconds, metavar="SECONDS", help="After which it lets nobody in any more.")
 @click.option("--prefix", default="", metavar="TEXT", help="What the names of all VMs begin with that exist for it.")
-@click.option("--max-vms", type=click.IntRange(min=0), metavar="N", help="How many VMs it may have.")
-@click.option("--max-cpus", type=click.IntRange(min=0), metavar="N", help="How many CPUs these may have together.")
-@click.option("--max-mem", type=click.IntRange(min=0), metavar="MIB", help="How much memory.")
-@click.option("--max-disk", type=click.IntRange(min=0), metavar="MIB", help="How much disk.")
-@click.option("--creates-per-minute", type=click.IntRange(min=0), metavar="N", help="How often it may make a VM.")
+@_with_quotas
 @click.pass_context
 def create_key(
-    context: click.Context,
-    name: str,
-    scopes: tuple[str, ...],
-    expires: float | None,
-    prefix: str,
-    max_vms: int | None,
-    max_cpus: int | None,
-    max_mem: int | None,
-    max_disk: int | None,
-    creates_per_minute: int | None,
+    context: click.Context, name: str, scopes: tuple[str, ...], expires: float | None, prefix: str, **quotas: int | None
 ) -> None:
     """Make a key, and print it: the only time it is shown."""
     from bandsox.server.auth import keys
     from bandsox.server.auth.callers import Quotas
 
-    quotas = Quotas(max_vms, max_cpus, max_mem, max_disk, creates_per_minute)
-    _print_key(context, keys.create(_file(context), name, scopes, expires_in=expires, prefix=prefix, quotas=quotas))
+    _print_key(context, keys.create(_file(context), name, scopes, expires_in=expires, prefix=prefix, quotas=Quotas(**quotas)))
+
+
+@auth.command("edit-key", examples=(("bandsox auth edit-key bsx_k_1f2e3d4c --max-vms 8", "allow it more"),))
+@click.argument("key_id", metavar="ID")
+@click.option("--name", metavar="TEXT", help="Another name.")
+@click.option("--scope", "scopes", multiple=True, type=_SCOPES, help="What it may do from now on.")
+@click.option("--expires", type=seconds, metavar="SECONDS", help="After which, from now on, it lets nobody in any more.")
+@click.option("--no-expiry", is_flag=True, help="It does not expire any more.")
+@click.option("--prefix", metavar="TEXT", help="What the names of all VMs begin with that exist for it.")
+@click.option("--no-quotas", is_flag=True, help="Lift all its quotas that are not named here.")
+@_with_quotas
+@click.pass_context
+def edit_key(
+    context: click.Context,
+    key_id: str,
+    name: str | None,
+    scopes: tuple[str, ...],
+    expires: float | None,
+    no_expiry: bool,
+    prefix: str | None,
+    no_quotas: bool,
+    **quotas: int | None,
+) -> None:
+    """Change what a key may do; running servers know at once, and what is not named stays."""
+    from bandsox.server.auth import keys
+    from bandsox.server.auth.callers import Quotas
+
+    file = _file(context)
+    wanted: keys.Edit = {}
+    if name is not None:
+        wanted["name"] = name
+    if scopes:
+        wanted["scopes"] = scopes
+    if prefix is not None:
+        wanted["prefix"] = prefix
+    if expires is not None or no_expiry:
+        wanted["expires_in"] = expires
+    given = {each: limit for each, limit in quotas.items() if limit is not None}
+    if given or no_quotas:
+        authority = file.read()
+        known = None if authority is None or no_quotas else authority.keys.get(key_id)
+        wanted["quotas"] = dataclasses.replace(Quotas() if known is None else known.quotas, **given)
+    keys.edit(file, key_id, wanted)
+
+
+@auth.command("list-sessions")
+@click.pass_context
+def list_sessions(context: click.Context) -> None:
+    """List the sessions of people who are logged in."""
+    from bandsox.server.auth import sessions
+    from bandsox.server.auth.gatekeeper import Gatekeeper
+
+    state, gatekeeper = invocation(context), Gatekeeper(_file(context).path.parent)
+    found, used = sessions.open_sessions(gatekeeper.authority()), gatekeeper.usage.read()
+    if state.json:
+        print_json([{"id": each, **dataclasses.asdict(session), "last_used_at": used.get(each)} for each, session in found.items()])
+        return
+    if state.quiet:
+        for each in found:
+            click.echo(each)
+        return
+    rows = [
+        (each, session.client, session.agent or "-", _moment(session.created_at), _moment(used.get(each)))
+        for each, session in found.items()
+    ]
+    print_table(("ID", "CLIENT", "PROGRAM", "CREATED", "LAST USED"), rows, state)
+
+
+@auth.command("end-session")
+@click.argument("session", metavar="ID", required=False)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@click.pass_context
+def end_session(context: click.Context, session: str | None, every: bool) -> None:
+    """End a session, or all; running servers know at once."""
+    from bandsox.server.auth import sessions
+
+    if (session is None) != every:
+        raise InvalidRequest("name a session, or give --all")
+    if session is None:
+        sessions.end_others(_file(context), None)
+    else:
+        sessions.end(_file(context), session)
 
 
 @auth.command("list-keys")
 @click.pass_context
 def list_keys(context: click.Context) -> None:
     """List the keys, without what they are."""
-    from bandsox.server.auth.gatekeeper import Usage
+    from bandsox.server.auth.gatekeeper import Gatekeeper
 
     file, state = _file(context), invocation(context)
     authority = file.read()
     if authority is None:
         raise NotFound("authentication is off", remedy="run `bandsox auth init`")
-    used = Usage(file.path.parent).read()
+    used = Gatekeeper(file.path.parent).usage.read()
     if state.json:
         hidden = {"digest"}
         facts = [

@@ -55,7 +55,10 @@ NO_QUOTAS = Quotas()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who calls. `id` is a key's id, ``session`` or ``everybody``; `prefix` is what the names of its machines begin with."""
+    """Somebody who calls. `id` is a key's id, ``session`` or ``everybody``; `prefix` is what the names of its machines begin with.
+
+    `session` is the id of the session by which it calls, if it does.
+    """
 
     id: str
     name: str
@@ -63,6 +66,7 @@ class Caller:
     prefix: str = ""
     quotas: Quotas = field(default=NO_QUOTAS)
     by_cookie: bool = False
+    session: str | None = None
 
     def may(self, scope: Scope) -> bool:
         """Whether it has this scope, or one that includes it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hmac
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from bandsox.errors import Conflict, HostError, InvalidRequest, NotFound
+from bandsox.errors import Conflict, HostError, InvalidRequest, NotAuthenticated, NotFound
 from bandsox.server.auth.callers import NO_QUOTAS, Quotas, Scope
 from bandsox.settings import write_atomically
 
@@ -38,13 +39,22 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """An open session as it is kept: since when, in seconds since the epoch, and from which client the password came."""
+
+    created_at: float
+    client: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
-    """What ``auth.json`` holds. `secret` signs sessions and keys digests, `revoked` are sessions that were ended, with their expiry."""
+    """What ``auth.json`` holds. `password` is a hash, `secret` signs sessions and keys digests; keys and open sessions are by their ids."""
 
     password: str
     secret: str
     keys: dict[str, Key] = field(default_factory=dict)
-    revoked: dict[str, float] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
 
 
 class AuthFile:
@@ -96,16 +106,17 @@ class AuthFile:
         finally:
             os.close(descriptor)
 
-    def set_password(self, password: str, *, new: bool = False) -> None:
+    def set_password(self, password: str, *, new: bool = False, before: str | None = None) -> None:
         """Set the password, and end all sessions; where there is no file yet, authentication is on from now on.
 
         Parameters
         ----------
         new: refuse where there is a file.
+        before: the hash of the password that was shown, if one had to be.
 
         Raises
         ------
-        InvalidRequest: the password is too short. Conflict: it is on already.
+        InvalidRequest: the password is too short. Conflict: it is on already. NotAuthenticated: `before` is not the password any more.
         """
         if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
             raise InvalidRequest(f"a password has at least {MIN_PASSWORD} characters, and at most {MAX_PASSWORD}")
@@ -115,11 +126,13 @@ class AuthFile:
         with self.changing() as change:
             if change.authority is not None and new:
                 raise Conflict("authentication is on already", remedy="change the password with `bandsox auth set-password`")
+            if before is not None and not hmac.compare_digest(change.existing.password, before):
+                raise NotAuthenticated("that is not the password")
             if change.authority is None:
                 change.authority = Authority(encoded, secrets.token_hex(32))
             else:
                 # A password that is changed may have been known to others: what was got for it is worth nothing any more.
-                change.authority = replace(change.authority, password=encoded, revoked={"*": change.now})
+                change.authority = replace(change.authority, password=encoded, sessions={})
 
 
 class Change:

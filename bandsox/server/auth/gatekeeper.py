@@ -7,15 +7,16 @@ import base64
 import binascii
 import contextlib
 import dataclasses
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import msgspec
 
-from bandsox.errors import NotAuthenticated, NotFound
+from bandsox.errors import BandSoxError, NotAuthenticated, NotFound
 from bandsox.server.auth import keys, sessions
 from bandsox.server.auth.attempts import Attempts
 from bandsox.server.auth.callers import EVERYBODY, Caller
@@ -36,7 +37,7 @@ class Gatekeeper:
 
     def __init__(self, storage: Path) -> None:
         self.file = AuthFile(storage)
-        self.usage = Usage(storage)
+        self.usage = Usage(storage, self._ids)
         self.tickets: Tickets[Credential | None] = Tickets()
         self._logins = Attempts()
         self._hashing = asyncio.Semaphore(2)  # a hash takes 64 MiB
@@ -73,63 +74,104 @@ class Gatekeeper:
             return None
         if not credential.by_cookie:
             return self._known(authority, credential.token)
-        caller = sessions.caller(authority, credential.token) if credential.token.startswith(sessions.PREFIX) else None
+        caller = self._known(authority, credential.token) if credential.token.startswith(sessions.PREFIX) else None
         return None if caller is None else dataclasses.replace(caller, by_cookie=True)
 
     def _known(self, authority: Authority, token: str) -> Caller | None:
         if len(token) > _MAX_TOKEN:
             return None
-        if token.startswith(sessions.PREFIX):
-            return sessions.caller(authority, token)
-        caller = keys.caller(authority, token)
+        caller = (sessions if token.startswith(sessions.PREFIX) else keys).caller(authority, token)
         if caller is not None:
-            self.usage.note(caller.id)
+            self.usage.note(caller.session or caller.id)
         return caller
 
-    async def login(self, password: str, client: str) -> str:
+    def _ids(self) -> Collection[str]:
+        authority = self.file.read()
+        return () if authority is None else {*authority.keys, *authority.sessions}
+
+    def authority(self) -> Authority:
+        """What keys and sessions there are.
+
+        Raises
+        ------
+        NotFound: authentication is off.
+        """
+        authority = self.file.read()
+        if authority is None:
+            raise NotFound("authentication is off", remedy="run `bandsox auth init`")
+        return authority
+
+    async def login(self, password: str, client: str, agent: str) -> str:
         """A session's token, for the password.
+
+        Parameters
+        ----------
+        client, agent: the address it comes from, and what calls itself so there.
 
         Raises
         ------
         NotFound: authentication is off. TooManyRequests. NotAuthenticated: it is another password.
         """
-        authority = self.file.read()
-        if authority is None:
-            raise NotFound("authentication is off", remedy="run `bandsox auth init`")
+        shown = await self._shown(password, client)
+        return await asyncio.to_thread(sessions.begin, self.file, shown, client, agent)
+
+    async def change_password(self, current: str, new: str, client: str) -> None:
+        """Set another password, and end all sessions.
+
+        Raises
+        ------
+        As `login`. InvalidRequest: it is too short.
+        """
+        shown = await self._shown(current, client)
+        async with self._hashing:
+            await asyncio.to_thread(self.file.set_password, new, before=shown)
+
+    async def _shown(self, password: str, client: str) -> str:
+        """The hash of the password, which this is. Raises as `login`."""
+        known = self.authority().password
         self._logins.count(client, LOGINS_PER_MINUTE, "logins")
         async with self._hashing:
-            right = await asyncio.to_thread(_matches, authority.password, password)
-        if not right:
-            raise NotAuthenticated("that is not the password")
-        return sessions.new(authority)
+            if not await asyncio.to_thread(_matches, known, password):
+                raise NotAuthenticated("that is not the password")
+        return known
 
 
 class Usage:
-    """When each key was last used, to the minute: ``<storage>/auth-usage.json``."""
+    """When each key and session was last used, to the minute: ``<storage>/auth-usage.json``.
 
-    def __init__(self, storage: Path) -> None:
+    Parameters
+    ----------
+    there_are: the ids of those that there are; no others are kept.
+    """
+
+    def __init__(self, storage: Path, there_are: Callable[[], Collection[str]]) -> None:
         self._path = storage / "auth-usage.json"
+        self._there_are = there_are
+        self._writing = threading.Lock()
         self._noted: dict[str, float] = {}
 
-    def note(self, key_id: str) -> None:
-        """A key was used now. It is written in a thread, and only once a minute."""
+    def note(self, used: str) -> None:
+        """The key or session with this id was used now. It is written in a thread, and only once a minute."""
         now = time.time()
-        if now - self._noted.get(key_id, 0.0) < _LAST_USE_GRAIN_S:
+        if now - self._noted.get(used, 0.0) < _LAST_USE_GRAIN_S:
             return
-        self._noted[key_id] = now
+        self._noted[used] = now
         with contextlib.suppress(RuntimeError):  # no event loop: the command line, which has no need of it
-            asyncio.get_running_loop().run_in_executor(None, self._write, key_id, now)
+            asyncio.get_running_loop().run_in_executor(None, self._write, used, now)
 
     def read(self) -> dict[str, float]:
-        """The times by key, in seconds since the epoch."""
+        """The times by id, in seconds since the epoch."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, float])
         except (OSError, msgspec.MsgspecError):
             return {}
 
-    def _write(self, key_id: str, when: float) -> None:
-        with contextlib.suppress(OSError):  # a full disk keeps nobody out
-            write_atomically(self._path, msgspec.json.encode({**self.read(), key_id: when}))
+    def _write(self, used: str, when: float) -> None:
+        with self._writing, contextlib.suppress(OSError, BandSoxError):  # a full disk keeps nobody out
+            there_are = self._there_are()
+            self._noted = {each: at for each, at in list(self._noted.items()) if each in there_are}
+            kept = {each: at for each, at in {**self.read(), used: when}.items() if each in there_are}
+            write_atomically(self._path, msgspec.json.encode(kept))
 
 
 def cookie_of(headers: Mapping[str, str]) -> str | None:

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypedDict
 
 from bandsox.errors import InvalidRequest, NotFound
 from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope, scopes_of
@@ -52,24 +53,47 @@ def create(
     ------
     InvalidRequest: it would be of no use, or there are too many. NotFound: authentication is off.
     """
-    given = scopes_of(scopes)
-    if not name.strip() or len(name) > _NAME_LENGTH or not name.isprintable():
-        raise InvalidRequest(f"a key's name has between one and {_NAME_LENGTH} printable characters")
-    if prefix and Scope.ADMIN in given:
-        raise InvalidRequest("a key for some machines cannot have the scope admin, which is about all of them", remedy="give it exec")
-    if expires_in is not None and not 0 < expires_in < 1e10:
-        raise InvalidRequest(f"a key cannot expire in {expires_in:g} seconds")
-    if any(limit is not None and limit < 0 for limit in dataclasses.astuple(quotas)):
-        raise InvalidRequest("a quota is not negative")
+    given = tuple(sorted(scopes_of(scopes)))
     new = NewKey(f"bsx_k_{secrets.token_hex(4)}", PREFIX + secrets.token_hex(32), name)
     with file.changing() as change:
         authority = change.existing
         if len(authority.keys) >= MAX_KEYS:
             raise InvalidRequest(f"there are {MAX_KEYS} keys already", remedy="revoke some")
-        expires_at = None if expires_in is None else change.now + expires_in
-        key = Key(name, digest(authority, new.key), tuple(sorted(given)), change.now, expires_at, prefix, quotas)
+        expires_at = _expiry(change.now, expires_in)
+        key = _checked(Key(name, digest(authority, new.key), given, change.now, expires_at, prefix, quotas))
         change.authority = dataclasses.replace(authority, keys={**authority.keys, new.key_id: key})
     return new
+
+
+class Edit(TypedDict, total=False):
+    """What is to be changed of a key, as for `create`; what is absent stays."""
+
+    name: str
+    scopes: Iterable[str]
+    expires_in: float | None
+    prefix: str
+    quotas: Quotas
+
+
+def edit(file: AuthFile, key_id: str, wanted: Edit) -> None:
+    """Change what a key may do; running servers know at once.
+
+    Raises
+    ------
+    As `create`. NotFound: there is no such key.
+    """
+    with file.changing() as change:
+        authority = change.existing
+        key = _existing(authority, key_id)
+        edited = dataclasses.replace(
+            key,
+            name=wanted.get("name", key.name),
+            scopes=tuple(sorted(scopes_of(wanted["scopes"]))) if "scopes" in wanted else key.scopes,
+            expires_at=_expiry(change.now, wanted["expires_in"]) if "expires_in" in wanted else key.expires_at,
+            prefix=wanted.get("prefix", key.prefix),
+            quotas=wanted.get("quotas", key.quotas),
+        )
+        change.authority = dataclasses.replace(authority, keys={**authority.keys, key_id: _checked(edited)})
 
 
 def revoke(file: AuthFile, key_id: str) -> None:
@@ -81,9 +105,31 @@ def revoke(file: AuthFile, key_id: str) -> None:
     """
     with file.changing() as change:
         authority = change.existing
-        if key_id not in authority.keys:
-            raise NotFound(f"there is no key {key_id!r}", remedy="see `bandsox auth list-keys`")
+        _existing(authority, key_id)
         change.authority = dataclasses.replace(authority, keys={each: key for each, key in authority.keys.items() if each != key_id})
+
+
+def _existing(authority: Authority, key_id: str) -> Key:
+    if key_id not in authority.keys:
+        raise NotFound(f"there is no key {key_id!r}", remedy="see `bandsox auth list-keys`")
+    return authority.keys[key_id]
+
+
+def _expiry(now: float, expires_in: float | None) -> float | None:
+    if expires_in is not None and not 0 < expires_in < 1e10:
+        raise InvalidRequest(f"a key cannot expire in {expires_in:g} seconds")
+    return None if expires_in is None else now + expires_in
+
+
+def _checked(key: Key) -> Key:
+    """A key that is of use. Raises InvalidRequest for others."""
+    if not key.name.strip() or len(key.name) > _NAME_LENGTH or not key.name.isprintable():
+        raise InvalidRequest(f"a key's name has between one and {_NAME_LENGTH} printable characters")
+    if key.prefix and Scope.ADMIN in key.scopes:
+        raise InvalidRequest("a key for some machines cannot have the scope admin, which is about all of them", remedy="give it exec")
+    if any(limit is not None and limit < 0 for limit in dataclasses.astuple(key.quotas)):
+        raise InvalidRequest("a quota is not negative")
+    return key
 
 
 def digest(authority: Authority, key: str) -> str:

@@ -1,6 +1,7 @@
-"""Browser sessions: what somebody gets for the password. Signed, valid for a day, and revocable.
+"""Browser sessions: what somebody gets for the password. Signed, listed, valid for a day, and revocable.
 
-A token is ``bss_<id>.<issued>.<signature>``: nothing is stored for a session but that it was ended. A new password ends all.
+A token is ``bss_<id>.<issued>.<signature>``. ``auth.json`` has the ids of those that are open, so each is known to whoever lists them, and
+one that is struck out there is over; the token itself is kept nowhere. A new password ends all.
 """
 
 from __future__ import annotations
@@ -11,55 +12,90 @@ import hmac
 import secrets
 import time
 
+from bandsox.errors import NotAuthenticated, NotFound
 from bandsox.server.auth.callers import Caller, Scope
-from bandsox.server.auth.file import AuthFile, Authority
+from bandsox.server.auth.file import AuthFile, Authority, Session
 
 PREFIX = "bss_"
 COOKIE = "bandsox_session"
 LIFETIME_S = 24 * 3600
+MAX_SESSIONS = 1000
+"""How many are open at most; who logs in then ends the oldest."""
 
-_ALL = "*"
+_AGENT_LENGTH = 200
 
 SOMEBODY = Caller("session", "password", frozenset({Scope.ADMIN}))
 """Whoever knows the password."""
 
 
-def new(authority: Authority) -> str:
-    """A token for a new session."""
-    claim = f"{PREFIX}{secrets.token_hex(16)}.{time.time():.3f}"
+def begin(file: AuthFile, password: str, client: str, agent: str) -> str:
+    """A token for a new session.
+
+    Parameters
+    ----------
+    password: the hash of the password that was shown.
+    client, agent: the address it was shown from, and what called itself so there.
+
+    Raises
+    ------
+    NotAuthenticated: it is not the password any more.
+    """
+    with file.changing() as change:
+        authority = change.existing
+        if not hmac.compare_digest(authority.password, password):
+            raise NotAuthenticated("that is not the password")
+        session, issued = secrets.token_hex(16), f"{change.now:.3f}"
+        shown = "".join(each for each in agent[:_AGENT_LENGTH] if each.isprintable())
+        going_on = sorted(open_sessions(authority).items(), key=lambda each: each[1].created_at)[-MAX_SESSIONS + 1 :]
+        change.authority = dataclasses.replace(authority, sessions={**dict(going_on), session: Session(float(issued), client, shown)})
+    claim = f"{PREFIX}{session}.{issued}"
     return f"{claim}.{_signature(authority, claim)}"
+
+
+def open_sessions(authority: Authority) -> dict[str, Session]:
+    """The sessions that are not over, by their ids."""
+    now = time.time()
+    return {each: session for each, session in authority.sessions.items() if session.created_at <= now < session.created_at + LIFETIME_S}
 
 
 def caller(authority: Authority, token: str) -> Caller | None:
     """The caller of a session; None where the token is not ours, or the session is over."""
-    return None if _valid(authority, token) is None else SOMEBODY
-
-
-def still(authority: Authority, since: float) -> Caller | None:
-    """Whoever had a session at a moment, in seconds since the epoch; None where the password was changed since."""
-    return None if since <= authority.revoked.get(_ALL, 0.0) else SOMEBODY
-
-
-def end(file: AuthFile, token: str) -> None:
-    """End a session; nothing happens where it is none."""
-    with file.changing() as change:
-        authority = change.authority
-        session = None if authority is None else _valid(authority, token)
-        if authority is not None and session is not None:
-            kept = {each: when for each, when in authority.revoked.items() if each == _ALL or when > change.now}
-            change.authority = dataclasses.replace(authority, revoked={**kept, session: change.now + LIFETIME_S})
-
-
-def _valid(authority: Authority, token: str) -> str | None:
-    """The id of a session that is not over."""
     claim, _, signature = token.rpartition(".")
     if not hmac.compare_digest(signature.encode(), _signature(authority, claim).encode()):
         return None
-    session, _, issued_text = claim.partition(".")
-    issued = float(issued_text)
-    if not issued <= time.time() < issued + LIFETIME_S or session in authority.revoked or issued <= authority.revoked.get(_ALL, 0.0):
+    return owner(authority, claim.removeprefix(PREFIX).partition(".")[0])
+
+
+def owner(authority: Authority, session: str) -> Caller | None:
+    """Who has the session with this id; None where there is none, or it is over."""
+    known = authority.sessions.get(session)
+    if known is None or not known.created_at <= time.time() < known.created_at + LIFETIME_S:
         return None
-    return session
+    return dataclasses.replace(SOMEBODY, session=session)
+
+
+def end(file: AuthFile, session: str) -> None:
+    """End a session.
+
+    Raises
+    ------
+    NotFound: there is none with this id.
+    """
+    with file.changing() as change:
+        authority = change.existing
+        if session not in open_sessions(authority):
+            raise NotFound(f"there is no session {session!r}", remedy="see `bandsox auth list-sessions`")
+        change.authority = dataclasses.replace(authority, sessions={each: of for each, of in authority.sessions.items() if each != session})
+
+
+def end_others(file: AuthFile, but: str | None) -> int:
+    """End all sessions but the one with this id. Returns how many these were."""
+    with file.changing() as change:
+        authority = change.existing
+        kept = {each: session for each, session in authority.sessions.items() if each == but}
+        ended = len(open_sessions(authority).keys() - kept.keys())
+        change.authority = dataclasses.replace(authority, sessions=kept)
+    return ended
 
 
 def _signature(authority: Authority, claim: str) -> str:

@@ -1,6 +1,6 @@
 """What a browser shows to reach one port of one machine: a signed cookie, got for a ticket.
 
-A pass names its owner, and is worth nothing once the owner's key is revoked or has expired, or, for sessions, once there is a new password.
+A pass names the key or the session of its owner, and is worth nothing once that is over.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LIFETIME_S = 12 * 3600
 
 def new(authority: Authority, caller: Caller, vm_id: str, port: int) -> str:
     """A pass."""
-    claim = f"{vm_id}.{port}.{caller.id}.{time.time():.3f}"
+    claim = f"{vm_id}.{port}.{caller.session or caller.id}.{time.time():.3f}"
     return f"{claim}.{_signature(authority, claim)}"
 
 
@@ -32,7 +32,7 @@ def holder(authority: Authority, value: str, vm_id: str, port: int) -> Caller | 
     issued = float(issued_text)
     if (for_vm, for_port) != (vm_id, str(port)) or not issued <= time.time() < issued + LIFETIME_S:
         return None
-    return sessions.still(authority, issued) if owner == sessions.SOMEBODY.id else keys.owner(authority, owner)
+    return keys.owner(authority, owner) or sessions.owner(authority, owner)
 
 
 def _signature(authority: Authority, claim: str) -> str:

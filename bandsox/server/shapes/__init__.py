@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from bandsox.server.shapes.authentication import Authenticated, CreatedKey, KeyInfo, LoggedIn, Login, NewKeyShape, QuotaShape, Ticket
+from bandsox.server.shapes.authentication import (
+    AuditPage,
+    Authenticated,
+    BrowserSession,
+    ChangedPassword,
+    CreatedKey,
+    EditedKey,
+    EndedSessions,
+    KeyInfo,
+    LoggedIn,
+    Login,
+    NewKeyShape,
+    NewPassword,
+    QuotaShape,
+    Ticket,
+)
 from bandsox.server.shapes.base import Environment, Failure, Given, Seconds, Shape, Status
 from bandsox.server.shapes.commands import (
     Command,
@@ -62,8 +77,11 @@ from bandsox.server.shapes.timelines import CheckpointInfo, Compare, Difference,
 
 __all__ = [
     "VM",
+    "AuditPage",
     "Authenticated",
     "BalloonInfo",
+    "BrowserSession",
+    "ChangedPassword",
     "CheckpointInfo",
     "Command",
     "Compare",
@@ -72,6 +90,8 @@ __all__ = [
     "CreatedVM",
     "Difference",
     "Differences",
+    "EditedKey",
+    "EndedSessions",
     "Environment",
     "Failure",
     "FileContent",
@@ -104,6 +124,7 @@ __all__ = [
     "NewMmds",
     "NewMode",
     "NewName",
+    "NewPassword",
     "NewPolicy",
     "NewPort",
     "NewSession",

@@ -8,13 +8,17 @@ import { archive } from "./tar.js";
 import { type TerminalOptions, type TerminalSession } from "./terminal.js";
 import { released } from "./transfer.js";
 import {
+  type AuditOptions,
+  type AuditPage,
   type AuthCheckResult,
   type AuthKeysResult,
   type BandSoxConfig,
+  type BrowserSession,
   type CallOptions,
   type CreateApiKeyOptions,
   type CreateApiKeyResult,
   type CreateVmOptions,
+  type EditApiKeyOptions,
   type Finding,
   type ImageInfo,
   type ListVmsOptions,
@@ -256,6 +260,32 @@ export class BandSox {
     this.connection.token = undefined;
   }
 
+  /** Set another password, by showing the one that it is. All sessions end; this client's goes on as a new one. */
+  async changePassword(current: string, wanted: string, call?: CallOptions): Promise<void> {
+    const { token } = await this.connection.call("put", "/api/auth/password", { body: { current, new: wanted } }, call);
+    if (token !== null) this.connection.token = token;
+  }
+
+  /** The sessions of people who are logged in, the newest first. */
+  async listBrowserSessions(call?: CallOptions): Promise<BrowserSession[]> {
+    return this.connection.call("get", "/api/auth/sessions", {}, call);
+  }
+
+  /** End a session. */
+  async endBrowserSession(session: string, call?: CallOptions): Promise<void> {
+    await this.connection.call("delete", "/api/auth/sessions/{session}", { path: { session } }, call);
+  }
+
+  /** End all sessions but this client's. Returns how many these were. */
+  async endOtherBrowserSessions(call?: CallOptions): Promise<number> {
+    return (await this.connection.call("delete", "/api/auth/sessions", {}, call)).count;
+  }
+
+  /** Who did what, the newest first: a page of the audit log. It may be empty although `next` leads to more. */
+  async readAuditLog(options: AuditOptions = {}, call?: CallOptions): Promise<AuditPage> {
+    return this.connection.call("get", "/api/auth/audit", { query: options }, call);
+  }
+
   /** The keys, without what they are. */
   async listApiKeys(call?: CallOptions): Promise<AuthKeysResult[]> {
     const keys = await this.connection.call("get", "/api/auth/keys", {}, call);
@@ -265,6 +295,12 @@ export class BandSox {
   /** Make a key. */
   async createApiKey(name: string, options: CreateApiKeyOptions = {}, call?: CallOptions): Promise<CreateApiKeyResult> {
     return this.connection.call("post", "/api/auth/keys", { body: { name, ...options } }, call);
+  }
+
+  /** Change what a key may do; what is not named stays. Returns what is known of it. */
+  async editApiKey(keyId: string, changes: EditApiKeyOptions, call?: CallOptions): Promise<AuthKeysResult> {
+    const key = await this.connection.call("patch", "/api/auth/keys/{key_id}", { path: { key_id: keyId }, body: changes }, call);
+    return { ...key, key_id: key.id };
   }
 
   /** Have a key let nobody in any more. */

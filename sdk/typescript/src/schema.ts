@@ -2,7 +2,7 @@
 
 import { type components, type paths } from "./generated/openapi.js";
 
-export type Verb = "get" | "post" | "put" | "delete";
+export type Verb = "get" | "post" | "put" | "patch" | "delete";
 
 /** The addresses that have an operation for a verb. */
 export type Route<V extends Verb> = { [R in keyof paths]: paths[R] extends Record<V, { responses: unknown }> ? R : never }[keyof paths];

@@ -6,7 +6,7 @@ const known = new BandSox({ baseUrl: url, headers: { Authorization: `Bearer ${ke
 
 describe("a server that asks who calls", () => {
   it("lets a key in, and nobody without", async () => {
-    expect(await known.authCheck()).toEqual({ authenticated: true, auth_enabled: true });
+    expect(await known.authCheck()).toMatchObject({ authenticated: true, auth_enabled: true, caller: { name: "first", session: null } });
     expect(await known.listVms()).toEqual([]);
     const stranger = new BandSox({ baseUrl: url });
     expect(await stranger.authCheck()).toMatchObject({ authenticated: false });
@@ -39,7 +39,38 @@ describe("a server that asks who calls", () => {
     await expect(reader.createVm()).rejects.toMatchObject({ code: "forbidden", statusCode: 403 });
     const listed = (await known.listApiKeys()).find((each) => each.name === "reader");
     expect(listed).toMatchObject({ key_id: made.key_id, id: made.key_id, prefix: "ci-", scopes: ["read"] });
+    expect(listed?.quotas.vms).toBeNull();
+    const edited = await known.editApiKey(made.key_id, { name: "looker", quotas: { vms: 2 } });
+    expect(edited).toMatchObject({ key_id: made.key_id, name: "looker", prefix: "ci-", quotas: { vms: 2, vcpu: null }, used: { vms: 0 } });
     await known.revokeApiKey(made.key_id);
     await expect(reader.listVms()).rejects.toMatchObject({ code: "not_authenticated" });
+  });
+
+  it("lists sessions, ends them, and changes the password", async () => {
+    const [person, other] = [new BandSox({ baseUrl: url }), new BandSox({ baseUrl: url })];
+    await person.login(password);
+    await other.login(password);
+    const open = await person.listBrowserSessions();
+    expect(open.filter((each) => each.current)).toHaveLength(1);
+    expect(await person.endOtherBrowserSessions()).toBe(open.length - 1);
+    await expect(other.listVms()).rejects.toBeInstanceOf(AccessDenied);
+
+    await expect(person.changePassword("wrong password", "another password")).rejects.toMatchObject({ code: "not_authenticated" });
+    await person.changePassword(password, "another password");
+    await person.changePassword("another password", password);
+    const [session] = await person.listBrowserSessions();
+    expect(session?.current).toBe(true);
+    await known.endBrowserSession(session!.id);
+    await expect(person.listVms()).rejects.toBeInstanceOf(AccessDenied);
+  });
+
+  it("tells who did what", async () => {
+    const { key_id: id } = await known.createApiKey("audited", { scopes: ["read"] });
+    await known.revokeApiKey(id);
+    const page = await known.readAuditLog({ method: "DELETE", path: "/api/auth/keys/", limit: 1 });
+    expect(page.entries).toMatchObject([{ path: `/api/auth/keys/${id}`, status: 200, name: "first" }]);
+    expect(page.next).not.toBeNull();
+    const { entries } = await known.readAuditLog({ method: "DELETE", path: "/api/auth/keys/", after: page.next!, refused: false });
+    expect(entries.map((each) => each.path)).not.toContain(`/api/auth/keys/${id}`);
   });
 });

@@ -1,0 +1,87 @@
+"""``/api/auth/keys``: who may use the server, and for how much."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+from fastapi import APIRouter, Response
+
+from bandsox.models import VMRecord
+from bandsox.server import shapes
+from bandsox.server.auth import keys
+from bandsox.server.auth.callers import Quotas, Scope
+from bandsox.server.auth.file import Key
+from bandsox.server.guard import GuardedRoute, demands
+from bandsox.server.replies import json_reply
+from bandsox.server.service import Service, TheService
+
+router = APIRouter(prefix="/api/auth/keys", tags=["Authentication"], route_class=GuardedRoute)
+
+
+@router.get("", response_model=list[shapes.KeyInfo])
+@demands(Scope.ADMIN)
+async def list_keys(service: TheService) -> Response:
+    """List the keys, without what they are."""
+    return json_reply(await _listed(service))
+
+
+@router.post("", response_model=shapes.CreatedKey)
+@demands(Scope.ADMIN)
+async def create_key(service: TheService, body: shapes.NewKeyShape) -> Response:
+    """Make a key. This answer is the only place where it ever appears."""
+    quotas = Quotas(**body.quotas.model_dump())
+    make = partial(keys.create, expires_in=body.expires_in, prefix=body.prefix, quotas=quotas)
+    return json_reply(dataclasses.asdict(await asyncio.to_thread(make, service.gatekeeper.file, body.name, body.scopes)))
+
+
+@router.patch("/{key_id}", response_model=shapes.KeyInfo)
+@demands(Scope.ADMIN)
+async def edit_key(service: TheService, key_id: str, body: shapes.EditedKey) -> Response:
+    """Change what a key may do, and get what is known of it; what the request does not name stays. It holds at once."""
+    wanted = body.model_dump(exclude_unset=True)
+    if "quotas" in wanted:
+        wanted["quotas"] = Quotas(**wanted["quotas"])
+    await asyncio.to_thread(keys.edit, service.gatekeeper.file, key_id, cast("keys.Edit", wanted))
+    return json_reply(next(each for each in await _listed(service) if each["id"] == key_id))
+
+
+@router.delete("/{key_id}", response_model=shapes.Status)
+@demands(Scope.ADMIN)
+async def revoke_key(service: TheService, key_id: str) -> Response:
+    """Have a key let nobody in any more."""
+    await asyncio.to_thread(keys.revoke, service.gatekeeper.file, key_id)
+    return json_reply({"status": "revoked"})
+
+
+async def _listed(service: Service) -> list[dict[str, Any]]:
+    authority = service.gatekeeper.authority()
+    used, records = await asyncio.to_thread(service.gatekeeper.usage.read), await service.engine.list()
+    return [
+        {
+            "id": key_id,
+            "name": key.name,
+            "created_at": key.created_at,
+            "last_used_at": used.get(key_id),
+            "expires_at": key.expires_at,
+            "scopes": list(key.scopes),
+            "prefix": key.prefix,
+            "quotas": dataclasses.asdict(key.quotas),
+            "used": _used(key, records),
+        }
+        for key_id, key in authority.keys.items()
+    ]
+
+
+def _used(key: Key, records: Sequence[VMRecord]) -> dict[str, int]:
+    """How much those machines have together that count against the key's quotas."""
+    specs = [record.spec for record in records if record.spec.name.startswith(key.prefix)]
+    return {
+        "vms": len(specs),
+        "vcpu": sum(spec.vcpu for spec in specs),
+        "mem_mib": sum(spec.mem_mib for spec in specs),
+        "disk_mib": sum(spec.disk_size_mib for spec in specs),
+    }
