@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandsox.core import AsyncBandSox
@@ -51,6 +52,14 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 
+_SHARED: dict[str, Any] = {
+    "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+    "allow_headers": ["Authorization", "Idempotency-Key", "If-Range", "Last-Event-ID", "Range"],
+    "expose_headers": ["Content-Disposition", "Content-Range", "ETag", "Retry-After", "X-Next-After"],
+}
+"""What pages of allowed origins may send and see (CORS). They get no use of a session, and show a key."""
+
+
 def routes() -> FastAPI:
     """All routes, without a library behind them: what the OpenAPI document is made of."""
     app = FastAPI(
@@ -77,6 +86,8 @@ def application(bandsox: AsyncBandSox, configuration: Configuration) -> FastAPI:
     app.state.service = service
     app.state.once = Once(service.keyed)
     app.state.links = Tickets[Link]()
+    if configuration.allowed_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=configuration.allowed_origins, **_SHARED)
     app.add_middleware(Gate, service=service)
     return app
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from bandsox.errors import InvalidRequest
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Configuration:
     authentication. `grace_s` is how long requests that run may take after it was told to stop, `head_s` how long the head of a request may
     take to arrive. `reserve_mib` is how much of the storage directory's file system new machines and snapshots leave free; None: a
     twentieth, at most 1 GiB. `proxy_port` is where ports of guests are reached (`bandsox.server.proxy`); with `proxy_domain` each under a
-    name of its own below that.
+    name of its own below that. `client_connections` is how many connections one client has at most; 0: any number.
     """
 
     host: str = "127.0.0.1"
@@ -34,6 +37,7 @@ class Configuration:
     reserve_mib: int | None = None
     proxy_port: int | None = None
     proxy_domain: str | None = None
+    client_connections: int = 512
 
     @property
     def tls(self) -> bool:
@@ -53,6 +57,9 @@ class Configuration:
         """
         if self.proxy_domain is not None and self.proxy_port is None:
             raise InvalidRequest("a domain of the proxy was given, and no port", remedy="give --proxy-port")
+        for origin in self.allowed_origins:
+            if _ORIGIN.fullmatch(origin) is None:
+                raise InvalidRequest(f"{origin!r} is no origin", remedy="give it as https://example.org, with the port where it has one")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidRequest("a certificate and its key belong together", remedy="give both --tls-cert and --tls-key")
         if not authenticated and not self.insecure and not is_loopback(self.host):

@@ -67,7 +67,7 @@ class Gate:
             return
         if websocket:
             with self._service.metrics.websockets.track_inprogress():
-                await self._app(scope, receive, send)
+                await self._hand_on(scope, receive, send)
             return
         await self._serve(scope, receive, send)
 
@@ -87,6 +87,13 @@ class Gate:
             raise Forbidden("a session cannot be used so", cause="the request names no Origin", remedy="use a key outside of browsers")
         return caller
 
+    async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller: Caller | None = scope["caller"]
+        if caller is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._service.leases.serve(caller, self._app, scope, receive, send)
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
         status = 0
@@ -98,7 +105,7 @@ class Gate:
             await send(message)
 
         try:
-            await self._app(scope, receive, _with_headers(noting, tls=self._service.configuration.tls))
+            await self._hand_on(scope, receive, _with_headers(noting, tls=self._service.configuration.tls))
         finally:
             pattern = getattr(scope.get("route"), "path", "none")
             self._service.metrics.answered(scope["method"], pattern, status, time.monotonic() - began)

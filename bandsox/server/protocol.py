@@ -1,30 +1,71 @@
-"""HTTP/1.1 as uvicorn speaks it, for clients that may be hostile: a request's head is bounded in size and in time.
+"""HTTP/1.1 as uvicorn speaks it, for clients that may be hostile: a request's head is bounded in size and in time, and a client has so
+many connections.
 
-uvicorn bounds neither with httptools, so a client could hold any number of connections by sending a header every minute (slow loris), or
-send one without end. A peer that has silently gone is noticed by the kernel (tcp(7): keep-alive, TCP_USER_TIMEOUT).
+uvicorn bounds none of them with httptools, so a client could hold any number of connections by sending a header every minute (slow
+loris), or send one without end. A peer that has silently gone is noticed by the kernel (tcp(7): keep-alive, TCP_USER_TIMEOUT).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import json
 import socket
+from collections import Counter
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from bandsox.errors import TooManyRequests
 
 MAX_HEAD = 64 << 10
 """How many bytes a request's address and headers have at most."""
 
 _PEER_GONE_S = 60
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_SITE_BITS = 64
 
 
 class HeadTooLarge(Exception):
     """A head has more than `MAX_HEAD` bytes; answered with 400."""
 
 
-def protocol(head_s: float) -> type[asyncio.Protocol]:
+class Connections:
+    """The connections that each client has, at most `most`; 0: any number.
+
+    A client is an address, or a network of 64 bits of IPv6, of which everybody has a whole one.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._counts: Counter[str] = Counter()
+        self._clients: dict[asyncio.BaseTransport, str] = {}
+        self._answer = _too_many(most)
+
+    def enter(self, transport: asyncio.Transport) -> None:
+        """Count a connection; one too many is told so, and closed."""
+        if not self._most:
+            return
+        client = client_of(transport.get_extra_info("peername"))
+        if self._counts[client] >= self._most:
+            transport.write(self._answer)
+            transport.close()
+            return
+        self._counts[client] += 1
+        self._clients[transport] = client
+
+    def leave(self, transport: asyncio.BaseTransport) -> None:
+        """A connection has ended."""
+        client = self._clients.pop(transport, None)
+        if client is not None:
+            self._counts[client] -= 1
+            if not self._counts[client]:
+                del self._counts[client]
+
+
+def protocol(head_s: float, connections: Connections) -> type[asyncio.Protocol]:
     """The protocol that gives the head of each request `head_s` seconds."""
 
     class Protocol(HttpToolsProtocol):
@@ -33,8 +74,10 @@ def protocol(head_s: float) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            _notice_dead_peer(transport)
-            self._timer = self.loop.call_later(head_s, self._late)
+            connections.enter(transport)
+            if not transport.is_closing():
+                _notice_dead_peer(transport)
+                self._timer = self.loop.call_later(head_s, self._late)
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -56,6 +99,7 @@ def protocol(head_s: float) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._in_time()
+            connections.leave(self.transport)
             super().connection_lost(exc)
 
         def _count(self, size: int) -> None:
@@ -73,6 +117,37 @@ def protocol(head_s: float) -> type[asyncio.Protocol]:
             self.transport.close()
 
     return Protocol
+
+
+def websocket_protocol(connections: Connections) -> type[asyncio.Protocol]:
+    """The protocol to which a connection changes over for a WebSocket."""
+
+    class Protocol(WebSocketsSansIOProtocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            connections.leave(self.transport)
+            super().connection_lost(exc)
+
+    return Protocol
+
+
+def client_of(peer: Any) -> str:
+    """Who is at the other end, given its address as a socket tells it."""
+    try:
+        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    except (TypeError, ValueError, IndexError):
+        return "unknown"
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped or ipaddress.ip_network((address, _SITE_BITS), strict=False))
+    return str(address)
+
+
+def _too_many(most: int) -> bytes:
+    """The answer to a connection too many."""
+    error = TooManyRequests(f"a client has at most {most} connections", remedy="end some, or ask for a higher --client-connections")
+    body = json.dumps(error.to_dict()).encode()
+    head = f"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return f"{head}retry-after: 1\r\nconnection: close\r\n\r\n".encode() + body
 
 
 def _notice_dead_peer(transport: Any) -> None:

@@ -21,7 +21,7 @@ from bandsox.server.application import application, served
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.server.logs import logging_to
-from bandsox.server.protocol import protocol
+from bandsox.server.protocol import Connections, protocol, websocket_protocol
 
 _THREADS = 32
 """For short work of the library, such as a look into the registry. Transfers have threads of their own."""
@@ -54,6 +54,7 @@ async def _serve(storage: str | None, configuration: Configuration, ready: Calla
                 configuration = dataclasses.replace(configuration, proxy_port=listeners[1].getsockname()[1])
             open_.enter_context(logging_to(bandsox.storage_dir))
             app = application(bandsox, configuration)
+            open_.enter_context(app.state.service.leases.watching())
             addresses = [_address(configuration, each) for each in listeners]
             server = _Server(_settings(served(app), configuration), lambda: ready(*addresses))
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end
@@ -69,10 +70,11 @@ def _told_to_stop(number: int, frame: object) -> None:
 
 
 def _settings(app: ASGIApp, configuration: Configuration) -> uvicorn.Config:
+    connections = Connections(configuration.client_connections)
     config = uvicorn.Config(
         app,
-        http=protocol(configuration.head_s),
-        ws="websockets-sansio",
+        http=protocol(configuration.head_s, connections),
+        ws=websocket_protocol(connections),
         loop="asyncio",
         lifespan="off",
         log_config=None,

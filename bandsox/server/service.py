@@ -23,6 +23,7 @@ from bandsox.server.auth.attempts import Attempts
 from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
+from bandsox.server.leases import Leases
 from bandsox.server.metrics import Metrics
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.store import KeyedRequests
@@ -46,6 +47,7 @@ class Service:
         self.engine = bandsox.engine
         self.configuration = configuration
         self.gatekeeper = Gatekeeper(bandsox.storage_dir)
+        self.leases = Leases(self.gatekeeper)
         self.metrics = Metrics()
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}

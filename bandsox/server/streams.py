@@ -19,10 +19,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bandsox.errors import BandSoxError, NotAuthenticated
+from bandsox.errors import BandSoxError
 from bandsox.models import Progress, ProgressCallback
+from bandsox.server.leases import Lease, unknown
 from bandsox.server.replies import Streamed, json_reply, textual
-from bandsox.server.service import Service
 
 BEAT_S = 15.0
 """How many seconds of silence there are at most."""
@@ -36,12 +36,6 @@ Line = Mapping[str, Any]
 def described(what: str) -> dict[int | str, dict[str, Any]]:
     """The description of an answer that goes on, for a route's ``responses``."""
     return {200: {"description": what, "content": {kind: {"schema": {"type": "string"}} for kind in (_LINES, _SSE)}}}
-
-
-def may_still_call(request: Request) -> bool:
-    """Whether the caller of `request` is known at this moment: a key may have been revoked since it came."""
-    service: Service = request.app.state.service
-    return service.gatekeeper.caller(request.scope["credential"]) is not None
 
 
 async def stream(request: Request, source: AbstractAsyncContextManager[AsyncIterator[Line]]) -> Response:
@@ -140,19 +134,21 @@ def _wants(request: Request, kind: str) -> bool:
 def _answer(request: Request, stack: AsyncExitStack, items: AsyncIterator[Line]) -> Response:
     kind = _SSE if _wants(request, _SSE) else _LINES
     encode, beat = (_event, b": \n\n") if kind == _SSE else (_line, b"\n")
-    pieces = _encoded(items, encode, beat, lambda: may_still_call(request))
+    lease: Lease = request.scope["lease"]
+    lease.polite = True
+    pieces = _encoded(items, encode, beat, lease.over)
     return Streamed(stack, pieces, 200, {"X-Accel-Buffering": "no"}, kind)
 
 
 async def _encoded(
-    items: AsyncIterator[Line], encode: Callable[[Line], bytes], beat: bytes, may_go_on: Callable[[], bool]
+    items: AsyncIterator[Line], encode: Callable[[Line], bytes], beat: bytes, over: asyncio.Future[None]
 ) -> AsyncGenerator[bytes, None]:
     following = asyncio.ensure_future(_next(items))
     try:
         while True:
-            done, _ = await asyncio.wait({following}, timeout=BEAT_S)
-            if not may_go_on():
-                yield encode(_failure(NotAuthenticated("this server does not know the caller any more")))
+            done, _ = await asyncio.wait({following, over}, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if over.done():
+                yield encode(_failure(unknown()))
                 return
             if not done:
                 yield beat

@@ -13,7 +13,10 @@ from types import TracebackType
 CREATE = 0x100
 MODIFY = 0x002
 ATTRIB = 0x004
-"""Kinds of events (inotify.h): an entry of a directory was made; a file was written to; its times or other attributes were set."""
+MOVED_TO = 0x080
+DELETE = 0x200
+"""Kinds of events (inotify.h): an entry of a directory was made; a file was written to; its times or other attributes were set; a file was
+renamed into a directory, or removed from it."""
 
 _READ_SIZE = 1 << 16
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 from bandsox import BandSox, errors
+from bandsox.server.protocol import client_of
 from tests.server.servers import Server, serving
 
 
@@ -134,6 +137,49 @@ def test_tls(tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest
         old.check_hostname, old.verify_mode, old.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_1
         with socket.create_connection((host, int(port)), timeout=60) as raw, pytest.raises(OSError):
             old.wrap_socket(raw, server_hostname="localhost")
+
+
+def test_a_client_has_so_many_connections_and_gets_others_back(tmp_path: Path) -> None:
+    with serving(tmp_path, "--client-connections", "4") as server:
+        websocket = connect(server.url.replace("http", "ws") + "/api/events", proxy=None)
+        websocket.recv(60)  # it counts as well
+        held = [connected(server) for _ in range(3)]
+        for each in held:
+            each.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with connected(server) as refused:
+            answer = everything(refused)
+            assert answer.startswith(b"HTTP/1.1 429 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "too_many_requests"
+        for release in (held[0].close, websocket.close):
+            release()
+            allowed(server)
+        for each in held:
+            each.close()
+
+
+def allowed(server: Server) -> None:
+    """Return once the server takes a connection: that another one has ended it hears a moment after we do."""
+    while True:
+        with connected(server) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            with contextlib.suppress(ConnectionResetError):  # refused while it was still sending
+                if everything(connection).startswith(b"HTTP/1.1 200 "):
+                    return
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:0:0:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_who_is_one_client(one: str, other: str, same: bool) -> None:
+    assert (client_of((one, 1)) == client_of((other, 2))) == same
 
 
 def test_two_hundred_clients_at_once(hasty: Server) -> None:

@@ -45,6 +45,15 @@ from bandsox.errors import MissingTool
     metavar="MIB",
     help="What new VMs leave free. [default: a twentieth, at most 1024]",
 )
+@click.option(
+    "--client-connections",
+    "connections",
+    type=click.IntRange(min=0),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="How many connections one client has at most; 0: any number, for servers behind a proxy.",
+)
 @click.option("--proxy-port", type=click.IntRange(0, 65535), metavar="PORT", help="Where browsers and others reach ports of guests.")
 @click.option("--proxy-domain", metavar="NAME", help="Give each of those a name of its own, PORT-ID.NAME.")
 @click.option("--print-unit", type=click.Choice(["system", "user"]), help="Print a unit file of systemd that serves so, and end.")
@@ -61,6 +70,7 @@ def serve(
     grace: float,
     head: float,
     reserve: int | None,
+    connections: int,
     proxy_port: int | None,
     proxy_domain: str | None,
     print_unit: str | None,
@@ -87,7 +97,7 @@ def serve(
     allowed_origins = frozenset(origin.lower().rstrip("/") for origin in origins)
     domain = None if proxy_domain is None else proxy_domain.lower().strip(".")
     configuration = Configuration(
-        host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace, head, reserve, proxy_port, domain
+        host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace, head, reserve, proxy_port, domain, connections
     )
 
     def ready(address: str, proxy: str | None = None) -> None:

@@ -57,7 +57,7 @@ NO_QUOTAS = Quotas()
 class Caller:
     """Somebody who calls. `id` is a key's id, ``session`` or ``everybody``; `prefix` is what the names of its machines begin with.
 
-    `session` is the id of the session by which it calls, if it does.
+    `session` is the id of the session by which it calls, if it does; `until` is when it is not known any more, in seconds since the epoch.
     """
 
     id: str
@@ -67,6 +67,7 @@ class Caller:
     quotas: Quotas = field(default=NO_QUOTAS)
     by_cookie: bool = False
     session: str | None = None
+    until: float | None = None
 
     def may(self, scope: Scope) -> bool:
         """Whether it has this scope, or one that includes it."""

@@ -77,6 +77,16 @@ class Gatekeeper:
         caller = self._known(authority, credential.token) if credential.token.startswith(sessions.PREFIX) else None
         return None if caller is None else dataclasses.replace(caller, by_cookie=True)
 
+    def still(self, caller: Caller) -> bool:
+        """Whether a caller that was let in may do now what it could then."""
+        authority = self.file.read()
+        if authority is None:
+            return True
+        if caller.until is not None and caller.until <= time.time():
+            return False
+        now = keys.owner(authority, caller.id) if caller.session is None else sessions.owner(authority, caller.session)
+        return now is not None and (now.scopes, now.prefix) == (caller.scopes, caller.prefix)
+
     def _known(self, authority: Authority, token: str) -> Caller | None:
         if len(token) > _MAX_TOKEN:
             return None

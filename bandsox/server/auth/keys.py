@@ -154,4 +154,4 @@ def owner(authority: Authority, key_id: str) -> Caller | None:
     known = authority.keys.get(key_id)
     if known is None or (known.expires_at is not None and known.expires_at <= time.time()):
         return None
-    return Caller(key_id, known.name, frozenset(known.scopes), known.prefix, known.quotas)
+    return Caller(key_id, known.name, frozenset(known.scopes), known.prefix, known.quotas, until=known.expires_at)

@@ -71,7 +71,7 @@ def owner(authority: Authority, session: str) -> Caller | None:
     known = authority.sessions.get(session)
     if known is None or not known.created_at <= time.time() < known.created_at + LIFETIME_S:
         return None
-    return dataclasses.replace(SOMEBODY, session=session)
+    return dataclasses.replace(SOMEBODY, session=session, until=known.created_at + LIFETIME_S)
 
 
 def end(file: AuthFile, session: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import NoReturn
 from urllib.parse import parse_qsl, urlencode
@@ -74,7 +75,7 @@ class Entrance:
                 refusal = await self._enter(scope, headers, place) if caller is None else None
             if refusal is None:
                 assert caller is not None
-                await self._connect(scope, receive, send, place, caller)
+                await self._service.leases.serve(caller, partial(self._connect, place, caller), scope, receive, send)
                 return
         except BandSoxError as error:
             status, refusal = status_of(error), failure(error)
@@ -144,7 +145,7 @@ class Entrance:
         answer.set_cookie(passes.COOKIE, value, max_age=passes.LIFETIME_S, httponly=True, samesite="lax", secure=secure, path=path)
         return answer
 
-    async def _connect(self, scope: Scope, receive: Receive, send: Send, place: Place, caller: Caller) -> None:
+    async def _connect(self, place: Place, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         check(caller, callers.Scope.EXEC)
         machine = await self._service.machine(caller, place.vm)
         query = scope["query_string"].decode("latin-1")

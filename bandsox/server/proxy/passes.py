@@ -5,8 +5,10 @@ A pass names the key or the session of its owner, and is worth nothing once that
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
+import math
 import time
 
 from bandsox.server.auth import keys, sessions
@@ -32,7 +34,10 @@ def holder(authority: Authority, value: str, vm_id: str, port: int) -> Caller | 
     issued = float(issued_text)
     if (for_vm, for_port) != (vm_id, str(port)) or not issued <= time.time() < issued + LIFETIME_S:
         return None
-    return keys.owner(authority, owner) or sessions.owner(authority, owner)
+    caller = keys.owner(authority, owner) or sessions.owner(authority, owner)
+    if caller is None:
+        return None
+    return dataclasses.replace(caller, until=min(issued + LIFETIME_S, caller.until or math.inf))
 
 
 def _signature(authority: Authority, claim: str) -> str:
