@@ -78,6 +78,11 @@ SECTIONS = {
                 *("list-sessions", "end-session"),
             ),
         ),
+        "webhook": Entry(
+            f"{_COMMANDS}.webhook:webhook",
+            "Say who is told of changes over HTTP, by a server that runs.",
+            ("create", "list", "ls", "edit", "delete", "rm", "log"),
+        ),
     },
     "This host": {
         "init": Entry(f"{_COMMANDS}.init:init", "Install the guest kernel, the default image, and Firecracker where this host can run it."),

@@ -69,6 +69,10 @@ from bandsox.models.snapshots import (
     StoredFile,
     Template,
 )
+from bandsox.models.webhooks import (
+    Delivery,
+    Webhook,
+)
 
 __all__ = [
     "MOST_DIFFERENCES",
@@ -81,6 +85,7 @@ __all__ = [
     "Confinement",
     "ConfinementDemand",
     "Connection",
+    "Delivery",
     "DirEntry",
     "ExecResult",
     "FileChange",
@@ -119,5 +124,6 @@ __all__ = [
     "VMRecord",
     "VMSpec",
     "VMStatus",
+    "Webhook",
     "report",
 ]

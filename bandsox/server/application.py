@@ -35,13 +35,14 @@ from bandsox.server.routes import (
     snapshots,
     system,
     timelines,
+    webhooks,
 )
 from bandsox.server.service import Service
 from bandsox.version import __version__
 
 _SUBJECTS = (
     *(system, auth, keys, audit, builds, machines, commands, devices, files, networks, ports, timelines),
-    *(snapshots, images, events, pages),
+    *(snapshots, images, events, webhooks, pages),
 )
 ROUTERS = tuple(subject.router for subject in _SUBJECTS)
 """Those of `builds` come before `machines`, where ``from-dockerfile`` would be a machine's name."""

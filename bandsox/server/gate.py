@@ -60,6 +60,8 @@ class Gate:
         except BandSoxError as error:
             refusal = failure(error)
         if refusal is not None:
+            if refusal.status_code in {401, 403}:
+                audit(scope, None, refusal.status_code, 0.0)
             if websocket:
                 await send({"type": "websocket.close", "code": 1008})  # before it was accepted: an answer with status 403
                 return

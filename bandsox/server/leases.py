@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bandsox import wire
@@ -113,6 +114,8 @@ class Leases:
 
     def _check(self, lease: Lease) -> None:
         """End what is under way for a caller that may not call any more; else do so when its time is over."""
+        if lease.over.done():
+            return
         try:
             may = self._gatekeeper.still(lease.caller)
         except BandSoxError:  # a file that cannot be read lets nobody in
@@ -153,6 +156,13 @@ class _Answer:
                     await self._send({"type": "websocket.close", "code": wire.UNKNOWN_CALLER if self._begun else 1008})
         elif not self._begun:
             await failure(unknown())(self._scope, receive, self._send)
+
+
+def be_answered(request: Request) -> None:
+    """Have this request answered although it may end what its own caller was let in by."""
+    lease: Lease | None = request.scope.get("lease")
+    if lease is not None:
+        lease.polite = True
 
 
 def unknown() -> NotAuthenticated:

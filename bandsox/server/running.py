@@ -60,7 +60,8 @@ async def _serve(storage: str | None, configuration: Configuration, ready: Calla
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end
                 signal.signal(number, _told_to_stop)
             try:
-                await server.serve(sockets=listeners)
+                async with app.state.service.dispatcher.running():
+                    await server.serve(sockets=listeners)
             finally:
                 await app.state.once.finish()
 

@@ -25,8 +25,9 @@ from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.server.leases import Leases
 from bandsox.server.metrics import Metrics
+from bandsox.server.webhooks.dispatcher import Dispatcher
 from bandsox.settings import DEFAULT_IMAGE
-from bandsox.store import KeyedRequests
+from bandsox.store import KeyedRequests, Webhooks
 from bandsox.vm import AsyncMicroVM
 
 
@@ -52,6 +53,8 @@ class Service:
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}
         self.feed = bandsox.feed
+        self.webhooks = Webhooks(self.engine.database, self.engine.layout.locks)
+        self.dispatcher = Dispatcher(self.engine.layout, self.feed, self.webhooks, configuration.webhook_networks)
         self.keyed = KeyedRequests(self.engine.database)
         self._counting = anyio.Lock()
 

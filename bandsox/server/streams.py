@@ -146,7 +146,8 @@ async def _encoded(
     following = asyncio.ensure_future(_next(items))
     try:
         while True:
-            done, _ = await asyncio.wait({following, over}, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {following, over}
+            done, _ = await asyncio.wait(either, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
             if over.done():
                 yield encode(_failure(unknown()))
                 return

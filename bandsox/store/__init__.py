@@ -11,5 +11,6 @@ from bandsox.store.keyed import KeyedRequests
 from bandsox.store.probes import ProbeResult, Probes
 from bandsox.store.snapshots import Snapshots
 from bandsox.store.vms import VMs
+from bandsox.store.webhooks import Webhooks
 
-__all__ = ["Changes", "Database", "ImageTable", "KeyedRequests", "ProbeResult", "Probes", "Snapshots", "VMs"]
+__all__ = ["Changes", "Database", "ImageTable", "KeyedRequests", "ProbeResult", "Probes", "Snapshots", "VMs", "Webhooks"]

@@ -160,6 +160,33 @@ _MIGRATIONS = (
         UNIQUE (purpose, owner, label)
     ) STRICT;
     """,
+    """
+    CREATE TABLE webhooks (
+        id            TEXT PRIMARY KEY,
+        url           TEXT NOT NULL,
+        kinds         TEXT NOT NULL,
+        secret        TEXT NOT NULL,
+        created_at    REAL NOT NULL,
+        enabled       INTEGER NOT NULL DEFAULT 1,
+        position      INTEGER NOT NULL,
+        attempts      INTEGER NOT NULL DEFAULT 0,
+        failing_since REAL,
+        next_at       REAL NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE deliveries (
+        id         INTEGER PRIMARY KEY AUTOINCREMENT,
+        webhook_id TEXT NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+        message    TEXT NOT NULL,
+        kind       TEXT NOT NULL,
+        at         REAL NOT NULL,
+        attempt    INTEGER NOT NULL,
+        outcome    TEXT NOT NULL,
+        status     INTEGER,
+        error      TEXT,
+        ms         INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX deliveries_by_webhook ON deliveries (webhook_id, id);
+    """,
 )
 """Each entry takes the schema one version further; ``PRAGMA user_version`` counts those applied.
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,16 +107,6 @@ def test_bodies_that_stop_coming_are_given_up_when_the_client_goes(hasty: Server
         assert client.get("/healthz").status_code == 200
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    directory = tmp_path_factory.mktemp("tls")
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", *subject]
-    subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
-    return cert, key
-
-
 def test_tls(tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     cert, key = certificate
     with serving(tmp_path, "--tls-cert", str(cert), "--tls-key", str(key), "--head-timeout", "0.5") as server:
@@ -140,22 +129,21 @@ def test_tls(tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest
 
 
 def test_a_client_has_so_many_connections_and_gets_others_back(tmp_path: Path) -> None:
-    with serving(tmp_path, "--client-connections", "4") as server:
-        websocket = connect(server.url.replace("http", "ws") + "/api/events", proxy=None)
-        websocket.recv(60)  # it counts as well
-        held = [connected(server) for _ in range(3)]
+    with serving(tmp_path, "--client-connections", "4") as server, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected(server)) for _ in range(3)]
         for each in held:
             each.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
-        with connected(server) as refused:
-            answer = everything(refused)
-            assert answer.startswith(b"HTTP/1.1 429 ")
-            assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "too_many_requests"
-        for release in (held[0].close, websocket.close):
-            release()
-            allowed(server)
-        for each in held:
-            each.close()
+        with connect(server.url.replace("http", "ws") + "/api/events", proxy=None) as websocket:
+            websocket.recv(60)
+            with connected(server) as refused:
+                answer = everything(refused)
+                assert answer.startswith(b"HTTP/1.1 429 ")
+                assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "too_many_requests"
+        allowed(server)  # as the WebSocket has ended
+        held.append(stack.enter_context(connected(server)))
+        held[0].close()
+        allowed(server)
 
 
 def allowed(server: Server) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sqlite3
 import subprocess
 import sys
 import time
@@ -16,17 +15,36 @@ import httpx
 import pytest
 
 from bandsox.errors import BandSoxError, NotAuthenticated
+from bandsox.models import ImageConfig, Isolation, VMRecord, VMSpec, VMStatus
 from bandsox.server.auth import keys, sessions
 from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope
 from bandsox.server.auth.file import AuthFile, Session
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.proxy import passes
 from bandsox.settings import Layout
-from bandsox.store import Database
+from bandsox.store import Database, VMs
 from tests.server.servers import Server, serving
 
 PASSWORD = "correct horse battery"
 OTHER = "another password"
+
+STOPPED = VMRecord(
+    id="",
+    spec=VMSpec("image", "name"),
+    status=VMStatus.STOPPED,
+    created_at=1.0,
+    image_id="image",
+    image_config=ImageConfig(),
+    rootfs=Path("/nonexistent"),
+    kernel=Path("/nonexistent"),
+    initramfs=Path("/nonexistent"),
+    vmm="qemu",
+    vmm_version="",
+    accelerator="tcg",
+    accelerator_reason="",
+    isolation=Isolation.EMULATED,
+    transport="virtio-serial",
+)
 
 
 def cli(storage: Path, *words: str) -> Any:
@@ -65,9 +83,18 @@ def person(guarded: Server, file: AuthFile) -> Iterator[httpx.Client]:
     """A browser that is logged in. There is no other session."""
     sessions.end_others(file, None)
     with guarded.client() as client:
-        client.headers |= {"origin": guarded.url, "user-agent": "a browser"}
-        assert client.post("/api/auth/login", json={"password": PASSWORD}).status_code == 200
+        client.headers.update({"origin": guarded.url, "user-agent": "a browser"})
+        log_in(client, file, "a browser")
         yield client
+
+
+def log_in(client: httpx.Client, file: AuthFile, agent: str = "") -> str:
+    """Give a client a session, without counting as a try."""
+    authority = file.read()
+    assert authority is not None
+    token = sessions.begin(file, authority.password, "127.0.0.1", agent)
+    client.cookies.set(sessions.COOKIE, token, domain="127.0.0.1")
+    return token
 
 
 def open_to(client: httpx.Client) -> bool:
@@ -79,9 +106,11 @@ def open_to(client: httpx.Client) -> bool:
 # ── the password ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_shows_the_password_changes_it_and_stays_logged_in(person: httpx.Client, guarded: Server, admin: httpx.Client) -> None:
+def test_who_shows_the_password_changes_it_and_stays_logged_in(
+    person: httpx.Client, guarded: Server, admin: httpx.Client, file: AuthFile
+) -> None:
     with guarded.client() as other:
-        token = other.post("/api/auth/login", json={"password": PASSWORD}).json()["token"]
+        token = log_in(other, file)
         before = person.cookies["bandsox_session"]
         answer = person.put("/api/auth/password", json={"current": PASSWORD, "new": OTHER})
         assert (answer.status_code, answer.json()["status"]) == (200, "changed")
@@ -141,13 +170,12 @@ def test_a_password_that_was_changed_meanwhile_is_the_password_no_more(tmp_path:
 # ── sessions ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_sessions_are_listed_and_ended(person: httpx.Client, guarded: Server) -> None:
+def test_sessions_are_listed_and_ended(person: httpx.Client, guarded: Server, file: AuthFile) -> None:
     with guarded.client() as other:
-        other.headers["user-agent"] = "x" * 1000
-        other.post("/api/auth/login", json={"password": PASSWORD})
+        log_in(other, file, "x\x07" * 1000)
         theirs, own = person.get("/api/auth/sessions").json()
         assert (own["current"], own["client"], own["agent"]) == (True, "127.0.0.1", "a browser")
-        assert (theirs["current"], theirs["agent"]) == (False, "x" * 200)
+        assert (theirs["current"], theirs["agent"]) == (False, "x" * 100)
         assert own["created_at"] < own["expires_at"] == own["created_at"] + sessions.LIFETIME_S
         assert person.get("/api/auth/check").json()["caller"]["session"] == own["id"]
         assert not {each["id"] for each in (own, theirs)} & {person.cookies["bandsox_session"], other.cookies["bandsox_session"]}
@@ -157,11 +185,13 @@ def test_sessions_are_listed_and_ended(person: httpx.Client, guarded: Server) ->
         assert not open_to(other)
     assert person.delete(f"/api/auth/sessions/{theirs['id']}").status_code == 404
     assert [each["id"] for each in person.get("/api/auth/sessions").json()] == [own["id"]]
+    assert person.delete(f"/api/auth/sessions/{own['id']}").json() == {"status": "ended"}
+    assert not open_to(person)
 
 
-def test_all_sessions_but_ones_own_are_ended_at_once(person: httpx.Client, guarded: Server, admin: httpx.Client) -> None:
+def test_all_sessions_but_ones_own_are_ended_at_once(person: httpx.Client, guarded: Server, admin: httpx.Client, file: AuthFile) -> None:
     with guarded.client() as other:
-        other.post("/api/auth/login", json={"password": PASSWORD})
+        log_in(other, file)
         assert person.delete("/api/auth/sessions").json() == {"status": "ended", "count": 1}
         assert open_to(person)
         assert not open_to(other)
@@ -195,7 +225,11 @@ def test_a_pass_for_a_port_ends_with_the_session_it_was_got_by(file: AuthFile) -
     assert caller is not None
     assert caller.session is not None
     shown = passes.new(during, caller, "9f86d081884c7d65", 80)
-    assert passes.holder(during, shown, "9f86d081884c7d65", 80) == caller
+    holder = passes.holder(during, shown, "9f86d081884c7d65", 80)
+    assert holder is not None
+    assert dataclasses.replace(holder, until=caller.until) == caller
+    assert holder.until is not None
+    assert holder.until < time.time() + passes.LIFETIME_S, "nor is it good for longer than a pass is"
     sessions.end(file, caller.session)
     after = file.read()
     assert after is not None
@@ -267,19 +301,24 @@ def test_a_key_that_would_be_of_no_use_stays_as_it_is(admin: httpx.Client, file:
     assert admin.patch("/api/auth/keys/bsx_k_00000000", json={"name": "x"}).status_code == 404
 
 
+def test_a_key_revokes_itself_and_is_told_so(guarded: Server, file: AuthFile) -> None:
+    own = keys.create(file, "own")
+    with guarded.client(own.key) as client:
+        assert client.patch(f"/api/auth/keys/{own.key_id}", json={"name": "mine"}).json()["name"] == "mine"
+        assert client.delete(f"/api/auth/keys/{own.key_id}").json() == {"status": "revoked"}
+        assert not open_to(client)
+
+
 def test_what_machines_have_is_shown_beside_what_they_may_have(admin: httpx.Client, file: AuthFile, storage: Path) -> None:
     known = {keys.create(file, prefix or "all", ["exec"], prefix=prefix).key_id: prefix for prefix in ("", "ci-", "dev-")}
-    spec = {"image": "i", "vcpu": 2, "mem_mib": 256, "disk_size_mib": 1024}
-    with sqlite3.connect(Database(Layout.open(storage).database).path) as connection:
-        for number, name in enumerate(("ci-1", "ci-2", "other")):
-            record = {"id": f"{number:016x}", "spec": {"name": name, **spec}}
-            values = (record["id"], name, "stopped", float(number), "i", "r", json.dumps(record))
-            connection.execute("INSERT INTO vms VALUES (?, ?, ?, ?, NULL, NULL, NULL, ?, ?, ?)", values)
+    machines = VMs(Database(Layout.open(storage).database))
+    for number, name in enumerate(("ci-1", "ci-2", "other")):
+        machines.insert(dataclasses.replace(STOPPED, id=f"{number:016x}", spec=VMSpec("image", name, 2, 256, 1024)))
     try:
         used = {known[each["id"]]: each["used"] for each in admin.get("/api/auth/keys").json() if each["id"] in known}
     finally:
-        with sqlite3.connect(Layout.open(storage).database) as connection:
-            connection.execute("DELETE FROM vms")
+        for number in range(3):
+            machines.delete(f"{number:016x}")
     assert used["ci-"] == {"vms": 2, "vcpu": 4, "mem_mib": 512, "disk_mib": 2048}
     assert [used[prefix]["vms"] for prefix in ("", "dev-")] == [3, 0]
 

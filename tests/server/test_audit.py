@@ -137,17 +137,19 @@ def test_what_was_answered_is_in_the_log_and_no_secret_is(guarded: tuple[Server,
     server, file = guarded
     made = keys.create(file, "operator")
     with server.client(made.key) as client, server.client() as person:
-        token = person.post("/api/auth/login", json={"password": "long enough"}).json()["token"]
         person.post("/api/auth/login", json={"password": "a wrong password"})
+        token = person.post("/api/auth/login", json={"password": "long enough"}).json()["token"]
+        assert person.post("/api/cleanup").status_code == 403, "it names no Origin"
         for number in range(3):
             client.delete(f"/api/vms/none-{number}", params={"token": "secret in a query"})
-        answer = client.get("/api/auth/audit", params={"limit": 4})
+        answer = client.get("/api/auth/audit", params={"limit": 5})
         entries = answer.json()["entries"]
-        assert [each["path"] for each in entries] == [*(f"/api/vms/none-{number}" for number in (2, 1, 0)), "/api/auth/login"]
-        assert [each["status"] for each in entries] == [404, 404, 404, 401]
+        paths = [*(f"/api/vms/none-{number}" for number in (2, 1, 0)), "/api/cleanup", "/api/auth/login"]
+        assert [each["path"] for each in entries] == paths
+        assert [each["status"] for each in entries] == [404, 404, 404, 403, 200]
         assert (entries[0]["caller"], entries[0]["name"], entries[3]["caller"]) == (made.key_id, "operator", None)
         rest = client.get("/api/auth/audit", params={"after": answer.json()["next"]}).json()
-        assert [each["path"] for each in rest["entries"]] == ["/api/auth/login"]
+        assert [(each["path"], each["status"]) for each in rest["entries"]] == [("/api/auth/login", 401)]
         everything = client.get("/api/auth/audit").text
         assert not any(secret in everything for secret in (made.key, token, "long enough", "wrong password", "secret in a query"))
         session = person.get("/api/auth/check").json()["caller"]["session"]

@@ -114,7 +114,7 @@ def test_every_route_demands_what_it_should(guarded: Server, keys: dict[str, str
 
 def test_the_password_gives_a_session_that_can_be_ended(guarded: Server) -> None:
     with guarded.client() as client:
-        assert client.get("/api/auth/check").json() == {"authenticated": False, "auth_enabled": True}
+        assert client.get("/api/auth/check").json() == {"authenticated": False, "auth_enabled": True, "caller": None}
         answer = client.post("/api/auth/login", json={"password": PASSWORD})
         cookie = answer.headers["set-cookie"].lower()
         assert "httponly" in cookie
@@ -221,7 +221,8 @@ def test_authentication_is_turned_on_once(tmp_path: Path) -> None:
 def test_while_it_is_off_there_is_nothing_to_log_in_to(http: httpx.Client) -> None:
     assert http.post("/api/auth/login", json={"password": PASSWORD}).status_code == 404
     assert http.get("/api/auth/keys").status_code == 404
-    assert http.get("/api/auth/check").json() == {"authenticated": True, "auth_enabled": False}
+    found = http.get("/api/auth/check").json()
+    assert (found["authenticated"], found["auth_enabled"], found["caller"]["name"]) == (True, False, "everybody")
 
 
 def test_every_websocket_wants_to_know_who_is_calling(guarded: Server, keys: dict[str, str]) -> None:

@@ -118,7 +118,7 @@ def _with_quotas(function: Callable[..., None]) -> Callable[..., None]:
 @_with_quotas
 @click.pass_context
 def create_key(
-    context: click.Context, name: str, scopes: tuple[str, ...], expires: float | None, prefix: str, **quotas: int | None
+    context: click.Context, /, name: str, scopes: tuple[str, ...], expires: float | None, prefix: str, **quotas: int | None
 ) -> None:
     """Make a key, and print it: the only time it is shown."""
     from bandsox.server.auth import keys
@@ -139,6 +139,7 @@ def create_key(
 @click.pass_context
 def edit_key(
     context: click.Context,
+    /,
     key_id: str,
     name: str | None,
     scopes: tuple[str, ...],

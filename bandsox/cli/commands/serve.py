@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from click.core import ParameterSource
 from bandsox.cli.command import Command, invocation
 from bandsox.cli.output import print_json
 from bandsox.errors import MissingTool
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network such as ``10.0.0.0/8``."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command(
@@ -54,6 +63,14 @@ from bandsox.errors import MissingTool
     metavar="N",
     help="How many connections one client has at most; 0: any number, for servers behind a proxy.",
 )
+@click.option(
+    "--webhook-network",
+    "networks",
+    multiple=True,
+    type=network,
+    metavar="CIDR",
+    help="A private network that webhooks may be in, such as 10.0.0.0/8; else they are on the Internet.",
+)
 @click.option("--proxy-port", type=click.IntRange(0, 65535), metavar="PORT", help="Where browsers and others reach ports of guests.")
 @click.option("--proxy-domain", metavar="NAME", help="Give each of those a name of its own, PORT-ID.NAME.")
 @click.option("--print-unit", type=click.Choice(["system", "user"]), help="Print a unit file of systemd that serves so, and end.")
@@ -71,6 +88,7 @@ def serve(
     head: float,
     reserve: int | None,
     connections: int,
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
     proxy_port: int | None,
     proxy_domain: str | None,
     print_unit: str | None,
@@ -97,7 +115,20 @@ def serve(
     allowed_origins = frozenset(origin.lower().rstrip("/") for origin in origins)
     domain = None if proxy_domain is None else proxy_domain.lower().strip(".")
     configuration = Configuration(
-        host, port, insecure, allowed_hosts, allowed_origins, tls_cert, tls_key, grace, head, reserve, proxy_port, domain, connections
+        host,
+        port,
+        insecure,
+        allowed_hosts,
+        allowed_origins,
+        tls_cert,
+        tls_key,
+        grace,
+        head,
+        reserve,
+        proxy_port,
+        domain,
+        connections,
+        frozenset(networks),
     )
 
     def ready(address: str, proxy: str | None = None) -> None:

@@ -90,7 +90,7 @@ class Gatekeeper:
     def _known(self, authority: Authority, token: str) -> Caller | None:
         if len(token) > _MAX_TOKEN:
             return None
-        caller = (sessions if token.startswith(sessions.PREFIX) else keys).caller(authority, token)
+        caller: Caller | None = (sessions if token.startswith(sessions.PREFIX) else keys).caller(authority, token)
         if caller is not None:
             self.usage.note(caller.session or caller.id)
         return caller

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+import math
 import secrets
 import time
 
@@ -44,7 +45,7 @@ def begin(file: AuthFile, password: str, client: str, agent: str) -> str:
         authority = change.existing
         if not hmac.compare_digest(authority.password, password):
             raise NotAuthenticated("that is not the password")
-        session, issued = secrets.token_hex(16), f"{change.now:.3f}"
+        session, issued = secrets.token_hex(16), f"{math.floor(change.now * 1000) / 1000:.3f}"  # not a moment that is still to come
         shown = "".join(each for each in agent[:_AGENT_LENGTH] if each.isprintable())
         going_on = sorted(open_sessions(authority).items(), key=lambda each: each[1].created_at)[-MAX_SESSIONS + 1 :]
         change.authority = dataclasses.replace(authority, sessions={**dict(going_on), session: Session(float(issued), client, shown)})

@@ -21,7 +21,7 @@ LIFETIME_S = 12 * 3600
 
 def new(authority: Authority, caller: Caller, vm_id: str, port: int) -> str:
     """A pass."""
-    claim = f"{vm_id}.{port}.{caller.session or caller.id}.{time.time():.3f}"
+    claim = f"{vm_id}.{port}.{caller.session or caller.id}.{math.floor(time.time() * 1000) / 1000:.3f}"
     return f"{claim}.{_signature(authority, claim)}"
 
 

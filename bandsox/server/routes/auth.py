@@ -15,6 +15,7 @@ from bandsox.server.auth import sessions
 from bandsox.server.auth.callers import Caller, Scope
 from bandsox.server.auth.tickets import LIFETIME_S
 from bandsox.server.guard import GuardedRoute, Open, demands
+from bandsox.server.leases import be_answered
 from bandsox.server.replies import json_reply
 from bandsox.server.service import Service, TheCaller, TheService
 
@@ -33,6 +34,7 @@ async def login(service: TheService, request: Request, body: shapes.Login) -> Re
 async def logout(service: TheService, request: Request) -> Response:
     """End the session of this request; its token is worth nothing from now on."""
     caller: Caller | None = request.scope["caller"]
+    be_answered(request)
     if caller is not None and caller.session is not None:
         with contextlib.suppress(NotFound):  # it was ended meanwhile
             await asyncio.to_thread(sessions.end, service.gatekeeper.file, caller.session)
@@ -66,6 +68,7 @@ async def give_ticket(service: TheService, request: Request) -> Response:
 @demands(Scope.ADMIN, body=64 << 10)
 async def change_password(service: TheService, caller: TheCaller, request: Request, body: shapes.NewPassword) -> Response:
     """Set another password, by showing the one that it is. All sessions end; whoever asks by a session gets a new one."""
+    be_answered(request)
     await service.gatekeeper.change_password(body.current, body.new, client_of(request))
     if caller.session is None:
         return json_reply({"status": "changed", "token": None})
@@ -104,8 +107,9 @@ async def end_other_sessions(service: TheService, caller: TheCaller) -> Response
 
 @router.delete("/sessions/{session}", response_model=shapes.Status)
 @demands(Scope.ADMIN)
-async def end_session(service: TheService, session: str) -> Response:
+async def end_session(service: TheService, request: Request, session: str) -> Response:
     """End a session; its token is worth nothing from now on."""
+    be_answered(request)
     await asyncio.to_thread(sessions.end, service.gatekeeper.file, session)
     return json_reply({"status": "ended"})
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from bandsox.models import VMRecord
 from bandsox.server import shapes
@@ -16,6 +16,7 @@ from bandsox.server.auth import keys
 from bandsox.server.auth.callers import Quotas, Scope
 from bandsox.server.auth.file import Key
 from bandsox.server.guard import GuardedRoute, demands
+from bandsox.server.leases import be_answered
 from bandsox.server.replies import json_reply
 from bandsox.server.service import Service, TheService
 
@@ -40,8 +41,9 @@ async def create_key(service: TheService, body: shapes.NewKeyShape) -> Response:
 
 @router.patch("/{key_id}", response_model=shapes.KeyInfo)
 @demands(Scope.ADMIN)
-async def edit_key(service: TheService, key_id: str, body: shapes.EditedKey) -> Response:
+async def edit_key(service: TheService, request: Request, key_id: str, body: shapes.EditedKey) -> Response:
     """Change what a key may do, and get what is known of it; what the request does not name stays. It holds at once."""
+    be_answered(request)
     wanted = body.model_dump(exclude_unset=True)
     if "quotas" in wanted:
         wanted["quotas"] = Quotas(**wanted["quotas"])
@@ -51,8 +53,9 @@ async def edit_key(service: TheService, key_id: str, body: shapes.EditedKey) -> 
 
 @router.delete("/{key_id}", response_model=shapes.Status)
 @demands(Scope.ADMIN)
-async def revoke_key(service: TheService, key_id: str) -> Response:
+async def revoke_key(service: TheService, request: Request, key_id: str) -> Response:
     """Have a key let nobody in any more."""
+    be_answered(request)
     await asyncio.to_thread(keys.revoke, service.gatekeeper.file, key_id)
     return json_reply({"status": "revoked"})
 

@@ -74,6 +74,7 @@ from bandsox.server.shapes.networks import (
 from bandsox.server.shapes.ports import HttpRequest, HttpResponse, LinkToPort, NewPort, PortInfo, PublishedUrl
 from bandsox.server.shapes.snapshots import Fork, Forked, NewSnapshot, Restore, RestoredVM, SnapshotInfo, TakenSnapshot
 from bandsox.server.shapes.timelines import CheckpointInfo, Compare, Difference, Differences, NewCheckpoint, Rewind
+from bandsox.server.shapes.webhooks import CreatedWebhook, DeliveryInfo, EditedWebhook, NewWebhook, WebhookInfo
 
 __all__ = [
     "VM",
@@ -88,9 +89,12 @@ __all__ = [
     "Console",
     "CreatedKey",
     "CreatedVM",
+    "CreatedWebhook",
+    "DeliveryInfo",
     "Difference",
     "Differences",
     "EditedKey",
+    "EditedWebhook",
     "EndedSessions",
     "Environment",
     "Failure",
@@ -131,6 +135,7 @@ __all__ = [
     "NewSnapshot",
     "NewVM",
     "NewVMFromDockerfile",
+    "NewWebhook",
     "Outcome",
     "PolicyInForce",
     "PolicyInfo",
@@ -163,5 +168,6 @@ __all__ = [
     "VMOptions",
     "WantedPolicy",
     "WantedStatus",
+    "WebhookInfo",
     "Written",
 ]
