@@ -79,6 +79,8 @@ ADDRESSES = [
     "/vms/shared/files?path=/etc",
     "/vms/shared/files?path=/etc&open=/etc/passwd",
     "/vms/shared/processes",
+    "/vms/shared/network",
+    "/vms/shared/timeline",
     "/vms/shared/console",
     "/images",
     "/settings",

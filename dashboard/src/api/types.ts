@@ -4,10 +4,14 @@ import type { AuthKeysResult, VmInfo } from "bandsox";
 
 export type {
   AuthKeysResult as Key,
+  Checkpoint,
   DirEntry as FileEntry,
   Finding,
   ImageInfo as Image,
   Metrics as Load,
+  NetworkConnection,
+  NetworkPolicy,
+  NetworkStats as NetworkUse,
   PortInfo as PortState,
   ProcessInfo as GuestProcess,
   Progress as Step,

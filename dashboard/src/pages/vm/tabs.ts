@@ -17,7 +17,9 @@ export const TABS: readonly Tab[] = [
   { path: "terminal", label: "Terminal", load: () => import("./terminal/Terminal.svelte"), needsGuest: true },
   { path: "files", label: "Files", load: () => import("./files/Files.svelte"), needsGuest: true },
   { path: "processes", label: "Processes", load: () => import("./processes/Processes.svelte"), needsGuest: true },
+  { path: "network", label: "Network", load: () => import("./network/Network.svelte") },
   { path: "ports", label: "Ports", load: () => import("./ports/Ports.svelte") },
+  { path: "timeline", label: "Timeline", load: () => import("./timeline/Timeline.svelte") },
   { path: "family", label: "Family", load: () => import("./family/Family.svelte") },
   { path: "console", label: "Console", load: () => import("./console/Console.svelte") },
 ];

@@ -1,6 +1,6 @@
 /** What the form for a new VM holds, and the request it stands for. */
 
-import { type CreateVmOptions } from "bandsox";
+import { type CreateVmOptions, type NetworkPreset } from "bandsox";
 
 export class FormError extends Error {}
 
@@ -11,6 +11,8 @@ export interface Form {
   memory: number;
   disk: number;
   network: "auto" | "on" | "off";
+  /** The preset of its policy; empty for none. */
+  policy: NetworkPreset | "";
   environment: string;
   /** Minutes; empty for no end. */
   ttl: number | null;
@@ -25,6 +27,7 @@ export const EMPTY: Form = {
   memory: 256,
   disk: 4096,
   network: "auto",
+  policy: "",
   environment: "",
   ttl: null,
   idle: null,
@@ -41,6 +44,7 @@ export function wanted(form: Form): CreateVmOptions {
     mem_mib: form.memory,
     disk_size_mib: form.disk,
     ...(form.network === "auto" ? {} : { enable_networking: form.network === "on" }),
+    ...(form.policy && form.network !== "off" ? { network: form.policy } : {}),
     ...(Object.keys(environment).length ? { env_vars: environment } : {}),
     ...(form.ttl ? { ttl: form.ttl * 60 } : {}),
     ...(form.idle ? { idle_timeout: form.idle * 60 } : {}),
