@@ -48,7 +48,7 @@ SECTIONS = {
         "network": Entry(
             f"{_COMMANDS}.network:network",
             "Say where VMs may go in their network, and see where they went.",
-            ("policy", "log", "learned", "stats"),
+            ("policy", "log", "learned", "stats", "secret"),
         ),
         "template": Entry(
             f"{_COMMANDS}.template:template",

@@ -13,6 +13,7 @@ import click
 from bandsox.cli.faults import report
 from bandsox.cli.output import notice, print_json
 from bandsox.cli.parameters import MachineOptions, metadata_of, variables, wanted_policy
+from bandsox.cli.secret import secrets_of
 from bandsox.errors import BandSoxError, InvalidRequest
 from bandsox.models import TEMPLATE_PREFIX
 
@@ -60,6 +61,7 @@ async def create_machine(
             enable_networking=options.network,
             dns=options.dns,
             network=wanted_policy(dataclasses.asdict(options)),
+            secrets=secrets_of(options.secret),
             cpu_template=options.cpu_template,
             disk_bandwidth_mbps=options.disk_bandwidth,
             disk_iops=options.disk_iops,

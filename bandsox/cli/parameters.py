@@ -248,6 +248,13 @@ def machine_options(function: Function) -> Function:
             "--dns", multiple=True, metavar="ADDRESS", help="A name server, in the place of those of this host; up to three times."
         ),
         policy_options,
+        click.option(
+            "--secret",
+            multiple=True,
+            metavar="NAME[=FROM]@HOST",
+            help="Let requests to HOST have the value of this command's variable FROM, or of a file, whose path has a slash; NAME holds a "
+            "placeholder in the VM. HOST,HOST for several; +query, +body or +http at the end to look there too.",
+        ),
         click.option("--debug-console", is_flag=True, help="Show all of the kernel's messages in `logs`; slower."),
         click.option(
             "--pull",
@@ -294,6 +301,7 @@ class MachineOptions:
     upload: float | None
     download: float | None
     connections: int | None
+    secret: tuple[str, ...]
     debug_console: bool
     publish: tuple[str, ...]
     pull: str

@@ -11,11 +11,24 @@ from bandsox.core import mcpservers
 from bandsox.core.opening import Opening
 from bandsox.engine.identity import check_dns, check_mmds
 from bandsox.errors import InvalidRequest, VMNotFound
-from bandsox.models import TEMPLATE_PREFIX, OnExpiry, Policy, ProgressCallback, PublishedPort, RateLimits, Template, VMSpec, VMStatus
+from bandsox.models import (
+    TEMPLATE_PREFIX,
+    OnExpiry,
+    Policy,
+    ProgressCallback,
+    PublishedPort,
+    RateLimits,
+    Secret,
+    SecretUse,
+    Template,
+    VMSpec,
+    VMStatus,
+)
 from bandsox.settings import DEFAULT_IMAGE, check_confinement, default_disk_limits, default_vmm
 from bandsox.vm.info import vm_info
 
 if TYPE_CHECKING:
+    from bandsox.network.vault import Vault
     from bandsox.vm import AsyncMicroVM
 
 
@@ -55,6 +68,7 @@ class Machines(Opening):
         mmds: Mapping[str, Any] | None = None,
         track_dirty_pages: bool = False,
         network: Policy | str | None = None,
+        secrets: Mapping[str, Secret] | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
@@ -99,6 +113,9 @@ class Machines(Opening):
             stands still. It runs somewhat slower for that.
         network: where it may go: a `Policy`, or the name of a preset: ``internet``, ``none``, ``registry-only``, ``learn``. None: the
             Internet, and nothing is written down. `AsyncMicroVM.set_network_policy` changes it.
+        secrets: values that its programs use and do not have, by the variables that hold their placeholders. Requests to a `Secret`'s hosts
+            get the value outside the guest, whose programs trust an authority of its own for these names. The machine has to have a
+            network then; its policy allows the hosts besides. `AsyncMicroVM.set_secret` changes a value.
         ephemeral: it is deleted when this object is closed or its process ends, even by SIGKILL; `AsyncMicroVM.keep` lets it live.
         progress: called with each step of long work.
 
@@ -110,6 +127,7 @@ class Machines(Opening):
         BootFailed: the machine did not come up; nothing of it is left.
         """
         asked = None if mcp is None else mcpservers.servers(mcp)
+        uses, vault = _secrets(secrets)
         template = docker_image.id if isinstance(docker_image, Template) else _template_id(docker_image)
         spec = VMSpec(
             image="" if isinstance(docker_image, Template) else docker_image,
@@ -120,7 +138,7 @@ class Machines(Opening):
             env_vars={**(asked.env if asked else {}), **(env_vars or {})},
             metadata=dict(metadata or {}),
             mcp=asked.shown if asked else None,
-            enable_networking=True if enable_networking is None and mmds is not None else enable_networking,
+            enable_networking=True if enable_networking is None and (mmds is not None or uses) else enable_networking,
             dns=check_dns(dns),
             kernel_path=os.fspath(kernel_path) if kernel_path is not None else None,
             boot_args=boot_args,
@@ -139,11 +157,12 @@ class Machines(Opening):
             mmds=None if mmds is None else check_mmds(mmds),
             track_dirty_pages=track_dirty_pages,
             policy=_policy(network),
+            secrets=uses,
         )
         if template is not None:
-            record = await self.engine.templates.start(template, spec, ephemeral=ephemeral, progress=progress)
+            record = await self.engine.templates.start(template, spec, vault=vault, ephemeral=ephemeral, progress=progress)
         else:
-            record = await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, progress=progress)
+            record = await self.engine.create(spec, force_rebuild=force_rebuild, ephemeral=ephemeral, vault=vault, progress=progress)
         vm = self._handle(record)
         if asked is not None:
             await self._configure(vm, asked)
@@ -272,6 +291,14 @@ def _policy(network: Policy | str | None) -> Policy | None:
     from bandsox.network.policy import policy_of
 
     return policy_of(network)
+
+
+def _secrets(asked: Mapping[str, Secret] | None) -> tuple[dict[str, SecretUse], Vault | None]:
+    if not asked:
+        return {}, None
+    from bandsox.network.vault import uses_of
+
+    return uses_of(asked)
 
 
 def _disk_limits(bandwidth_mbps: float | None, operations: int | None) -> RateLimits:

@@ -19,7 +19,7 @@ from bandsox.client.machine import RemoteMicroVM
 from bandsox.client.network import demand
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
-from bandsox.models import TEMPLATE_PREFIX, Change, Image, Isolation, OnExpiry, Policy, ProgressCallback, PublishedPort, Template
+from bandsox.models import TEMPLATE_PREFIX, Change, Image, Isolation, OnExpiry, Policy, ProgressCallback, PublishedPort, Secret, Template
 from bandsox.settings import DEFAULT_IMAGE, isolation_of
 
 if TYPE_CHECKING:
@@ -113,11 +113,12 @@ class RemoteBandSox(AsyncBandSox):
         mmds: Mapping[str, Any] | None = None,
         track_dirty_pages: bool = False,
         network: Policy | str | None = None,
+        secrets: Mapping[str, Secret] | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
-        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host."""
-        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or ephemeral:
+        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host, and secrets."""
+        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or secrets or ephemeral:
             refuse()
         if isinstance(docker_image, Template):
             docker_image = f"{TEMPLATE_PREFIX}{docker_image.id}"

@@ -87,6 +87,7 @@ async def _helper(engine: Engine, record: VMRecord, progress: ProgressCallback |
         balloon_mib=None,
         mmds=None,
         policy=None,
+        secrets={},
         mcp=None,
         ttl=None,
         idle_timeout=None,

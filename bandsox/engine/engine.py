@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bandsox.engine.timeline import Timeline
     from bandsox.guest import GuestClient
     from bandsox.network.keeper import Namespace
+    from bandsox.network.vault import Vault
     from bandsox.vmm.base import NetworkDevice
 
 BOOT_DEADLINE_S = 60.0
@@ -109,6 +110,7 @@ class Engine(Lines):
         force_rebuild: bool = False,
         ephemeral: bool = False,
         ground: Ground | None = None,
+        vault: Vault | None = None,
         progress: ProgressCallback | None = None,
     ) -> VMRecord:
         """Make a machine of an image and start it; it is returned once its agent answers.
@@ -117,6 +119,7 @@ class Engine(Lines):
         ----------
         ephemeral: it ends with this process, however this process ends.
         ground: what it is made of, where that was found out before.
+        vault: the values of its secrets.
 
         Raises
         ------
@@ -133,6 +136,7 @@ class Engine(Lines):
             async with self.images.use(ground.image):
                 await asyncio.to_thread(self.vms.insert, record)
             await asyncio.to_thread(self._make_disk, record)
+            await self.keep_secrets(record.id, vault)
             return await self.bring_up(record, progress)
 
     async def start(self, vm_id: str, progress: ProgressCallback | None = None) -> VMRecord:
@@ -403,9 +407,11 @@ class Engine(Lines):
     ) -> VMRecord:
         """Boot a machine whose network is there, or let it go on."""
         from bandsox.engine import boot, launch
+        from bandsox.network import vault
 
         vmm = self.vmms[record.vmm]
         spec = launch.launch_spec(self.layout, record, device, past, attached)
+        trust = await asyncio.to_thread(vault.guest_side, self.layout.vm(record.id)) if record.spec.secrets and record.network else None
         async with boot.started(vmm, spec) as booting:
             if namespace is not None:
                 namespace.bind(booting.process)
@@ -414,14 +420,21 @@ class Engine(Lines):
             network = {"network": record.network, "network_reason": record.network_reason}
             await self.update(record.id, **process, **confinement, **network, token=record.token)
             if past is not None:
-                renew = functools.partial(launch.renew, record=record, itself=past.itself, deadline_s=BOOT_DEADLINE_S)
+                renew = functools.partial(launch.renew, record=record, itself=past.itself, trust=trust, deadline_s=BOOT_DEADLINE_S)
                 receipt = await boot.first_answer(vmm, spec, booting, renew, bytes.fromhex(past.token), BOOT_DEADLINE_S)
                 past.check(receipt)
                 return await self.update(record.id, status=VMStatus.RUNNING, receipt=receipt, **deadlines.anew(record))
-            set_up = functools.partial(launch.set_up, record=record, deadline_s=BOOT_DEADLINE_S)
+            set_up = functools.partial(launch.set_up, record=record, trust=trust, deadline_s=BOOT_DEADLINE_S)
             ready = await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
             changes = {"network": ready.network, "network_reason": ready.network_reason}
             return await self.update(record.id, status=VMStatus.RUNNING, receipt=None, **changes, **deadlines.anew(record))
+
+    async def keep_secrets(self, vm_id: str, vault: Vault | None) -> None:
+        """Keep the values of a new machine's secrets in its directory."""
+        if vault is not None:
+            from bandsox.network.vault import write
+
+            await asyncio.to_thread(write, self.layout.vm(vm_id), vault)
 
     def _make_disk(self, record: VMRecord) -> None:
         from bandsox.engine import disks

@@ -138,6 +138,10 @@ def check_spec(spec: VMSpec) -> None:
         check_mmds(spec.mmds)
         if spec.enable_networking is False:
             raise InvalidRequest("a metadata service comes over the network, which was asked for without", remedy="leave mmds out")
+    if spec.secrets and spec.enable_networking is False:
+        raise InvalidRequest("secrets are for requests over the network, which was asked for without", remedy="leave secrets out")
+    if twice := sorted(set(spec.secrets) & set(spec.env_vars)):
+        raise InvalidRequest(f"{twice[0]} is a secret and a variable", remedy="leave the variable out: it has the secret's placeholder")
     if re.search(r"[\0\n\r]", spec.boot_args):
         raise InvalidRequest("boot_args must be one line")
 

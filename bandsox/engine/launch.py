@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from bandsox.engine import identity, networking
 from bandsox.errors import MachineError, Unsupported
 from bandsox.models import Isolation, VMRecord, VMStatus
+from bandsox.network import vault
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
     from bandsox.engine.accelerators import Choice
     from bandsox.engine.engine import Engine
@@ -165,55 +167,65 @@ def launch_spec(
     )
 
 
-async def set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> VMRecord:
+def environment(record: VMRecord) -> dict[str, str]:
+    """The variables of every program in a machine: of its image, of its secrets, and its own."""
+    return {**record.image_config.env, **vault.environment(record.spec.secrets), **record.spec.env_vars}
+
+
+async def set_up(client: GuestClient, record: VMRecord, trust: Mapping[str, Any] | None, deadline_s: float) -> VMRecord:
     """Give a machine that has booted its name, its environment, its network, the time and its secret, and return its record.
 
     A machine that need not have a network, and whose kernel has no driver for one, gets none.
+
+    Parameters
+    ----------
+    trust: what its programs are to trust besides (`bandsox.network.vault`); None: nothing.
 
     Raises
     ------
     Unsupported: it must have one.
     """
     try:
-        await _set_up(client, record, deadline_s)
+        await _set_up(client, record, trust, deadline_s)
     except Unsupported as error:
         if record.network is None or record.spec.enable_networking:
             raise
         record = dataclasses.replace(record, network=None, network_reason=error.message)
-        await _set_up(client, record, deadline_s)
+        await _set_up(client, record, trust, deadline_s)
     return record
 
 
-async def _set_up(client: GuestClient, record: VMRecord, deadline_s: float) -> None:
+async def _set_up(client: GuestClient, record: VMRecord, trust: Mapping[str, Any] | None, deadline_s: float) -> None:
     name = identity.hostname(record.spec.name)
-    environment = {**record.image_config.env, **record.spec.env_vars}
     await client.setup(
         token=bytes.fromhex(record.token),
         hostname=name,
-        env=environment,
+        env=environment(record),
         user=record.image_config.user,
         workdir=record.image_config.workdir or "/",
         hosts=networking.hosts(record.network, name),
         resolv=networking.resolv_conf(record.network) if record.network is not None else None,
         network=networking.guest_side(record.network) if record.network is not None else None,
+        trust=trust,
         timeout=deadline_s,
         tell_time=True,
         entropy=secrets.token_bytes(64),
     )
 
 
-async def renew(client: GuestClient, record: VMRecord, itself: bool, deadline_s: float) -> RestoreReceipt:
-    """Make a machine that goes on from a snapshot one of its own, and let its programs go on."""
+async def renew(client: GuestClient, record: VMRecord, itself: bool, trust: Mapping[str, Any] | None, deadline_s: float) -> RestoreReceipt:
+    """Make a machine that goes on from a snapshot one of its own, and let its programs go on; `trust` as for `set_up`."""
     name = identity.hostname(record.spec.name)
     return await client.renew(
         token=bytes.fromhex(record.token),
         itself=itself,
         hostname=name,
-        env={**record.image_config.env, **record.spec.env_vars},
+        env=environment(record),
         user=record.image_config.user,
         workdir=record.image_config.workdir or "/",
         hosts=networking.hosts(record.network, name),
         resolv=networking.resolv_conf(record.network) if record.network is not None else None,
         network=networking.guest_side(record.network) if record.network is not None else None,
+        trust=trust,
         timeout=deadline_s,
     )

@@ -60,7 +60,9 @@ _REASONS = {"veth": "a pair of devices with NAT, by root", "pasta": "pasta, with
 async def _make(networks: Networks, directory: Path, record: VMRecord, owner: int | None) -> tuple[NetworkConfig, Namespace]:
     """Who stops waiting leaves no network: it is awaited all the same, and let go of."""
     spec = record.spec
-    make = functools.partial(networks.make, directory, dns=spec.dns, policy=spec.policy, before=record.network, owner=owner)
+    make = functools.partial(
+        networks.make, directory, dns=spec.dns, policy=spec.policy, uses=spec.secrets, before=record.network, owner=owner
+    )
     making = asyncio.ensure_future(asyncio.to_thread(make))
     try:
         return await asyncio.shield(making)

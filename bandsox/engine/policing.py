@@ -12,6 +12,7 @@ from typing import Protocol
 from bandsox.errors import Conflict
 from bandsox.models import Connection, NetworkEvent, NetworkStats, Policy, VMRecord, VMStatus
 from bandsox.network import filter as filtering
+from bandsox.network import vault
 from bandsox.network.policy import compiled
 from bandsox.settings import Layout
 
@@ -51,9 +52,38 @@ class Policing:
                 await asyncio.to_thread(filtering.command, self._layout.vm(record.id), op="policy", policy=compiled(policy))
             return await self._update(record.id, spec_policy=policy)
 
+    async def set_secret(self, vm_id: str, name: str, value: str | None) -> VMRecord:
+        """Give a machine's secret another value, for a running machine at once; None withdraws it, so that requests go without.
+
+        Raises
+        ------
+        Conflict: the machine has no such secret. InvalidRequest: a header cannot have this value.
+        HostError: the filter has ended; the value holds from the machine's next start.
+        """
+        async with self._lock(vm_id):
+            record = await self._get(vm_id)
+            if name not in record.spec.secrets:
+                raise Conflict(f"VM {record.spec.name} has no secret {name}", remedy="secrets are given when a VM is created")
+            directory = self._layout.vm(record.id)
+            kept = await asyncio.to_thread(vault.read, directory)
+            kept.values.pop(name, None)
+            if value is not None:
+                kept.values[name] = vault.check_value(name, value)
+            await asyncio.to_thread(vault.write, directory, kept)
+            if record.network is not None and _is_up(record):
+                compiled_secrets = vault.compiled(record.spec.secrets, kept.values)
+                await asyncio.to_thread(filtering.command, directory, op="secrets", secrets=compiled_secrets)
+        return record
+
+    async def secrets(self, vm_id: str) -> dict[str, bool]:
+        """The names of a machine's secrets, and whether each has a value."""
+        record = await self._get(vm_id)
+        kept = await asyncio.to_thread(vault.read, self._layout.vm(record.id))
+        return {name: name in kept.values for name in record.spec.secrets}
+
     async def cut(self, record: VMRecord) -> str | None:
         """Why a machine that has a policy has no network any more; None where it has."""
-        if record.spec.policy is None or record.network is None or not _is_up(record):
+        if not record.spec.filtered or record.network is None or not _is_up(record):
             return None
         alive = await asyncio.to_thread(filtering.is_alive, self._layout.vm(record.id))
         return None if alive else f"the filter has ended: {filtering.CUT}"
@@ -145,6 +175,6 @@ def _is_up(record: VMRecord) -> bool:
 
 
 def _check_policed(record: VMRecord) -> None:
-    if record.spec.policy is None:
+    if not record.spec.filtered:
         remedy = "give it one, such as network='internet', or set_network_policy"
         raise Conflict(f"VM {record.spec.name} has no network policy, so nothing is counted and written down", remedy=remedy)

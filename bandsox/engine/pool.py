@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from bandsox.engine import identity, networking
+from bandsox.engine import identity, launch, networking
 from bandsox.errors import Conflict, InvalidRequest, MachineStopped, VMNotFound
 from bandsox.models import ConfinementDemand, VMRecord, VMSpec
 
@@ -150,7 +150,7 @@ class Pool:
             tell_time=True,
             hostname=name if renamed else None,
             hosts=networking.hosts(record.network, name) if renamed else None,
-            env={**record.image_config.env, **record.spec.env_vars} if "spec_env_vars" in labels else None,
+            env=launch.environment(record) if "spec_env_vars" in labels else None,
         )
 
     # ── making clones ───────────────────────────────────────────────────────────────────────────

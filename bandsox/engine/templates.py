@@ -32,6 +32,7 @@ from bandsox.vmm.host_cpu import host_cpu
 if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
     from bandsox.guest import CommandOptions, GuestClient
+    from bandsox.network.vault import Vault
 
 _SCHEMA = 1
 """Part of every key: raised whenever the same set-up comes to something else."""
@@ -42,7 +43,19 @@ _OF_THE_TEMPLATE = (
     *("vcpu", "mem_mib", "disk_size_mib", "kernel_path", "boot_args", "debug_console", "cpu_template"),
     *("network_limits", "balloon_mib", "mmds", "track_dirty_pages"),
 )
-_OF_THE_MACHINE = ("confinement", "ttl", "idle_timeout", "on_expiry", "auto_resume", "publish", "dns", "disk_limits", "policy", "mcp")
+_OF_THE_MACHINE = (
+    "confinement",
+    "ttl",
+    "idle_timeout",
+    "on_expiry",
+    "auto_resume",
+    "publish",
+    "dns",
+    "disk_limits",
+    "policy",
+    "mcp",
+    "secrets",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +164,20 @@ class Templates:
         return doomed
 
     async def start(
-        self, template_id: str, spec: VMSpec, *, ephemeral: bool = False, paused: bool = False, progress: ProgressCallback | None = None
+        self,
+        template_id: str,
+        spec: VMSpec,
+        *,
+        vault: Vault | None = None,
+        ephemeral: bool = False,
+        paused: bool = False,
+        progress: ProgressCallback | None = None,
     ) -> VMRecord:
         """Make a machine that goes on from a template, with what `spec` says that is not the template's.
 
         Parameters
         ----------
+        vault: the values of its secrets.
         ephemeral: it ends with this process. paused: its CPUs stand still, once it is a machine of its own.
 
         Raises
@@ -175,6 +196,7 @@ class Templates:
             metadata=spec.metadata,
             enable_networking=spec.enable_networking,
             changes={name: getattr(spec, name) for name in _OF_THE_MACHINE},
+            vault=vault,
             ephemeral=ephemeral,
             progress=progress,
         )

@@ -54,6 +54,7 @@ class MachineOperations(Operations):
         tell_time: bool = False,
         entropy: bytes | None = None,
         network: Mapping[str, Any] | None = None,
+        trust: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         """Set what is given and leave the rest: once after boot, again after each restore.
@@ -67,6 +68,7 @@ class MachineOperations(Operations):
         tell_time: step the clock to this host's time, for which the guest asks when it runs.
         entropy: bytes mixed into the kernel's random pool, and credited.
         network: the machine's place in its network: ``mac`` (6 bytes), ``mtu``, ``addresses`` (with prefix lengths) and ``gateways``.
+        trust: an authority that programs are to believe: ``certificate`` and ``roots`` (PEM), ``hash``.
         """
         if token is not None and len(token) != frames.TOKEN_SIZE:
             raise InvalidRequest(f"a guest's token has {frames.TOKEN_SIZE} bytes, not {len(token)}")
@@ -82,6 +84,7 @@ class MachineOperations(Operations):
             ask_time=True if tell_time else None,
             entropy=entropy,
             network=None if network is None else dict(network),
+            trust=None if trust is None else dict(trust),
         )
         async with self._connector.operation(request, timeout=timeout) as connection:
             await tell_the_time(connection, Answer)

@@ -72,6 +72,7 @@ class Setup(Request, tag="setup"):
     ask_time: bool | None = None
     entropy: bytes | None = None
     network: dict[str, Any] | None = None
+    trust: dict[str, Any] | None = None
 
 
 class Freeze(Request, tag="freeze"):
@@ -97,6 +98,7 @@ class Renew(Request, tag="renew"):
     token: bytes
     entropy: bytes
     machine_id: bytes | None = None
+    trust: dict[str, Any] | None = None
     hostname: str | None = None
     env: dict[bytes, bytes] | None = None
     user: bytes | None = None

@@ -86,6 +86,7 @@ class RenewalOperations(Operations):
         hosts: GuestText | None = None,
         resolv: GuestText | None = None,
         network: Mapping[str, Any] | None = None,
+        trust: Mapping[str, Any] | None = None,
         hook_timeout: float = HOOK_TIMEOUT,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> RestoreReceipt:
@@ -100,6 +101,7 @@ class RenewalOperations(Operations):
         token: the 32 bytes every later connection has to present instead of the source's; this client presents them from now on.
         itself: the machine is the one that it was copied from, which is no more: it keeps its machine-id.
         network: the machine's place in its network, as with `setup`.
+        trust: an authority that programs are to believe, as with `setup`.
         hook_timeout: seconds after which the guest's own program is killed.
         timeout: seconds for everything else.
         """
@@ -116,13 +118,15 @@ class RenewalOperations(Operations):
             resolv=None if resolv is None else encode_text(resolv, "the resolver's file"),
             network=None if network is None else dict(network),
             machine_id=machine_id,
+            trust=None if trust is None else dict(trust),
             entropy=secrets.token_bytes(64),
             hook_timeout_ms=max(1, round(hook_timeout * 1000)),
         )
         async with self._connector.operation(request, timeout=timeout + hook_timeout) as connection:
             answer = await tell_the_time(connection, RenewAnswer)
-        if network is not None and "network" not in {step.name for step in answer.steps}:
-            raise Unsupported("the agent in the snapshot is too old to give a copy a network", remedy="take the snapshot anew")
+        done = {step.name for step in answer.steps}
+        if (network is not None and "network" not in done) or (trust is not None and "trust" not in done):
+            raise Unsupported("the agent in the snapshot is too old to give a copy a network, or secrets", remedy="take the snapshot anew")
         self._connector.token = token
         return _receipt(answer, machine_id)
 

@@ -58,6 +58,10 @@ from bandsox.models.results import (
     SessionInfo,
     TreeResult,
 )
+from bandsox.models.secret import (
+    Secret,
+    SecretUse,
+)
 from bandsox.models.snapshots import (
     TEMPLATE_PREFIX,
     Belonging,
@@ -114,6 +118,8 @@ __all__ = [
     "RateLimits",
     "RestoreReceipt",
     "RestoreStep",
+    "Secret",
+    "SecretUse",
     "SessionInfo",
     "Shape",
     "Snapshot",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from bandsox.models.images import ImageConfig
 from bandsox.models.networks import NetworkConfig, Policy, PublishedPort
+from bandsox.models.secret import SecretUse
 
 
 class VMStatus(str, enum.Enum):
@@ -83,6 +84,8 @@ class VMSpec:
     a balloon takes from the guest, None: it has no balloon; ``mmds`` what its metadata service says, None: it has no such service.
     ``track_dirty_pages``: of its memory only what has changed is saved.
     ``policy`` is where it may go in its network; None: wherever the rules of every network let it (`bandsox.network.rules`).
+    ``secrets`` are what its programs use and do not have, by the variables that hold their placeholders; the values are elsewhere
+    (`bandsox.network.vault`).
     """
 
     image: str
@@ -112,6 +115,12 @@ class VMSpec:
     mmds: Mapping[str, Any] | None = None
     track_dirty_pages: bool = False
     policy: Policy | None = None
+    secrets: Mapping[str, SecretUse] = field(default_factory=dict)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether its network has a filter from its start, so that what it does there is written down."""
+        return self.policy is not None or bool(self.secrets)
 
     @property
     def special(self) -> frozenset[str]:

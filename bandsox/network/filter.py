@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 from bandsox import sockets
 from bandsox.errors import HostError
 from bandsox.models import NetworkConfig, NetworkEvent, Policy
-from bandsox.network import plan, rules
+from bandsox.network import plan, rules, vault
 from bandsox.network.policy import INTERNET, compiled
 
 CUT = "its network is cut off until it is started again"
@@ -42,8 +42,15 @@ class State(msgspec.Struct):
     error: str | None = None
 
 
-def configuration(program: Path, nft: str, config: NetworkConfig, policy: Policy | None) -> dict[str, Any]:
-    """The keeper's ``Filter``: what the filter is started with, and whether at once."""
+def configuration(
+    program: Path, nft: str, config: NetworkConfig, policy: Policy | None, secrets: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The keeper's ``Filter``: what the filter is started with, and whether at once.
+
+    Parameters
+    ----------
+    secrets: of `bandsox.network.vault`, ``opened``; None: there are none.
+    """
     place = {
         "tap": config.tap_name,
         "guest": [config.guest_ip, config.guest_ipv6],
@@ -52,8 +59,9 @@ def configuration(program: Path, nft: str, config: NetworkConfig, policy: Policy
         "special": [*rules.NOT_INTERNET4, *rules.NOT_INTERNET6],
         "resolvers": list(config.dns),
     }
-    settings = {"place": place, "nft": nft, "policy": compiled(policy or INTERNET)}
-    return {"program": str(program), "config": settings, "now": policy is not None}
+    settings = {"place": place, "nft": nft, "policy": compiled(policy or INTERNET), "vault": secrets}
+    roots = "" if secrets is None else vault.trusted_file()
+    return {"program": str(program), "config": settings, "roots": roots, "now": policy is not None or secrets is not None}
 
 
 def command(directory: Path, **fields: Any) -> State:

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,13 @@ class Programs:
 
 
 def make(
-    programs: Programs, directory: Path, config: NetworkConfig, lease: int, policy: Policy | None = None, owner: int | None = None
+    programs: Programs,
+    directory: Path,
+    config: NetworkConfig,
+    lease: int,
+    policy: Policy | None = None,
+    owner: int | None = None,
+    secrets: Mapping[str, Any] | None = None,
 ) -> Namespace:
     """Make a machine's namespace. Blocks for some 50 ms.
 
@@ -95,6 +101,7 @@ def make(
     lease: the descriptor that holds the claim to the addresses of `config`.
     policy: where the machine may go; None: wherever the rules let it.
     owner: the user who will open the TAP device by its name; None: it comes as a descriptor.
+    secrets: as for `filter.configuration`.
 
     Raises
     ------
@@ -102,7 +109,7 @@ def make(
     HostError: this host cannot give a network.
     AddressesTaken: choose others.
     """
-    request = msgspec.json.encode(_request(programs, config, directory.name, policy, owner))
+    request = msgspec.json.encode(_request(programs, config, directory.name, policy, owner, secrets))
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.ExitStack() as undo:
         undo.callback(here.close)
@@ -150,7 +157,14 @@ def _ask(keeper: socket.socket, request: bytes) -> tuple[Reply, list[int]]:
     return msgspec.json.decode(answer, type=Reply), descriptors
 
 
-def _request(programs: Programs, config: NetworkConfig, vm_id: str, policy: Policy | None, owner: int | None) -> dict[str, Any]:
+def _request(
+    programs: Programs,
+    config: NetworkConfig,
+    vm_id: str,
+    policy: Policy | None,
+    owner: int | None,
+    secrets: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """The keeper's ``Config``."""
     nft = _tool("nft", "nftables")
     rootless = config.uplink == "pasta"
@@ -169,7 +183,7 @@ def _request(programs: Programs, config: NetworkConfig, vm_id: str, policy: Poli
         "pasta": _pasta() if rootless else [],
         "veth": {"name": interface_of(vm_id), "group": rules.GROUP, "host": host, "inner": inner},
         "host_rules": "" if rootless else rules.host_rules(),
-        "filter": filtering.configuration(programs.filter, nft, config, policy),
+        "filter": filtering.configuration(programs.filter, nft, config, policy, secrets),
     }
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from secrets import randbelow
 
 from bandsox.errors import HostError
 from bandsox.locks import Locks
-from bandsox.models import NetworkConfig, Policy
-from bandsox.network import keeper
+from bandsox.models import NetworkConfig, Policy, SecretUse
+from bandsox.network import keeper, vault
 from bandsox.network.keeper import AddressesTaken, Namespace, Programs
 from bandsox.network.plan import MACHINES, Plan
 from bandsox.network.resolvers import host_resolvers
@@ -39,6 +39,7 @@ class Networks:
         *,
         dns: Sequence[str] = (),
         policy: Policy | None = None,
+        uses: Mapping[str, SecretUse] | None = None,
         before: NetworkConfig | None = None,
         owner: int | None = None,
     ) -> tuple[NetworkConfig, Namespace]:
@@ -48,6 +49,7 @@ class Networks:
         ----------
         dns: its name servers; none: the host's.
         policy: where it may go, as for `keeper.make`.
+        uses: its secrets, whose values are kept in its directory (`bandsox.network.vault`).
         before: what it had before, whose addresses it gets again if nobody has them now.
         owner: as for `keeper.make`.
 
@@ -55,10 +57,12 @@ class Networks:
         ------
         MissingTool, HostError: this host cannot give one.
         """
+        programs = self._programs()
+        secrets = vault.opened(directory, uses or {}, programs.filter)
         for number, lease in self._free(Plan.of(before.guest_ip).number if before is not None else None):
             try:
                 config = _config(Plan(number), tuple(dns) or host_resolvers())
-                namespace = keeper.make(self._programs(), directory, config, lease, policy, owner)
+                namespace = keeper.make(programs, directory, config, lease, policy, owner, secrets)
             except AddressesTaken:
                 continue
             finally:
@@ -69,7 +73,7 @@ class Networks:
     def _free(self, preferred: int | None) -> Iterator[tuple[int, int]]:
         """Numbers that no machine of this storage directory has, each with the lease of it."""
         for attempt in range(_TRIES):
-            number = preferred if attempt == 0 and preferred is not None else 1 + secrets.randbelow(MACHINES - 1)
+            number = preferred if attempt == 0 and preferred is not None else 1 + randbelow(MACHINES - 1)
             lease = self._leases.try_take(str(number))
             if lease is not None:
                 yield number, lease

@@ -102,6 +102,8 @@ class MicroVM:
     set_mmds = sync(AsyncMicroVM.set_mmds)
     set_network_policy = sync(AsyncMicroVM.set_network_policy)
     network_policy = sync(AsyncMicroVM.network_policy)
+    set_secret = sync(AsyncMicroVM.set_secret)
+    secrets = sync(AsyncMicroVM.secrets)
     network_stats = sync(AsyncMicroVM.network_stats)
     network_log = sync(AsyncMicroVM.network_log)
     learned_policy = sync(AsyncMicroVM.learned_policy)

@@ -23,6 +23,7 @@ def vm_info(record: VMRecord) -> dict[str, Any]:
         "network_config": None if record.network is None else msgspec.to_builtins(record.network),
         "network_policy": None if spec.policy is None else msgspec.to_builtins(spec.policy),
         "network_reason": record.network_reason,
+        "secrets": {name: list(use.hosts) for name, use in spec.secrets.items()},
         "vsock_config": None,
         "created_at": record.created_at,
         "status": record.status.value,

@@ -51,6 +51,25 @@ class GuestNetwork:
         self._record = await self._engine.get(self._record.id)
         return self._record.spec.policy
 
+    async def set_secret(self, name: str, value: str | None) -> None:
+        """Give one of its secrets another value: at once where it runs, and for its later starts. Its programs notice nothing.
+
+        Parameters
+        ----------
+        value: None withdraws it: requests go out with the placeholder, until there is a value again.
+
+        Raises
+        ------
+        Conflict: it has no such secret; they are given when it is created.
+        InvalidRequest: a header cannot have this value.
+        HostError: the filter of its network has ended; the value holds from its next start.
+        """
+        self._record = await self._policing.set_secret(self._record.id, name, value)
+
+    async def secrets(self) -> dict[str, bool]:
+        """The names of its secrets, and whether each has a value; one that was restored from a snapshot has none until `set_secret`."""
+        return await self._policing.secrets(self._record.id)
+
     async def network_stats(self) -> NetworkStats:
         """How much it has used its network since its start.
 

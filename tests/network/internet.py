@@ -1,12 +1,13 @@
 """The Internet of the tests: a program that answers for all of it in the lab's outer namespace.
 
 Its zone is `ZONE`, which a resolver at every address knows; web servers at every address on ports 80 and 443 say which name they were asked
-for; what speaks first is on port 2222; datagrams come back from ports 123 and 443.
+for, with what headers and what digests (SHA-256) of them; what speaks first is on port 2222; datagrams come back from ports 123 and 443.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 import ssl
@@ -108,10 +109,13 @@ async def _web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             if path.startswith("/bytes/"):
                 body = b"x" * int(path.removeprefix("/bytes/"))
             else:
-                seen = {"host": headers.get("host"), "path": path, "sni": getattr(secure, "asked_for", None), "headers": headers}
+                digests = {key: hashlib.sha256(value.encode()).hexdigest() for key, value in headers.items()}
+                asked = {"host": headers.get("host"), "path": path, "sni": getattr(secure, "asked_for", None)}
+                seen = {**asked, "headers": headers, "digests": digests}
                 body = json.dumps({**seen, "at": writer.get_extra_info("sockname")[0]}).encode() + b"\n"
             status = "302 Found\r\nLocation: http://evil.test/" if path == "/redirect" else "200 OK"
-            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            echo = f"X-Echo: {headers['x-key']}\r\n" if "x-key" in headers else ""
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{echo}\r\n".encode() + body)
             await writer.drain()
     except (OSError, asyncio.IncompleteReadError):
         pass

@@ -121,7 +121,7 @@ def _learned(vm: MicroVM) -> dict[str, Any]:
 def _held(vm: MicroVM) -> dict[str, list[str]]:
     """Two connections, one carried by the filter and one by the kernel, before and after the policy refuses them."""
     vm.set_network_policy({"allow": ["api.example.com:80", f"{API4}:2222"]})
-    printed = _Printed()
+    printed = Printed()
     session, _ = vm.start_session(["python3", "-c", _HOLD], on_stdout=printed.put)
     before = printed.lines(2)
     vm.set_network_policy({"allow": [f"{API6}:443"]})
@@ -144,7 +144,7 @@ def _clones(vm: MicroVM) -> dict[str, Any]:
     resolved = ["resolve", "api.example.com"]
     probe(vm, [resolved])
     steps = json.dumps([["download", API4, "api.example.com", 4 << 20]])
-    printed = _Printed()
+    printed = Printed()
     vm.start_session(["sh", "-c", f"echo begun; python3 /root/probe.py '{steps}'"], on_stdout=printed.put)
     printed.lines(1)
     clones = vm.fork(2)
@@ -165,7 +165,7 @@ def _without_filter(vm: MicroVM) -> dict[str, Any]:
     steps = [["web", "api.example.com", 80, "api.example.com"]]
     vm.set_network_policy({"allow": ["api.example.com"]})
     assert probe(vm, steps) == [[[200, "api.example.com"]]]
-    _kill(vm, "bandsox-filter")
+    kill(vm, "bandsox-filter")
     found = {"reach": _reach(vm), "error": _error(vm.network_stats)}
     vm.stop()
     vm.start()
@@ -176,7 +176,7 @@ def _without_keeper(vm: MicroVM) -> str:
     """The keeper takes the filter with it, and has no time to take the uplink away."""
     vm.set_network_policy({"allow": [f"{API4}:80"]})
     assert probe(vm, [["tcp", API4, 80]]) == ["connected"]
-    _kill(vm, "bandsox-network")
+    kill(vm, "bandsox-network")
     return _reach(vm)
 
 
@@ -185,7 +185,7 @@ def _reach(vm: MicroVM) -> str:
     return "unreachable" if found in {"ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "timeout"} else found
 
 
-def _kill(vm: MicroVM, name: str) -> None:
+def kill(vm: MicroVM, name: str) -> None:
     """Kill a process that belongs to the machine, and wait for the end of it and of the keeper."""
     directory = vm._async._engine.layout.vms
     owned = {_name(process): process for owner, process in ownership.processes_in(directory) if owner == vm.vm_id}
@@ -209,7 +209,7 @@ def _error(operation: Any) -> str:
     return "no error"
 
 
-class _Printed:
+class Printed:
     """What a session prints, as it comes."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from bandsox.cli.command import CommandGroup
 from bandsox.cli.operation import operation
 from bandsox.cli.output import moment_text, print_facts, print_json, print_table, size, visible
 from bandsox.cli.parameters import policy_options, vm_argument, wanted_policy
+from bandsox.cli.secret import value_from
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
@@ -111,6 +112,38 @@ async def stats(call: Call, name: str) -> None:
         print_json(found)
         return
     print_facts({**found, "sent": size(found["sent"]), "received": size(found["received"])}, call.state)
+
+
+@network.command(
+    examples=(
+        ("bandsox network secret dev", "the names of its secrets, and whether each has a value"),
+        ("bandsox network secret dev OPENAI_API_KEY=NEW_KEY", "the value of this command's variable NEW_KEY from now on"),
+        ("bandsox network secret dev OPENAI_API_KEY=./key", "of a file: its path has a slash"),
+        ("bandsox network secret dev OPENAI_API_KEY --withdraw", "requests go out with the placeholder from now on"),
+    )
+)
+@vm_argument("name", metavar="VM")
+@click.argument("setting", required=False, metavar="NAME[=FROM]")
+@click.option("--withdraw", is_flag=True, help="Take its value away.")
+@operation
+async def secret(call: Call, name: str, setting: str | None, withdraw: bool) -> None:
+    """Show a VM's secrets, or give one another value.
+
+    Values come from variables of this command or from files, and are never shown. A change holds at once, and for every later start.
+    """
+    machine = await call.vm(name)
+    if setting is not None:
+        variable, _, source = setting.partition("=")
+        await machine.set_secret(variable, None if withdraw else value_from(source or variable))
+    elif withdraw:
+        raise click.UsageError("which secret is to be withdrawn?")
+    known = await machine.secrets()
+    if call.state.json:
+        print_json(known)
+    else:
+        hosts = (await machine.info())["secrets"]
+        rows = [(key, ", ".join(hosts[key]), "yes" if has_value else "no") for key, has_value in known.items()]
+        print_table(("NAME", "HOSTS", "HAS A VALUE"), rows, call.state)
 
 
 def _row(entry: Connection) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from bandsox.errors import (
 )
 from bandsox.locks import Locks
 from bandsox.models import Belonging, ProgressCallback, Snapshot, StoredFile, VMRecord, VMStatus, report
+from bandsox.network.vault import read
 from bandsox.store.snapshots import name_taken
 from bandsox.vmm.base import Origin
 from bandsox.vmm.host_cpu import host_cpu
@@ -44,6 +45,7 @@ from bandsox.workers import Task, in_thread, together
 
 if TYPE_CHECKING:
     from bandsox.engine.engine import Engine
+    from bandsox.network.vault import Vault
 
 MAX_FORKS = 256
 _AT_ONCE = 8
@@ -144,12 +146,13 @@ class Snapshots:
             await kept.enter_async_context(self.shelf.artefacts_kept())  # those of the source, which may be deleted meanwhile
             async with self._engine.locked(vm_id):
                 record = await self._engine.get(vm_id)
+                values = await asyncio.to_thread(read, self._layout.vm(vm_id)) if record.spec.secrets else None
                 taken = await kept.enter_async_context(captured(self._engine, record))
             past = launch.Past(Origin(taken.directory, taken.shape), record.token, taken.frozen)
             source = with_network(record, record.network is not None)
             clones = [await self._clone(source, chosen, env_vars, metadata, restored_from=record.id) for chosen in names]
             disk = taken.directory / DISK
-            return await self._start_all(clones, past, disk if disk.exists() else None, progress)
+            return await self._start_all(clones, past, disk if disk.exists() else None, progress, values)
 
     # ── going on ────────────────────────────────────────────────────────────────────────────────
 
@@ -163,6 +166,7 @@ class Snapshots:
         enable_networking: bool | None = None,
         cold: bool = False,
         changes: Mapping[str, Any] | None = None,
+        vault: Vault | None = None,
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> VMRecord:
@@ -176,6 +180,7 @@ class Snapshots:
             where the clone boots.
         cold: boot from the snapshot's disk instead; its memory is not needed then.
         changes: other fields of the specification in place of that machine's.
+        vault: the values of its secrets; no snapshot has them.
         ephemeral: it ends with this process.
 
         Raises
@@ -190,7 +195,7 @@ class Snapshots:
             source = await self._source(snapshot, enable_networking, cold=cold)
             chosen = name if name is not None else f"from-{snapshot.id}"
             clone = await self._clone(source, chosen, env_vars, metadata, restored_from=snapshot.id, changes=changes)
-            return await self._start(clone, start.past, start.disk, progress, numbered=name is None, ephemeral=ephemeral)
+            return await self._start(clone, start.past, start.disk, progress, vault, numbered=name is None, ephemeral=ephemeral)
 
     @contextlib.asynccontextmanager
     async def ready(self, snapshot: Snapshot, *, cold: bool = False) -> AsyncIterator[Start]:
@@ -366,6 +371,7 @@ class Snapshots:
         past: launch.Past | None,
         disk: Path | None,
         progress: ProgressCallback | None,
+        vault: Vault | None,
         *,
         numbered: bool = False,
         ephemeral: bool = False,
@@ -375,13 +381,14 @@ class Snapshots:
             if disk is not None:
                 target = self._layout.vm(clone.id) / DISK
                 await asyncio.to_thread(sparse.copy, disk, target)
+            await self._engine.keep_secrets(clone.id, vault)
             return await self._engine.bring_up(clone, progress, past)
 
     async def _start_all(
-        self, clones: Sequence[VMRecord], past: launch.Past, disk: Path | None, progress: ProgressCallback | None
+        self, clones: Sequence[VMRecord], past: launch.Past, disk: Path | None, progress: ProgressCallback | None, vault: Vault | None
     ) -> list[VMRecord]:
         try:
-            return await together([self._start(clone, past, disk, progress) for clone in clones], limit=_AT_ONCE)
+            return await together([self._start(clone, past, disk, progress, vault) for clone in clones], limit=_AT_ONCE)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for clone in clones:

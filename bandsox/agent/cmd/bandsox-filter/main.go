@@ -1,6 +1,9 @@
 // Command bandsox-filter decides what of one machine's network traffic gets out (internal/filter). The keeper of the machine's network starts
 // it in the machine's namespace: its configuration is on standard input; it says on standard output, in one line, that it is ready, or why
 // not; descriptors 3 to 5 are the control socket and the two files of the log.
+//
+// As "bandsox-filter authority" it makes an authority for the names that are on standard input, a list in JSON, and writes that to standard
+// output: certificate, key and what OpenSSL calls the certificate's file.
 package main
 
 import (
@@ -31,7 +34,8 @@ const (
 // given is what the keeper sends.
 type given struct {
 	Config filter.Config `json:"config"`
-	Host   []netip.Addr  `json:"host"` // the host's own addresses
+	Host   []netip.Addr  `json:"host"`  // the host's own addresses
+	Roots  string        `json:"roots"` // whom to trust upstream, in PEM; empty: whom the host trusts
 }
 
 func main() {
@@ -39,6 +43,13 @@ func main() {
 	runtime.GOMAXPROCS(min(runtime.NumCPU(), 2))
 	debug.SetGCPercent(50)
 	signal.Ignore(unix.SIGINT, unix.SIGPIPE)
+	if len(os.Args) == 2 && os.Args[1] == "authority" {
+		if err := makeAuthority(); err != nil {
+			fmt.Fprintln(os.Stderr, "bandsox-filter:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	run, err := start()
 	if err != nil {
 		fmt.Println(err)
@@ -50,15 +61,30 @@ func main() {
 	os.Exit(1)
 }
 
+func makeAuthority() error {
+	var names []string
+	if err := json.NewDecoder(os.Stdin).Decode(&names); err != nil {
+		return err
+	}
+	made, err := filter.NewAuthority(names)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(made)
+}
+
 func start() (func() error, error) {
 	if err := keepOnly(unix.CAP_NET_ADMIN); err != nil {
 		return nil, err
 	}
 	var config given
-	if err := json.NewDecoder(io.LimitReader(os.Stdin, 1<<20)).Decode(&config); err != nil {
+	if err := json.NewDecoder(io.LimitReader(os.Stdin, 8<<20)).Decode(&config); err != nil {
 		return nil, fmt.Errorf("the configuration: %w", err)
 	}
 	config.Config.Place.Host = config.Host
+	if config.Config.Vault != nil {
+		config.Config.Vault.Roots = config.Roots
+	}
 	if err := os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_acct", []byte("1"), 0); err != nil {
 		return nil, fmt.Errorf("counting the bytes of connections: %w", err)
 	}

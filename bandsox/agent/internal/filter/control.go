@@ -11,10 +11,11 @@ import (
 // maxCommand is the longest command, in bytes.
 const maxCommand = 128 << 10
 
-// command is one datagram of the control socket. "policy" has the one that is to be in force.
+// command is one datagram of the control socket. "policy" has the one that is to be in force, "secrets" all of them, with their values.
 type command struct {
-	Op     string  `json:"op"`
-	Policy *Policy `json:"policy"`
+	Op      string   `json:"op"`
+	Policy  *Policy  `json:"policy"`
+	Secrets []Secret `json:"secrets"`
 }
 
 // State is what a command is answered with.
@@ -98,6 +99,11 @@ func (f *Filter) do(c *command) error {
 			return errors.New("a policy is missing")
 		}
 		return f.apply(c.Policy)
+	case "secrets":
+		if f.vault == nil {
+			return errors.New("this machine was started without secrets")
+		}
+		return f.vault.replace(c.Secrets)
 	}
 	return errors.New("an unknown command")
 }

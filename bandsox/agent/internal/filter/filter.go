@@ -29,6 +29,7 @@ type Config struct {
 	Nft    string  `json:"nft"`
 	Policy *Policy `json:"policy"` // nil: everything that is not special
 	Limits Limits  `json:"limits"`
+	Vault  *Vault  `json:"vault"` // nil: no secrets, and no connection is looked into
 }
 
 // Filter is the filter of one machine.
@@ -40,6 +41,7 @@ type Filter struct {
 	log     *Log
 	proxy   *proxy
 	dns     *resolver
+	vault   *vault // nil: there are no secrets
 	ports   listening
 
 	changing   sync.Mutex // of the policy
@@ -52,6 +54,13 @@ type Filter struct {
 func New(config *Config, log *Log) (*Filter, func() error, error) {
 	f := &Filter{place: config.Place, nft: config.Nft, log: log}
 	f.dns, f.proxy = newResolver(f), newProxy(f)
+	if config.Vault != nil {
+		var err error
+		if f.vault, err = openVault(config.Vault); err != nil {
+			return nil, nil, fmt.Errorf("secrets: %w", err)
+		}
+		f.proxy.web.lookInto(f.vault)
+	}
 	var packets []net.PacketConn
 	var names, connections []net.Listener
 	for _, gateway := range config.Place.Gateway {
@@ -116,6 +125,9 @@ func (f *Filter) policy() *Policy { return f.rules.Load() }
 func (f *Filter) apply(policy *Policy) error {
 	if err := policy.check(); err != nil {
 		return err
+	}
+	if f.vault != nil {
+		policy = policy.with(f.vault.hosts)
 	}
 	f.changing.Lock()
 	defer f.changing.Unlock()

@@ -19,6 +19,8 @@ type Rule struct {
 	Name     string       `json:"name"`     // in lower case without a final dot; "*.x" is whatever is below x; empty: the rule is of Net
 	Protocol string       `json:"protocol"` // tcp, udp, icmp; empty: any
 	Ports    []Ports      `json:"ports"`    // empty: all
+
+	secret bool // of a host that has a secret: connections to it are looked into, whatever other rule would let them pass
 }
 
 // Policy is where a machine may go: what is allowed and not denied.
@@ -131,6 +133,7 @@ func (p *Policy) inspects() bool {
 type group struct {
 	protocol string
 	ports    []Ports
+	secret   bool
 	rules    []Rule
 }
 
@@ -140,11 +143,13 @@ func (p *Policy) groups() []group {
 		if rule.Name == "" {
 			continue
 		}
-		same := func(g group) bool { return g.protocol == rule.Protocol && slices.Equal(g.ports, rule.Ports) }
+		same := func(g group) bool {
+			return g.protocol == rule.Protocol && g.secret == rule.secret && slices.Equal(g.ports, rule.Ports)
+		}
 		if i := slices.IndexFunc(found, same); i >= 0 {
 			found[i].rules = append(found[i].rules, rule)
 		} else {
-			found = append(found, group{rule.Protocol, rule.Ports, []Rule{rule}})
+			found = append(found, group{rule.Protocol, rule.Ports, rule.secret, []Rule{rule}})
 		}
 	}
 	return found
@@ -152,6 +157,16 @@ func (p *Policy) groups() []group {
 
 func (g *group) has(name string) bool {
 	return slices.ContainsFunc(g.rules, func(r Rule) bool { return r.matchesName(name) })
+}
+
+// with is the policy that allows these hosts besides.
+func (p *Policy) with(hosts []Rule) *Policy {
+	if len(hosts) == 0 {
+		return p
+	}
+	wider := *p
+	wider.Allow = slices.Concat(p.Allow, hosts)
+	return &wider
 }
 
 // check refuses what the library never sends, so that what is read here can be trusted in the text of rules.

@@ -114,30 +114,36 @@ func (p *proxy) carry(c *connection) {
 		handedOn = true
 		p.web.take(c, nil)
 	case 443:
-		p.carryTLS(c)
+		handedOn = p.carryTLS(c)
 	default:
 		handedOn = p.carryOther(c)
 	}
 }
 
-func (p *proxy) carryTLS(c *connection) {
+// carryTLS returns whether the connection was handed on, to be looked into.
+func (p *proxy) carryTLS(c *connection) bool {
 	_ = c.SetReadDeadline(time.Now().Add(helloPatience))
 	name, begun, err := readHello(c)
 	if err != nil && len(begun) == 0 {
-		return
+		return false
 	}
 	if reason := p.admit(c, name); reason != "" {
 		p.refuse(c, name, reason)
-		return
+		return false
 	}
 	_ = c.SetReadDeadline(time.Time{})
+	if p.filter.vault.looksInto(name, c.to.Port()) {
+		p.web.takeTLS(c, begun, name)
+		return true
+	}
 	upstream, err := dial(c)
 	if err != nil {
 		reset(c.TCPConn)
-		return
+		return false
 	}
 	p.wentOut(c)
 	join(c, upstream, begun)
+	return false
 }
 
 // carryOther carries what may be any protocol, in which either side may speak first. What the machine says first is looked at: in TLS for
@@ -171,6 +177,12 @@ func (p *proxy) carryOther(c *connection) bool {
 			p.refuse(c, name, reason)
 			reset(upstream)
 			return false
+		}
+		if p.filter.vault.looksInto(name, c.to.Port()) && decided.CompareAndSwap(false, true) {
+			upstream.Close()
+			<-answering
+			p.web.takeTLS(c, whole, name)
+			return true
 		}
 		first = whole
 	}

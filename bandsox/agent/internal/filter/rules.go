@@ -99,6 +99,7 @@ func (r *ruleset) steer() []string {
 		rules = append(rules, fmt.Sprintf("%smeta nfproto %s meta l4proto { tcp, udp } th dport 53 dnat %s to %s",
 			here, nfproto(gateway), family(gateway), netip.AddrPortFrom(gateway, r.ports.dns)))
 	}
+	rules = append(rules, r.steerNames(true)...)
 	for _, step := range r.byAddress() {
 		if step.inspected {
 			rules = append(rules, r.toProxy(step.match+" tcp dport { 80, 443 }", step.version)...)
@@ -106,8 +107,14 @@ func (r *ruleset) steer() []string {
 			rules = append(rules, step.match+" return")
 		}
 	}
+	return append(rules, r.steerNames(false)...)
+}
+
+// steerNames leads connections to the addresses of names to the filter's proxy: of those that have secrets, or of the others.
+func (r *ruleset) steerNames(secret bool) []string {
+	var rules []string
 	for i, group := range r.policy.groups() {
-		if group.protocol != "tcp" {
+		if group.protocol != "tcp" || group.secret != secret {
 			continue
 		}
 		for _, gateway := range r.place.Gateway {

@@ -2,11 +2,14 @@ package filter
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,22 +19,34 @@ const (
 	headerPatience = 30 * time.Second
 	idlePatience   = 5 * time.Minute
 	maxHeader      = 256 << 10
+
+	// maxStreams is how many requests of HTTP/2 there may be at a time on a connection of the machine's, and maxUpstream how many
+	// connections they have to a server that does not speak it.
+	maxStreams  = 100
+	maxUpstream = 4
 )
 
 // web carries requests of HTTP, each of which is for a name of its own.
 type web struct {
 	proxy    *proxy
-	incoming chan net.Conn
+	plain    handedOver
+	secure   handedOver
 	upstream *httputil.ReverseProxy
 }
+
+// handedOver is a listener of connections that were accepted elsewhere.
+type handedOver chan net.Conn
 
 type connectionKey struct{}
 
 func newWeb(p *proxy) *web {
-	w := &web{proxy: p, incoming: make(chan net.Conn)}
+	w := &web{proxy: p, plain: make(handedOver), secure: make(handedOver)}
 	w.upstream = &httputil.ReverseProxy{
 		Rewrite: func(request *httputil.ProxyRequest) {
 			request.Out.URL.Scheme = "http"
+			if ofRequest(request.In).isSecure() {
+				request.Out.URL.Scheme = "https"
+			}
 			request.Out.URL.Host = request.In.Host
 			request.Out.Host = request.In.Host
 			request.Out.URL.RawQuery = request.In.URL.RawQuery
@@ -46,42 +61,93 @@ func newWeb(p *proxy) *web {
 		},
 		FlushInterval: -1,
 		ErrorLog:      log.New(io.Discard, "", 0),
-		ErrorHandler: func(_ http.ResponseWriter, request *http.Request, _ error) {
-			_ = request.Context().Value(connectionKey{}).(*webConn).SetLinger(0) // as the other side does, or would
-			panic(http.ErrAbortHandler)
+		ErrorHandler:  w.fail,
+	}
+	go func() { _ = w.server().Serve(w.plain) }()
+	return w
+}
+
+// lookInto has TLS end here for the names that the vault has secrets for.
+func (w *web) lookInto(v *vault) {
+	server := w.server()
+	server.TLSConfig = &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return v.issuer.leaf(hello.Conn.(*webConn).secureFor)
 		},
 	}
-	server := &http.Server{
+	go func() { _ = server.ServeTLS(w.secure, "", "") }()
+}
+
+func (w *web) server() *http.Server {
+	return &http.Server{
 		Handler:           w,
 		ReadHeaderTimeout: headerPatience,
 		IdleTimeout:       idlePatience,
 		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          log.New(io.Discard, "", 0),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			if secure, is := conn.(*tls.Conn); is {
+				conn = secure.NetConn()
+			}
 			return context.WithValue(ctx, connectionKey{}, conn)
 		},
 	}
-	go func() { _ = server.Serve(w) }()
-	return w
 }
 
 // take carries a connection of which some bytes have been read.
 func (w *web) take(c *connection, first []byte) {
-	taken := &webConn{connection: c, proxy: w.proxy, first: first}
-	taken.transport = &http.Transport{
+	w.plain <- &webConn{connection: c, proxy: w.proxy, first: first, transport: transportTo(c, 1)}
+}
+
+// takeTLS carries a connection on which TLS for a name has begun; it ends here, and another one begins, to a server that has to prove that
+// the name is its own.
+func (w *web) takeTLS(c *connection, begun []byte, name string) {
+	transport := transportTo(c, maxUpstream)
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: w.proxy.filter.vault.roots, ServerName: name}
+	transport.TLSHandshakeTimeout = dialPatience
+	transport.ForceAttemptHTTP2 = true
+	w.secure <- &webConn{connection: c, proxy: w.proxy, first: begun, transport: transport, secureFor: name}
+}
+
+func transportTo(c *connection, most int) *http.Transport {
+	return &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: dialPatience}).DialContext(ctx, "tcp", c.to.String())
 		},
-		DisableCompression: true,
-		MaxConnsPerHost:    1,
-		IdleConnTimeout:    idlePatience,
+		DisableCompression:     true,
+		MaxConnsPerHost:        most,
+		MaxResponseHeaderBytes: maxHeader,
+		IdleConnTimeout:        idlePatience,
 	}
-	w.incoming <- taken
+}
+
+// fail ends a request that came to nothing: where the machine's TLS ends here it is told why, else it sees what the server's side does, or would.
+func (w *web) fail(answer http.ResponseWriter, request *http.Request, failure error) {
+	conn := ofRequest(request)
+	if !conn.isSecure() {
+		_ = conn.SetLinger(0)
+		panic(http.ErrAbortHandler)
+	}
+	reason := "the server cannot be reached"
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(failure, &untrusted) {
+		reason = "the server's certificate is not one that the host trusts for this name"
+		w.proxy.filter.log.refused(Entry{
+			Protocol: "tcp", Name: conn.secureFor, Address: conn.to.Addr(), Port: conn.to.Port(), Reason: reason,
+		})
+	}
+	http.Error(answer, reason, http.StatusBadGateway)
+}
+
+func ofRequest(request *http.Request) *webConn {
+	return request.Context().Value(connectionKey{}).(*webConn)
 }
 
 // ServeHTTP carries one request, if its name is allowed.
 func (w *web) ServeHTTP(answer http.ResponseWriter, request *http.Request) {
-	conn := request.Context().Value(connectionKey{}).(*webConn)
+	conn := ofRequest(request)
 	if request.Method == http.MethodConnect {
 		http.Error(answer, "this is no proxy", http.StatusMethodNotAllowed)
 		return
@@ -91,6 +157,10 @@ func (w *web) ServeHTTP(answer http.ResponseWriter, request *http.Request) {
 		name = host
 	}
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if conn.isSecure() && name != conn.secureFor {
+		http.Error(answer, "this connection is for another name", http.StatusMisdirectedRequest)
+		return
+	}
 	if reason := w.proxy.admit(conn.connection, name); reason != "" {
 		w.proxy.filter.log.refused(Entry{Protocol: "tcp", Name: name, Address: conn.to.Addr(), Port: conn.to.Port(), Reason: reason})
 		answer.Header().Set("Connection", "close")
@@ -99,8 +169,17 @@ func (w *web) ServeHTTP(answer http.ResponseWriter, request *http.Request) {
 	}
 	w.proxy.wentOut(conn.connection)
 	carried := *w.upstream
-	carried.Transport = conn.transport
+	carried.Transport = &exchange{conn.transport, w.secretsFor(conn, name)}
 	carried.ServeHTTP(answer, request)
+}
+
+// secretsFor is what a request may carry. A name is believed that a server has to prove (TLS), or that the machine was told this address for.
+func (w *web) secretsFor(conn *webConn, name string) []Secret {
+	f := w.proxy.filter
+	if f.vault == nil || !conn.isSecure() && !slices.Contains(f.answers.names(conn.to.Addr()), name) {
+		return nil
+	}
+	return f.vault.of(name, conn.to.Port(), conn.isSecure())
 }
 
 // webConn is a connection as the server of HTTP has it.
@@ -109,8 +188,11 @@ type webConn struct {
 	proxy     *proxy
 	first     []byte
 	transport *http.Transport
+	secureFor string // the name that TLS is for, if it ends here
 	once      sync.Once
 }
+
+func (c *webConn) isSecure() bool { return c.secureFor != "" }
 
 func (c *webConn) Read(buffer []byte) (int, error) {
 	if len(c.first) > 0 {
@@ -145,11 +227,11 @@ func (c *webConn) Close() error {
 	return nil
 }
 
-// Accept, Close and Addr make it a listener of connections that were accepted elsewhere.
-func (w *web) Accept() (net.Conn, error) { return <-w.incoming, nil }
+// Accept waits for the next connection.
+func (h handedOver) Accept() (net.Conn, error) { return <-h, nil }
 
 // Close does nothing: the filter ends as a whole.
-func (*web) Close() error { return nil }
+func (handedOver) Close() error { return nil }
 
 // Addr is of no use.
-func (*web) Addr() net.Addr { return &net.TCPAddr{} }
+func (handedOver) Addr() net.Addr { return &net.TCPAddr{} }

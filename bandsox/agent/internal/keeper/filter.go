@@ -25,6 +25,9 @@ const (
 	// nobody is who root's filter is: it reads what comes from the guest.
 	nobody = 65534
 
+	// largestRoots is the largest file of authorities, in bytes.
+	largestRoots = 4 << 20
+
 	// highDescriptor is above all that a child is given.
 	highDescriptor = 64
 )
@@ -111,7 +114,11 @@ func (n *network) startFilter(config *Config) error {
 func (f *filterProcess) start(config *Filter, host []netip.Addr) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	input, err := json.Marshal(map[string]any{"config": config.Config, "host": host})
+	roots, err := readRoots(config.Roots)
+	if err != nil {
+		return err
+	}
+	input, err := json.Marshal(map[string]any{"config": config.Config, "host": host, "roots": roots})
 	if err != nil {
 		return err
 	}
@@ -160,6 +167,26 @@ func (f *filterProcess) start(config *Filter, host []netip.Addr) error {
 		return nil
 	}
 	return errors.Join(errors.New(word), err)
+}
+
+// readRoots reads a file of authorities, of bounded size.
+func readRoots(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("the file of trusted authorities: %w", err)
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, largestRoots+1))
+	if err == nil && len(content) > largestRoots {
+		err = errors.New("it is too large")
+	}
+	if err != nil {
+		return "", fmt.Errorf("the file of trusted authorities: %w", err)
+	}
+	return string(content), nil
 }
 
 // openHigh opens a program at a descriptor that none of a child's replaces.

@@ -61,7 +61,8 @@ type Veth struct {
 type Filter struct {
 	Program string          `json:"program"`
 	Config  json.RawMessage `json:"config"`
-	Now     bool            `json:"now"` // start it at once, and not only when somebody has a command for it
+	Roots   string          `json:"roots"` // a file of the authorities that it trusts, which it may not be able to read; empty: the host's
+	Now     bool            `json:"now"`   // start it at once, and not only when somebody has a command for it
 }
 
 // Reply is what has come of it: with it go the TAP device (unless it has an owner) and the namespace.
@@ -81,6 +82,9 @@ func Keep() error {
 	signal.Ignore(unix.SIGHUP, unix.SIGINT) // not SIGPIPE: an old pasta does not start where it is ignored
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil { // of the filter too: secrets do not come into files
+		return os.NewSyscallError("setrlimit", err)
 	}
 	config, err := receiveConfig()
 	if err != nil {

@@ -167,6 +167,9 @@ func (m *Machine) Setup(request *wire.SetupRequest) error {
 	if err := setNames(request.Hosts, request.Resolv, m.replaceFile); err != nil {
 		return err
 	}
+	if err := m.setTrust(request.Trust, m.replaceFile); err != nil {
+		return err
+	}
 	m.SetDefaults(request.Env, request.User, request.Workdir)
 	return nil
 }

@@ -146,6 +146,9 @@ func (n *renewal) names(r *wire.RenewRequest) {
 		_ = n.step("hostname", func() error { return m.RenewHostname(*r.Hostname) })
 	}
 	_ = n.step("names", func() error { return m.RenewNames(r.Hosts, r.Resolv) })
+	if r.Trust != nil {
+		_ = n.step("trust", func() error { return m.RenewTrust(r.Trust) })
+	}
 	m.SetDefaults(r.Env, r.User, r.Workdir)
 }
 

@@ -234,6 +234,14 @@ type SetupRequest struct {
 	AskTime  bool              `msgpack:"ask_time"`
 	Entropy  []byte            `msgpack:"entropy"`
 	Network  *NetworkConfig    `msgpack:"network"`
+	Trust    *Trust            `msgpack:"trust"`
+}
+
+// Trust is an authority of certificates that the machine's programs are to believe.
+type Trust struct {
+	Certificate []byte `msgpack:"certificate"` // PEM
+	Hash        string `msgpack:"hash"`        // of its name, as OpenSSL has it
+	Roots       []byte `msgpack:"roots"`       // PEM: the other authorities, for an image that has none
 }
 
 // NetworkConfig is the machine's place in its network.
@@ -271,6 +279,7 @@ type RenewRequest struct {
 	Hosts         []byte            `msgpack:"hosts"`
 	Resolv        []byte            `msgpack:"resolv"`
 	MachineID     []byte            `msgpack:"machine_id"`
+	Trust         *Trust            `msgpack:"trust"`
 	Entropy       []byte            `msgpack:"entropy"`
 	Network       *NetworkConfig    `msgpack:"network"`
 	HookTimeoutMS *int64            `msgpack:"hook_timeout_ms"`

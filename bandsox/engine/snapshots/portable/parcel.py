@@ -167,6 +167,7 @@ def _checked(snapshot: Snapshot, vmms: Mapping[str, Collection[str]]) -> Snapsho
             idle_timeout=None,
             on_expiry="delete",
             auto_resume=False,
+            secrets={},
             dns=identity.check_dns(snapshot.spec.dns),
         )
         identity.check_spec(spec_here)
