@@ -4,6 +4,7 @@ import type { AuthKeysResult, VmInfo } from "bandsox";
 
 export type {
   AuthKeysResult as Key,
+  BrowserSession,
   Checkpoint,
   DirEntry as FileEntry,
   Finding,
