@@ -29,6 +29,7 @@ _TURNS = 3
 _LISTED = 100
 _LISTS = 300
 _PROBES = 500
+_CLIENTS, _VMS = 200, 20
 
 
 async def measure(bandsox: AsyncBandSox) -> None:
@@ -39,7 +40,7 @@ async def measure(bandsox: AsyncBandSox) -> None:
             assert there is not None
             await _commands(vm, there)
             await _files(vm, there)
-            await _probes(there, remote)
+            await _probes(vm, there, remote, server)
         await _lists(vm._record)
     finally:
         await vm.delete()
@@ -78,11 +79,33 @@ async def _files(vm: AsyncMicroVM, there: AsyncMicroVM) -> None:
         print(f"| {way} | {here:.0f} | {far:.0f} | {far / here:.0%} |")
 
 
-async def _probes(there: AsyncMicroVM, remote: AsyncBandSox) -> None:
-    """How long others wait while a gigabyte goes through."""
-    quiet, busy = Samples("GET /healthz, nothing else"), Samples("GET /healthz while 1 GiB moves")
+async def _probes(vm: AsyncMicroVM, there: AsyncMicroVM, remote: AsyncBandSox, url: str) -> None:
+    """How long others wait, alone and among many, while a gigabyte goes through."""
+    quiet = Samples("GET /healthz, nothing else")
+    await quiet.of(_PROBES, lambda: _healthy(remote))
+    await there.run("truncate -s 1G /root/gigabyte")
+    busy = Samples("while 1 GiB moves")
+    await _while_moving(there, remote, busy)
+    clones = await vm.fork(count=_VMS - 1)
+    try:
+        crowded = Samples(f"while 1 GiB moves, with {_CLIENTS} clients and {_VMS} VMs")
+        async with _crowd(url, [f"/api/vms/{each.vm_id}" for each in (vm, *clones)]) as asked:
+            begin = time.perf_counter()
+            await _while_moving(there, remote, crowded)
+            seconds = time.perf_counter() - begin
+    finally:
+        for clone in clones:
+            await clone.delete()
+    notes = f"The clients asked for a VM each second: {asked[0] / seconds:.0f} answers a second."
+    table("Who waits", [quiet, busy, crowded], "Target: 50 ms at the 99th percentile.", notes)
+
+
+async def _healthy(remote: AsyncBandSox) -> object:
+    return await remote._server.call("GET", "/healthz")  # type: ignore[attr-defined]
+
+
+async def _while_moving(there: AsyncMicroVM, remote: AsyncBandSox, samples: Samples) -> None:
     server = remote._server  # type: ignore[attr-defined]
-    await quiet.of(_PROBES, lambda: server.call("GET", "/healthz"))
 
     async def move() -> None:
         path, params = f"/api/vms/{there.vm_id}/download", {"path": "/root/gigabyte"}
@@ -90,12 +113,29 @@ async def _probes(there: AsyncMicroVM, remote: AsyncBandSox) -> None:
             async for _ in answer.aiter_raw():
                 pass
 
-    await there.run("truncate -s 1G /root/gigabyte")
     moving = asyncio.create_task(move())
     while not moving.done():
-        await busy.of(1, lambda: server.call("GET", "/healthz"))
+        await samples.of(1, lambda: _healthy(remote))
     await moving
-    table("Who waits", [quiet, busy], "Target: 50 ms at the 99th percentile.")
+
+
+@contextlib.asynccontextmanager
+async def _crowd(url: str, paths: list[str]) -> AsyncIterator[list[int]]:
+    """Clients of another process for the time of the block; then the value has how many answers they got."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    command = [sys.executable, "-m", "bench.clients", host, port, str(_CLIENTS), *paths]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    answers: list[int] = []
+    try:
+        yield answers
+    finally:
+        process.stdin.close()
+        answers.append(int(await process.stdout.readline()))
+        await process.wait()
 
 
 async def _lists(record: VMRecord) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from bandsox.core import AsyncBandSox
-from bandsox.errors import HostError, InvalidRequest
+from bandsox.errors import BandSoxError, HostError, InvalidRequest
 from bandsox.server.application import application, served
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
@@ -27,6 +28,8 @@ _THREADS = 32
 """For short work of the library, such as a look into the registry. Transfers have threads of their own."""
 
 _BACKLOG = 1024
+
+_log = logging.getLogger(__name__)
 
 
 def serve(storage: str | None, configuration: Configuration, ready: Callable[..., None]) -> None:
@@ -60,10 +63,28 @@ async def _serve(storage: str | None, configuration: Configuration, ready: Calla
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end
                 signal.signal(number, _told_to_stop)
             try:
-                async with app.state.service.dispatcher.running():
+                async with app.state.service.dispatcher.running(), _tidying(bandsox):
                     await server.serve(sockets=listeners)
             finally:
                 await app.state.once.finish()
+
+
+@contextlib.asynccontextmanager
+async def _tidying(bandsox: AsyncBandSox) -> AsyncIterator[None]:
+    """Remove, while it begins to serve, what a server that was killed has left half made."""
+
+    async def tidy() -> None:
+        try:
+            await bandsox.cleanup()
+        except (BandSoxError, OSError) as error:
+            _log.warning("what others have left was not removed: %s", error)
+
+    task = asyncio.create_task(tidy(), name="cleanup")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _told_to_stop(number: int, frame: object) -> None:
