@@ -55,7 +55,7 @@ screenshots: init setup-test dashboard ## take pictures of every page of the das
 	python -m tests.dashboard.screenshots build/screenshots
 
 lock: ## renew requirements.lock
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --extra server --extra mcp --extra signing --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --extra server --extra mcp --extra signing --extra telemetry --group dev pyproject.toml -o requirements.lock
 
 openapi: $(VENV)/.installed ## renew docs/openapi.json
 	python -m bandsox.server.openapi > docs/openapi.json

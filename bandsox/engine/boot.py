@@ -16,6 +16,7 @@ from bandsox.engine.diagnosis import boot_failure
 from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown, Timeout
 from bandsox.guest import Doorbell, GuestClient, HostVsockDoorbell, HostVsockLink, PortLink, UnixDoorbell, VsockLink, recall_frames
 from bandsox.process import ProcessId
+from bandsox.tracing import traced
 from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
 
 Answer = TypeVar("Answer")
@@ -64,6 +65,7 @@ async def started(vmm: VMM, spec: LaunchSpec) -> AsyncIterator[Booting]:
             raise
 
 
+@traced("vmm")
 async def _start(vmm: VMM, spec: LaunchSpec) -> ProcessId:
     """Start a machine. Who stops waiting for that leaves no process: it is awaited all the same, and ended."""
     starting = asyncio.ensure_future(vmm.start(spec))
@@ -75,6 +77,7 @@ async def _start(vmm: VMM, spec: LaunchSpec) -> ProcessId:
         raise
 
 
+@traced("agent")
 async def first_answer(
     vmm: VMM, spec: LaunchSpec, booting: Booting, ask: Callable[[GuestClient], Awaitable[Answer]], token: bytes, deadline_s: float
 ) -> Answer:

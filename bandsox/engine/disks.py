@@ -13,6 +13,7 @@ from pathlib import Path
 from bandsox.engine import sparse
 from bandsox.errors import HostError, InvalidRequest, MissingTool
 from bandsox.settings import Layout
+from bandsox.tracing import span
 
 MIN_MIB = 16
 MAX_MIB = 512 * 1024
@@ -34,10 +35,11 @@ def create(layout: Layout, size_mib: int, target: Path) -> None:
     """
     if not MIN_MIB <= size_mib <= MAX_MIB:
         raise InvalidRequest(f"disk_size_mib must be 0 (in memory) or {MIN_MIB} to {MAX_MIB}, not {size_mib}")
-    template = layout.disks / f"ext4-{_FORMAT}-{size_mib}.img"
-    if not template.exists():
-        _format(layout, size_mib, template)
-    sparse.copy(template, target)
+    with span("disk", size_mib=size_mib):
+        template = layout.disks / f"ext4-{_FORMAT}-{size_mib}.img"
+        if not template.exists():
+            _format(layout, size_mib, template)
+        sparse.copy(template, target)
 
 
 def _format(layout: Layout, size_mib: int, template: Path) -> None:

@@ -29,6 +29,7 @@ from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
 from bandsox.settings import Layout
 from bandsox.store import Snapshots as SnapshotTable
+from bandsox.tracing import traced
 
 if TYPE_CHECKING:
     from bandsox.engine.cleanup import Removed
@@ -103,6 +104,7 @@ class Engine(Lines):
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 
+    @traced("create")
     async def create(
         self,
         spec: VMSpec,

@@ -13,6 +13,7 @@ from bandsox.engine import identity, networking
 from bandsox.errors import MachineError, Unsupported
 from bandsox.models import Isolation, VMRecord, VMStatus
 from bandsox.network import vault
+from bandsox.tracing import traced
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec, Origin
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Ground:
         )
 
 
+@traced("image")
 async def ground(engine: Engine, spec: VMSpec, *, force_rebuild: bool = False, progress: ProgressCallback | None = None) -> Ground:
     """What a machine that is to be as `spec` says is made of.
 

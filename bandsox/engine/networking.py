@@ -16,6 +16,7 @@ import anyio
 from bandsox.errors import BandSoxError, HostError
 from bandsox.models import NetworkConfig, VMRecord
 from bandsox.network.plan import with_length
+from bandsox.tracing import traced
 from bandsox.vmm.base import NetworkDevice
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ async def attached(
 _REASONS = {"veth": "a pair of devices with NAT, by root", "pasta": "pasta, without root"}
 
 
+@traced("network")
 async def _make(networks: Networks, directory: Path, record: VMRecord, owner: int | None) -> tuple[NetworkConfig, Namespace]:
     """Who stops waiting leaves no network: it is awaited all the same, and let go of."""
     spec = record.spec

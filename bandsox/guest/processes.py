@@ -17,6 +17,7 @@ from bandsox.guest.frames import FrameType
 from bandsox.guest.messages import Attach, EndOfData, Exec, Forget, Input, ListSessions, Resize, Signal, Tty, encode_message
 from bandsox.guest.paths import GuestText, encode_env, encode_path, encode_text
 from bandsox.models import ExecResult, SessionInfo
+from bandsox.tracing import span, traced
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,10 +66,11 @@ class ProcessOperations(Operations):
         stdin: whether it reads what `Execution.write` sends; else ``/dev/null``.
         """
         request = _exec_request(options, stdin=stdin)
-        return await self._follow(
-            Execution(await self._connector.open(request, timeout=DEFAULT_TIMEOUT), StartedEvent), options.get("timeout")
-        )
+        with span("start"):
+            execution = Execution(await self._connector.open(request, timeout=DEFAULT_TIMEOUT), StartedEvent)
+            return await self._follow(execution, options.get("timeout"))
 
+    @traced("exec")
     async def run(
         self,
         *,
@@ -93,9 +95,10 @@ class ProcessOperations(Operations):
         collected: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         async with await self.execute(stdin=stdin is not None, **options) as execution:
             try:
-                async with _feeding(execution, stdin):
-                    await _collect(execution, collected, max_output, on_output)
-                result = await execution.wait()
+                with span("run"):
+                    async with _feeding(execution, stdin):
+                        await _collect(execution, collected, max_output, on_output)
+                    result = await execution.wait()
             except CommandTimeout as error:
                 error.detail.update({stream: data[-_TAIL:].decode(errors="replace") for stream, data in collected.items()})
                 raise

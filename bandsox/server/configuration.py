@@ -23,7 +23,7 @@ class Configuration:
     take to arrive. `reserve_mib` is how much of the storage directory's file system new machines and snapshots leave free; None: a
     twentieth, at most 1 GiB. `proxy_port` is where ports of guests are reached (`bandsox.server.proxy`); with `proxy_domain` each under a
     name of its own below that. `client_connections` is how many connections one client has at most; 0: any number.
-    `webhook_networks` are networks, besides the Internet, that webhooks may be in.
+    `webhook_networks` are networks, besides the Internet, that webhooks may be in. `traces`: see `bandsox.server.tracing`.
     """
 
     host: str = "127.0.0.1"
@@ -39,6 +39,7 @@ class Configuration:
     proxy_port: int | None = None
     proxy_domain: str | None = None
     client_connections: int = 512
+    traces: bool = False
     webhook_networks: frozenset[ipaddress.IPv4Network | ipaddress.IPv6Network] = frozenset()
 
     @property

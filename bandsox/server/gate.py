@@ -93,8 +93,11 @@ class Gate:
         caller: Caller | None = scope["caller"]
         if caller is None:
             await self._app(scope, receive, send)
-        else:
+        elif self._service.traces is None:
             await self._service.leases.serve(caller, self._app, scope, receive, send)
+        else:
+            with self._service.traces.request(scope, send) as noting:
+                await self._service.leases.serve(caller, self._app, scope, receive, noting)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()

@@ -23,6 +23,7 @@ from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.server.logs import logging_to
 from bandsox.server.protocol import Connections, protocol, websocket_protocol
+from bandsox.server.tracing import exported
 
 _THREADS = 32
 """For short work of the library, such as a look into the registry. Transfers have threads of their own."""
@@ -58,6 +59,8 @@ async def _serve(storage: str | None, configuration: Configuration, ready: Calla
             open_.enter_context(logging_to(bandsox.storage_dir))
             app = application(bandsox, configuration)
             open_.enter_context(app.state.service.leases.watching())
+            if configuration.traces:
+                app.state.service.traces = open_.enter_context(exported())
             addresses = [_address(configuration, each) for each in listeners]
             server = _Server(_settings(served(app), configuration), lambda: ready(*addresses))
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end

@@ -25,6 +25,7 @@ from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.server.leases import Leases
 from bandsox.server.metrics import Metrics
+from bandsox.server.tracing import Traces
 from bandsox.server.webhooks.dispatcher import Dispatcher
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.store import KeyedRequests, Webhooks
@@ -50,6 +51,7 @@ class Service:
         self.gatekeeper = Gatekeeper(bandsox.storage_dir)
         self.leases = Leases(self.gatekeeper)
         self.metrics = Metrics()
+        self.traces: Traces | None = None
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}
         self.feed = bandsox.feed

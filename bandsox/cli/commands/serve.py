@@ -71,6 +71,7 @@ def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     metavar="CIDR",
     help="A private network that webhooks may be in, such as 10.0.0.0/8; else they are on the Internet.",
 )
+@click.option("--traces", is_flag=True, help="Send traces to a collector (OpenTelemetry); OTEL_EXPORTER_OTLP_ENDPOINT says where it is.")
 @click.option("--proxy-port", type=click.IntRange(0, 65535), metavar="PORT", help="Where browsers and others reach ports of guests.")
 @click.option("--proxy-domain", metavar="NAME", help="Give each of those a name of its own, PORT-ID.NAME.")
 @click.option("--print-unit", type=click.Choice(["system", "user"]), help="Print a unit file of systemd that serves so, and end.")
@@ -89,6 +90,7 @@ def serve(
     reserve: int | None,
     connections: int,
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
+    traces: bool,
     proxy_port: int | None,
     proxy_domain: str | None,
     print_unit: str | None,
@@ -122,13 +124,14 @@ def serve(
         allowed_origins,
         tls_cert,
         tls_key,
-        grace,
-        head,
-        reserve,
-        proxy_port,
-        domain,
-        connections,
-        frozenset(networks),
+        grace_s=grace,
+        head_s=head,
+        reserve_mib=reserve,
+        proxy_port=proxy_port,
+        proxy_domain=domain,
+        client_connections=connections,
+        webhook_networks=frozenset(networks),
+        traces=traces,
     )
 
     def ready(address: str, proxy: str | None = None) -> None:

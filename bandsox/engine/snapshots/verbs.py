@@ -39,6 +39,7 @@ from bandsox.locks import Locks
 from bandsox.models import Belonging, ProgressCallback, Snapshot, StoredFile, VMRecord, VMStatus, report
 from bandsox.network.vault import read
 from bandsox.store.snapshots import name_taken
+from bandsox.tracing import span, traced
 from bandsox.vmm.base import Origin
 from bandsox.vmm.host_cpu import host_cpu
 from bandsox.workers import Task, in_thread, together
@@ -156,6 +157,7 @@ class Snapshots:
 
     # ── going on ────────────────────────────────────────────────────────────────────────────────
 
+    @traced("restore")
     async def restore(
         self,
         id_or_name: str,
@@ -380,7 +382,8 @@ class Snapshots:
             clone = await asyncio.to_thread(functools.partial(self._engine.vms.insert, clone, numbered=numbered))
             if disk is not None:
                 target = self._layout.vm(clone.id) / DISK
-                await asyncio.to_thread(sparse.copy, disk, target)
+                with span("disk"):
+                    await asyncio.to_thread(sparse.copy, disk, target)
             await self._engine.keep_secrets(clone.id, vault)
             return await self._engine.bring_up(clone, progress, past)
 
