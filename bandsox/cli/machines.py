@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 async def find_config(call: Call, reference: str, pull: str) -> ImageConfig:
     """The configuration of a reference's image, which is fetched where `pull` allows it, or of a template's."""
     if reference.startswith(TEMPLATE_PREFIX):
-        template = await call.engine.templates.get(reference)
-        return (await call.engine.snapshots.get(template.snapshot)).image_config
+        template = await call.bandsox.get_template(reference.removeprefix(TEMPLATE_PREFIX))
+        if not call.remote:
+            return (await call.engine.snapshots.get(template.snapshot)).image_config
+        reference, pull = template.image_id, "never"
     return (await call.bandsox.pull_image(reference, cast(Literal["missing", "always", "never"], pull), call.progress)).config
 
 

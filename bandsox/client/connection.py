@@ -61,8 +61,7 @@ class Connection:
         BandSoxError: what the server says.
         """
         async with self.streaming(method, path, patient=patient, **options) as answer:
-            with self._failures(method, path):
-                await answer.aread()
+            await answer.aread()
             return answer
 
     async def get(self, path: str, kind: type[T], /, **params: Any) -> T:
@@ -80,13 +79,12 @@ class Connection:
         """An answer that goes on, line by line; raises as `call`, and what the server says in the middle."""
         headers = {"Accept": LINES, **options.pop("headers", {})}
         async with self.streaming(method, path, patient=True, headers=headers, **options) as answer:
-            with self._failures(method, path):
-                async for line in answer.aiter_lines():
-                    if line:
-                        said = msgspec.json.decode(line, type=dict[str, Any])
-                        if said.get("type") == "error":
-                            raise error_of(said.get("failure"))
-                        yield said
+            async for line in answer.aiter_lines():
+                if line:
+                    said = msgspec.json.decode(line, type=dict[str, Any])
+                    if said.get("type") == "error":
+                        raise error_of(said.get("failure"))
+                    yield said
 
     async def make(self, path: str, progress: ProgressCallback | None = None, **options: Any) -> dict[str, Any]:
         """Have the server make something, once: where the answer is lost, it is asked for again. Raises as `work`.
@@ -127,7 +125,7 @@ class Connection:
     async def streaming(
         self, method: str, path: str, *, patient: bool = False, content: bytes | AsyncIterable[bytes] | None = None, **options: Any
     ) -> AsyncIterator[httpx.Response]:
-        """An answer whose body is still to be read. Raises as `call`."""
+        """An answer whose body is still to be read. Raises as `call`, also while it is read."""
         timeout = httpx.Timeout(None if patient else self.timeout, connect=min(_CONNECT_S, self.timeout))
         context = self._client().stream(method, path, content=content, timeout=timeout, **options)
         with self._failures(method, path):
@@ -137,7 +135,8 @@ class Connection:
                 with self._failures(method, path):
                     await answer.aread()
                 raise error_of(_object(answer), answer.status_code)
-            yield answer
+            with self._failures(method, path):
+                yield answer
         finally:
             await context.__aexit__(None, None, None)
 

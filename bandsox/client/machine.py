@@ -20,6 +20,9 @@ from bandsox.models import Balloon, PortState, ProgressCallback, PublishedPort, 
 from bandsox.vm.handle import AsyncMicroVM
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from bandsox.models import Deadlines
     from bandsox.process import ProcessId
 
 
@@ -86,6 +89,14 @@ class RemoteMicroVM(RemoteNetwork, RemoteTimeline, AsyncMicroVM):
     async def resume(self) -> None:
         """Let it go on after a pause, or from its memory on the disk."""
         await self._change("resume")
+
+    async def hibernate(self, progress: ProgressCallback | None = None) -> None:
+        """Write its memory to the disk and end its VMM; `resume` lets it go on where it was."""
+        await self._server.work("POST", f"{self._path}/hibernate", progress)
+
+    async def set_deadlines(self, **deadlines: Unpack[Deadlines]) -> None:
+        """Change how long it may run, now and at later starts; what is not given stays as it is."""
+        await self._server.call("PUT", f"{self._path}/deadlines", json=dict(deadlines))
 
     async def _change(self, verb: str, **options: Any) -> None:
         await self._server.call("POST", f"{self._path}/{verb}", patient=True, **options)

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 import anyio.from_thread
@@ -40,12 +41,17 @@ async def _read(read: Callable[[int], bytes | None], task: Task) -> AsyncIterato
         yield piece
 
 
-async def to_file(pieces: AsyncIterator[bytes], local: Path, max_bytes: int | None, task: Task) -> int:
-    """Write pieces to a file that appears whole or not at all; its size in bytes."""
+async def to_file(pieces: AsyncIterator[bytes], local: Path, max_bytes: int | None, task: Task, *, mode: int = 0o666) -> int:
+    """Write pieces to a file that appears whole or not at all; its size in bytes.
+
+    Parameters
+    ----------
+    mode: its permission bits, but for those that the process's umask takes away.
+    """
 
     def work() -> int:
         done = 0
-        with replacing(local) as file:
+        with replacing(local, mode) as file:
             for piece in _blocking(pieces):
                 done += len(piece)
                 if max_bytes is not None and done > max_bytes:
@@ -57,6 +63,21 @@ async def to_file(pieces: AsyncIterator[bytes], local: Path, max_bytes: int | No
         return done
 
     return await anyio.to_thread.run_sync(work)
+
+
+async def to_stream(pieces: AsyncIterator[bytes], out: BinaryIO, task: Task) -> None:
+    """Write pieces to a binary stream."""
+    done = 0
+    async for piece in pieces:
+        await anyio.to_thread.run_sync(_write, out, piece)
+        done += len(piece)
+        task.update(done)
+
+
+def _write(out: BinaryIO, piece: bytes) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[out.write(rest) :]  # one without a buffer may take less
 
 
 async def extracted(pieces: AsyncIterator[bytes], local: Path, max_entries: int, max_bytes: int | None, task: Task) -> TreeResult:

@@ -35,6 +35,20 @@ class AsyncPool:
         """How many clones stand ready."""
         return self._pool.ready
 
+    @property
+    def size(self) -> int:
+        """How many clones there are to be."""
+        return self._pool.size
+
+    async def resize(self, size: int) -> None:
+        """Have another number of clones stand ready: those that are missing are made in the background, others deleted.
+
+        Raises
+        ------
+        InvalidRequest: there cannot be so many. Conflict: the pool is closed.
+        """
+        await self._pool.resize(size)
+
     async def take(
         self,
         name: str | None = None,
@@ -80,6 +94,9 @@ class Pool:
 
     ready = property(lambda self: self._async.ready, doc=AsyncPool.ready.__doc__)
 
+    size = property(lambda self: self._async.size, doc=AsyncPool.size.__doc__)
+
+    resize = sync(AsyncPool.resize)
     take = sync(AsyncPool.take).then(lambda _, vm: _blocking(vm))
     close = sync(AsyncPool.close)
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import msgspec
 
 from bandsox.client import forms
-from bandsox.client.addresses import segment
+from bandsox.client.addresses import vm_path
 from bandsox.client.connection import Connection
 from bandsox.client.guest import refuse
 from bandsox.client.machine import RemoteMicroVM
 from bandsox.client.network import demand
+from bandsox.client.snapshots import RemoteSnapshots
 from bandsox.core.asynchronous import AsyncBandSox
+from bandsox.core.remote_templates import RemoteTemplates
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
 from bandsox.models import TEMPLATE_PREFIX, Change, Image, Isolation, OnExpiry, Policy, ProgressCallback, PublishedPort, Secret, Template
 from bandsox.settings import DEFAULT_IMAGE, isolation_of
@@ -35,7 +37,7 @@ _DOCKERFILE_OPTIONS = frozenset(
 """What may be given to `create_vm_from_dockerfile` beyond its parameters."""
 
 
-class RemoteBandSox(AsyncBandSox):
+class RemoteBandSox(RemoteSnapshots, RemoteTemplates, AsyncBandSox):
     """The machines and images of a server. `AsyncBandSox` with a URL makes one of these; used as that."""
 
     def __init__(
@@ -217,21 +219,21 @@ class RemoteBandSox(AsyncBandSox):
     async def get_vm_info(self, vm_id: str) -> dict[str, Any] | None:
         """What is known of a machine; None when there is none."""
         try:
-            return await self._server.get(_path(vm_id), dict[str, Any])
+            return await self._server.get(vm_path(vm_id), dict[str, Any])
         except VMNotFound:
             return None
 
     async def update_vm_metadata(self, vm_id: str, metadata: Mapping[str, Any]) -> None:
         """Replace a machine's metadata."""
-        await self._server.call("PUT", f"{_path(vm_id)}/metadata", json={"metadata": dict(metadata)})
+        await self._server.call("PUT", f"{vm_path(vm_id)}/metadata", json={"metadata": dict(metadata)})
 
     async def rename_vm(self, vm_id: str, name: str) -> None:
         """Give a machine another name."""
-        await self._server.call("PUT", f"{_path(vm_id)}/name", json={"name": name})
+        await self._server.call("PUT", f"{vm_path(vm_id)}/name", json={"name": name})
 
     async def update_vm_status(self, vm_id: str, status: str) -> None:
         """Bring a machine into a status: ``running``, ``paused`` or ``stopped``."""
-        await self._server.call("PUT", f"{_path(vm_id)}/status", json={"status": status}, patient=True)
+        await self._server.call("PUT", f"{vm_path(vm_id)}/status", json={"status": status}, patient=True)
 
     async def delete_vm(self, vm_id: str) -> None:
         """Kill a machine and remove everything it owns; no error when there is none."""
@@ -240,62 +242,7 @@ class RemoteBandSox(AsyncBandSox):
             self.active_vms.pop(vm.vm_id, None)
             await vm.delete()
 
-    # ── snapshots ───────────────────────────────────────────────────────────────────────────────
-
-    async def snapshot_vm(
-        self,
-        vm: AsyncMicroVM | str,
-        snapshot_name: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> str:
-        """Save a running or paused machine, which then is as it was before, and return the snapshot's name."""
-        path = _path(vm if isinstance(vm, str) else vm.vm_id)
-        body = {"name": snapshot_name, "metadata": None if metadata is None else dict(metadata)}
-        return str((await self._server.make(f"{path}/snapshot", progress, json=body))["snapshot_id"])
-
-    async def restore_vm(
-        self,
-        snapshot_id: str,
-        name: str | None = None,
-        enable_networking: bool | None = None,
-        detach: bool = True,
-        env_vars: Mapping[str, str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        *,
-        cold: bool = False,
-        progress: ProgressCallback | None = None,
-    ) -> AsyncMicroVM:
-        """Make a machine that goes on from a snapshot; any number at once."""
-        del detach
-        body = {
-            "name": name,
-            "enable_networking": enable_networking,
-            "env_vars": None if env_vars is None else dict(env_vars),
-            "metadata": None if metadata is None else dict(metadata),
-            "cold": cold,
-        }
-        return await self._made(await self._server.make(f"{_snapshot(snapshot_id)}/restore", progress, json=body))
-
-    async def list_snapshots(self) -> list[dict[str, Any]]:
-        """All snapshots, newest first."""
-        return await self._server.get("/api/snapshots", list[dict[str, Any]])
-
-    async def get_snapshot_info(self, snapshot_id: str) -> dict[str, Any]:
-        """What is known of a snapshot."""
-        return await self._server.get(_snapshot(snapshot_id), dict[str, Any])
-
-    async def delete_snapshot(self, snapshot_id: str) -> None:
-        """Delete a snapshot; machines that were restored from it go on."""
-        await self._server.call("DELETE", _snapshot(snapshot_id), patient=True)
-
-    async def rename_snapshot(self, snapshot_id: str, new_name: str) -> None:
-        """Give a snapshot another name."""
-        await self._server.call("PUT", f"{_snapshot(snapshot_id)}/name", json={"name": new_name})
-
-    async def update_snapshot_metadata(self, snapshot_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace a snapshot's metadata, and return it."""
-        return await self._server.work("PUT", f"{_snapshot(snapshot_id)}/metadata", json={"metadata": dict(metadata)})
+    # ── what happens, images and the host ───────────────────────────────────────────────────────
 
     async def events(self, after: int | None = None) -> AsyncIterator[Change]:
         """What happens on the server, as it happens, until the caller stops asking."""
@@ -304,8 +251,6 @@ class RemoteBandSox(AsyncBandSox):
             async for line in lines:
                 if line["type"] != "hello":
                     yield Change(line["id"], line["at"], line["type"], line["subject"], line["name"], None, line["status"])
-
-    # ── images and the host ─────────────────────────────────────────────────────────────────────
 
     async def pull_image(
         self, reference: str, policy: Literal["missing", "always", "never"] = "always", progress: ProgressCallback | None = None
@@ -350,14 +295,6 @@ class RemoteBandSox(AsyncBandSox):
     async def install_image(self, *arguments: Any, **options: Any) -> Image:
         """Refused: what is installed on the server's host is decided there."""
         _not_here()
-
-
-def _path(vm: str) -> str:
-    return f"/api/vms/{segment(vm)}"
-
-
-def _snapshot(snapshot: str) -> str:
-    return f"/api/snapshots/{segment(snapshot)}"
 
 
 def _published(publish: Mapping[int | str, int] | Iterable[PublishedPort | str] | None) -> list[dict[str, Any]]:

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bandsox.engine import identity
 from bandsox.engine.housekeeper import CHANGES, LOCK, USED
-from bandsox.errors import BandSoxError, Conflict, VMNotFound
+from bandsox.errors import BandSoxError, Conflict, InvalidRequest, VMNotFound
 from bandsox.locks import Locks, try_lock_file
-from bandsox.models import VMRecord, VMStatus
+from bandsox.models import Deadlines, VMRecord, VMStatus
 from bandsox.settings import Layout
 
 if TYPE_CHECKING:
@@ -79,6 +81,27 @@ def ensure_housekeeper(layout: Layout) -> None:
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
     )
+
+
+async def change(engine: Engine, vm_id: str, wanted: Deadlines) -> VMRecord:
+    """Give a machine other deadlines. A ``ttl`` is counted from now on, or, where it does not run, from when it does.
+
+    Raises
+    ------
+    InvalidRequest: one of them is out of bounds, or none of those that there are.
+    """
+    if unknown := sorted(set(wanted) - Deadlines.__annotations__.keys()):
+        raise InvalidRequest(f"there is no deadline {unknown[0]!r}", remedy=f"choose of {', '.join(Deadlines.__annotations__)}")
+    async with engine.locked(vm_id):
+        record = await engine.known(vm_id)
+        identity.check_spec(dataclasses.replace(record.spec, **wanted))
+        changes: dict[str, Any] = {f"spec_{name}": value for name, value in wanted.items()}
+        if "ttl" in wanted:
+            ttl = wanted["ttl"] if record.status in {VMStatus.RUNNING, VMStatus.PAUSED} else None
+            changes["expires_at"] = None if ttl is None else time.time() + ttl
+        changed = await engine.update(vm_id, **changes)
+    begin(engine.layout, changed)
+    return changed
 
 
 async def expire(engine: Engine, vm_id: str) -> bool:

@@ -28,14 +28,18 @@ _AT_ONCE = 2
 
 
 class Pool:
-    """`size` paused clones of a template. Made by the owner, who opens and closes it; its methods run on one event loop."""
+    """`size` paused clones of a template. Made by the owner, who opens and closes it; its methods run on one event loop.
 
-    def __init__(self, engine: Engine, template_id: str, size: int, confinement: ConfinementDemand) -> None:
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MOST:
-            raise InvalidRequest(f"a pool has 1 to {MOST} machines, not {size!r}")
+    Parameters
+    ----------
+    prefix: what the names of the clones begin with.
+    """
+
+    def __init__(self, engine: Engine, template_id: str, size: int, confinement: ConfinementDemand, *, prefix: str = "") -> None:
         self._engine = engine
         self._template_id = template_id
-        self._size = size
+        self._size = _check_size(size)
+        self._prefix = prefix
         self._confinement: ConfinementDemand = confinement
         self._ready: collections.deque[VMRecord] = collections.deque()
         self._making: set[asyncio.Task[None]] = set()
@@ -48,6 +52,35 @@ class Pool:
     def ready(self) -> int:
         """How many clones stand ready."""
         return len(self._ready)
+
+    @property
+    def size(self) -> int:
+        """How many clones there are to be."""
+        return self._size
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the latest clone could not be made; None where it could, or somebody has been told."""
+        return self._failure
+
+    def fill(self) -> None:
+        """Have the clones made that are missing, in the background."""
+        self._failure = None
+        self._refill()
+
+    async def resize(self, size: int) -> None:
+        """Have another number of clones stand ready: those that are missing are made in the background, others deleted.
+
+        Raises
+        ------
+        InvalidRequest: there cannot be so many. Conflict: the pool is closed.
+        """
+        self._size = _check_size(size)
+        if self._closed:
+            raise Conflict("the pool is closed")
+        while len(self._ready) > self._size:
+            await self._engine.delete(self._ready.popleft().id)
+        self._refill()
 
     async def open(self) -> None:
         """Return when all clones stand ready.
@@ -163,9 +196,12 @@ class Pool:
 
     async def _make(self) -> None:
         async with self._places:
-            spec = VMSpec(image="", name=f"pool-{secrets.token_hex(4)}", confinement=self._confinement)
+            spec = VMSpec(image="", name=f"{self._prefix}pool-{secrets.token_hex(4)}", confinement=self._confinement)
             record = await self._engine.templates.start(self._template_id, spec, ephemeral=True, paused=True)
+        if len(self._ready) < self._size:
             self._ready.append(record)
+        else:  # there are to be fewer by now
+            await self._engine.delete(record.id)
 
     def _settle(self, task: asyncio.Task[None]) -> None:
         self._making.discard(task)
@@ -181,3 +217,9 @@ class Pool:
         if not self._ready and self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+
+
+def _check_size(size: int) -> int:
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MOST:
+        raise InvalidRequest(f"a pool has 1 to {MOST} machines, not {size!r}")
+    return size

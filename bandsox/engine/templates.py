@@ -102,13 +102,14 @@ class Templates:
         self._locks = Locks(engine.layout.locks / "templates")
 
     async def make(
-        self, spec: VMSpec, setup: Setup, *, timeout_s: float | None = None, progress: ProgressCallback | None = None
+        self, spec: VMSpec, setup: Setup, *, timeout_s: float | None = None, realm: str = "", progress: ProgressCallback | None = None
     ) -> Template:
         """The template of machines that are made as `spec` says and then set up; it is made if it is not here.
 
         Parameters
         ----------
         timeout_s: how long each command may take, in seconds.
+        realm: those of different realms do not share a template, though they want the same.
 
         Raises
         ------
@@ -116,7 +117,7 @@ class Templates:
         CommandTimeout: one took too long. FileNotFoundError: a file of this host is not there. Otherwise as `Engine.create`.
         """
         ground = await launch.ground(self._engine, spec, progress=progress)
-        digest = await asyncio.to_thread(_key, ground, setup, self._engine.layout.runtime)
+        digest = await asyncio.to_thread(_key, ground, setup, realm, self._engine.layout.runtime)
         async with self._locks.hold(digest):
             with contextlib.suppress(TemplateNotFound):
                 return await self.get(digest[:_ID_LENGTH])
@@ -240,7 +241,7 @@ class Templates:
         )
 
 
-def _key(ground: launch.Ground, setup: Setup, facts: Path) -> str:
+def _key(ground: launch.Ground, setup: Setup, realm: str, facts: Path) -> str:
     """The digest of all that decides what the template is, and whether this host can go on from it. Blocks."""
     spec, choice = ground.spec, ground.choice
     cpu = host_cpu(facts)  # but for the rate of its counter, which is found out again after each reboot
@@ -253,6 +254,7 @@ def _key(ground: launch.Ground, setup: Setup, facts: Path) -> str:
         "shape": [spec.vcpu, spec.mem_mib, spec.disk_size_mib, spec.enable_networking, spec.boot_args],
         "environment": dict(spec.env_vars),
         "setup": setup.canonical(),
+        **({"realm": realm} if realm else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

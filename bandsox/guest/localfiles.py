@@ -41,7 +41,7 @@ def open_regular(path: Path | bytes, flags: int = 0) -> io.FileIO:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[int]:
+def replacing(path: Path, mode: int = 0o666) -> Iterator[int]:
     """A descriptor of a new file that takes the name `path` when the block ends well, and vanishes otherwise.
 
     Raises
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[int]:
     if path.exists() and not path.is_file():
         raise InvalidRequest(f"not a regular file: {path}")
     temporary = path.with_name(f".bandsox-{secrets.token_hex(8)}.part")
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with contextlib.ExitStack() as undo:
         undo.callback(temporary.unlink)
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -104,12 +104,26 @@ def _blob(digest: str) -> str:
 
 def add_entry(out: BinaryIO, name: str, chunks: Iterable[bytes], size: int) -> None:
     """Write one entry of a tar archive, of which `chunks` are the content."""
-    entry = tarfile.TarInfo(name)
-    entry.size = size
-    out.write(entry.tobuf(tarfile.PAX_FORMAT))
-    for chunk in chunks:
-        out.write(chunk)
-    out.write(bytes(-size % tarfile.BLOCKSIZE))
+    for piece in entry(name, chunks, size):
+        out.write(piece)
+
+
+def entry(name: str, chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """One entry of a tar archive, of which `chunks` are the content."""
+    yield _head(name, size)
+    yield from chunks
+    yield bytes(-size % tarfile.BLOCKSIZE)
+
+
+def entry_size(name: str, size: int) -> int:
+    """How many bytes an entry has, of which the content has `size`."""
+    return len(_head(name, size)) + size + -size % tarfile.BLOCKSIZE
+
+
+def _head(name: str, size: int) -> bytes:
+    described = tarfile.TarInfo(name)
+    described.size = size
+    return described.tobuf(tarfile.PAX_FORMAT)
 
 
 def _checked(blobs: BlobStore, digest: str, stop: threading.Event) -> Iterable[bytes]:

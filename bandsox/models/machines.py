@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from bandsox.models.images import ImageConfig
 from bandsox.models.networks import NetworkConfig, Policy, PublishedPort
@@ -71,6 +71,15 @@ ConfinementDemand = Literal["auto", "none", "namespaces", "jail"]
 
 OnExpiry = Literal["delete", "stop", "pause", "snapshot"]
 """What becomes of a machine whose time is over. ``snapshot``: its memory goes to the disk and its VMM ends (`VMStatus.SAVED`)."""
+
+
+class Deadlines(TypedDict, total=False):
+    """What can be changed of how long a machine may run, as in `VMSpec`; what is not there stays as it is."""
+
+    ttl: float | None
+    idle_timeout: float | None
+    on_expiry: OnExpiry
+    auto_resume: bool
 
 
 @dataclass(frozen=True, slots=True)

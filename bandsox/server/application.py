@@ -31,9 +31,11 @@ from bandsox.server.routes import (
     keys,
     machines,
     networks,
+    portable,
     ports,
     snapshots,
     system,
+    templates,
     timelines,
     webhooks,
 )
@@ -42,7 +44,7 @@ from bandsox.version import __version__
 
 _SUBJECTS = (
     *(system, auth, keys, audit, builds, machines, commands, devices, files, networks, ports, timelines),
-    *(snapshots, images, events, webhooks, pages),
+    *(snapshots, portable, templates, images, events, webhooks, pages),
 )
 ROUTERS = tuple(subject.router for subject in _SUBJECTS)
 """Those of `builds` come before `machines`, where ``from-dockerfile`` would be a machine's name."""

@@ -65,11 +65,13 @@ async def _serve(storage: str | None, configuration: Configuration, ready: Calla
             server = _Server(_settings(served(app), configuration), lambda: ready(*addresses))
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end
                 signal.signal(number, _told_to_stop)
+            app.state.service.pools.open()
             try:
                 async with app.state.service.dispatcher.running(), _tidying(bandsox):
                     await server.serve(sockets=listeners)
             finally:
                 await app.state.once.finish()
+                await app.state.service.pools.close()
 
 
 @contextlib.asynccontextmanager

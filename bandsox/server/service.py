@@ -15,8 +15,8 @@ import anyio
 from fastapi import Depends, Request
 
 from bandsox.core import AsyncBandSox
-from bandsox.errors import BandSoxError, Forbidden, SnapshotNotFound, StorageFull, VMNotFound
-from bandsox.models import Policy, Snapshot, VMRecord
+from bandsox.errors import BandSoxError, Forbidden, SnapshotNotFound, StorageFull, TemplateNotFound, VMNotFound
+from bandsox.models import TEMPLATE_PREFIX, Policy, Snapshot, Template, VMRecord
 from bandsox.network.policy import policy_of, private_rules
 from bandsox.server import shapes
 from bandsox.server.auth.attempts import Attempts
@@ -25,6 +25,7 @@ from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.server.leases import Leases
 from bandsox.server.metrics import Metrics
+from bandsox.server.pools import Pools
 from bandsox.server.tracing import Traces
 from bandsox.server.webhooks.dispatcher import Dispatcher
 from bandsox.settings import DEFAULT_IMAGE
@@ -54,6 +55,7 @@ class Service:
         self.traces: Traces | None = None
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}
+        self.pools = Pools(self.engine, bandsox.confinement)
         self.feed = bandsox.feed
         self.webhooks = Webhooks(self.engine.database, self.engine.layout.locks)
         self.dispatcher = Dispatcher(self.engine.layout, self.feed, self.webhooks, configuration.webhook_networks)
@@ -110,13 +112,49 @@ class Service:
             raise SnapshotNotFound(f"no snapshot has the id or name {id_or_name!r}", remedy="see `bandsox snapshot list`")
         return snapshot
 
+    async def templates(self, caller: Caller) -> list[Template]:
+        """The templates that exist for `caller`, oldest first: those of machines with names that it sees."""
+        names = {each.id: each.spec.name for _, each in await asyncio.to_thread(self.engine.snapshots.shelf.table.belongings, "template")}
+        found = await self.engine.templates.all()
+        return [each for each in found if each.snapshot in names and caller.sees(names[each.snapshot])]
+
+    async def template(self, caller: Caller, template: str) -> Template:
+        """The template with this id, or beginning of an id, if `caller` may know of it.
+
+        Raises
+        ------
+        TemplateNotFound: it does not exist for this caller. Conflict: the beginning fits several.
+        """
+        found = await self.engine.templates.get(template)
+        if found not in await self.templates(caller):
+            raise TemplateNotFound(f"no template has the id {template!r}", remedy="see `bandsox template list`")
+        return found
+
+    def admit(self, caller: Caller, snapshot: Snapshot) -> None:
+        """Let a caller take in a snapshot of elsewhere, or what it is based on.
+
+        Raises
+        ------
+        Forbidden: it would not exist for this caller, or its machines could go where this caller may not let them.
+        """
+        if not caller.sees(snapshot.spec.name):
+            raise Forbidden(
+                f"{caller.name} cannot take in a snapshot of {snapshot.spec.name!r}",
+                cause=f"the names of its machines begin with {caller.prefix!r}",
+            )
+        if snapshot.spec.policy is not None:
+            self._check_policy(caller, snapshot.spec.policy)
+
     async def check_image(self, caller: Caller, reference: str) -> None:
         """Let only administrators name images by what lies on this host, or is made by its programs, unless such an image is here.
 
         Raises
         ------
-        Forbidden: it is such a name. InvalidReference: it is none.
+        Forbidden: it is such a name. InvalidReference: it is none. TemplateNotFound: it is a template that does not exist for this caller.
         """
+        if reference.startswith(TEMPLATE_PREFIX):
+            await self.template(caller, reference)
+            return
         if caller.may(Scope.ADMIN) or reference == DEFAULT_IMAGE:
             return
         from bandsox.images import parse_reference

@@ -45,6 +45,7 @@ class MicroVM:
     pause = sync(AsyncMicroVM.pause)
     resume = sync(AsyncMicroVM.resume)
     hibernate = sync(AsyncMicroVM.hibernate)
+    set_deadlines = sync(AsyncMicroVM.set_deadlines)
     delete = sync(AsyncMicroVM.delete)
     keep = sync(AsyncMicroVM.keep)
     snapshot = sync(AsyncMicroVM.snapshot)

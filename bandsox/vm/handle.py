@@ -22,9 +22,21 @@ from bandsox.vm.ports import GuestPorts
 from bandsox.vm.sessions import GuestSessions
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from bandsox.engine import Engine
     from bandsox.guest import GuestClient
-    from bandsox.models import Balloon, Checkpoint, FileDifference, GuestInfo, Metrics, ProgressCallback, RestoreReceipt, VMRecord
+    from bandsox.models import (
+        Balloon,
+        Checkpoint,
+        Deadlines,
+        FileDifference,
+        GuestInfo,
+        Metrics,
+        ProgressCallback,
+        RestoreReceipt,
+        VMRecord,
+    )
 
 
 class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNetwork):
@@ -122,6 +134,21 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNe
         from bandsox.engine.hibernation import hibernate
 
         self._record = await hibernate(self._engine, self.vm_id, progress)
+
+    async def set_deadlines(self, **deadlines: Unpack[Deadlines]) -> None:
+        """Change how long it may run, now and at later starts; what is not given stays as it is.
+
+        Parameters
+        ----------
+        ttl: how many seconds from now on; None: any. idle_timeout, on_expiry, auto_resume: as for `create_vm`; None: no idle time ends it.
+
+        Raises
+        ------
+        InvalidRequest: one of them is out of bounds.
+        """
+        from bandsox.engine import deadlines as engine_deadlines
+
+        self._record = await engine_deadlines.change(self._engine, self.vm_id, deadlines)
 
     async def delete(self) -> None:
         """Kill it and remove everything it owns."""

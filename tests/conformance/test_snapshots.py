@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bandsox.settings import DEFAULT_IMAGE
-from tests.faces import Face, RemoteFace
+from tests.faces import Face
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +34,11 @@ def test_a_snapshot_lives_through_everything(face: Face, tmp_path: Path) -> None
     snapshot_id = face.snapshots()[name]
     face.rename_snapshot(name, f"renamed {secrets.token_hex(4)}")
     assert snapshot_id in face.snapshots().values() and name not in face.snapshots()
-    if not isinstance(face, RemoteFace):  # it concerns files of this host
-        face.compress_snapshot(snapshot_id)
-        face.export_snapshot(snapshot_id, tmp_path / "exported.tar")
-        face.delete_snapshot(snapshot_id)
-        assert face.import_snapshot(tmp_path / "exported.tar", name) == name
-        assert face.snapshots()[name] == snapshot_id
+    face.compress_snapshot(snapshot_id)
+    face.export_snapshot(snapshot_id, tmp_path / "exported.tar")
+    face.delete_snapshot(snapshot_id)
+    assert face.import_snapshot(tmp_path / "exported.tar", name) == name
+    assert face.snapshots()[name] == snapshot_id
     warm, cold = face.restore(snapshot_id), face.restore(snapshot_id, cold=True)
     face.delete_snapshot(snapshot_id)
     assert snapshot_id not in face.snapshots().values()

@@ -252,7 +252,7 @@ async def import_(call: Call, source: str | None, name: str | None, verify_key: 
     if source is not None:
         taken = await call.bandsox.import_snapshot(source, name, verify_key=verify_key, progress=call.progress)
     else:
-        with tempfile.NamedTemporaryFile(dir=call.engine.layout.temporary) as file:
+        with tempfile.NamedTemporaryFile(dir=None if call.remote else call.engine.layout.temporary) as file:
             await asyncio.to_thread(shutil.copyfileobj, sys.stdin.buffer, file, 1 << 20)
             file.flush()
             taken = await call.bandsox.import_snapshot(file.name, name, verify_key=verify_key, progress=call.progress)

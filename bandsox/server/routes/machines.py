@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from bandsox.engine import identity
-from bandsox.models import ProgressCallback, PublishedPort
+from bandsox.models import TEMPLATE_PREFIX, Deadlines, ProgressCallback, PublishedPort
 from bandsox.server import recovery, shapes
 from bandsox.server.auth.callers import Caller, Scope
 from bandsox.server.configuration import is_loopback_address
@@ -18,7 +18,7 @@ from bandsox.server.once import Attempt, TheOnce
 from bandsox.server.pages import After, Limit, MetadataEquals, page, wanted_metadata
 from bandsox.server.replies import json_reply, plain_reply, reply
 from bandsox.server.service import Service, Size, TheCaller, TheService
-from bandsox.server.streams import Line, described, stream
+from bandsox.server.streams import Line, described, stream, with_progress
 from bandsox.vm import AsyncMicroVM, vm_info
 
 router = APIRouter(prefix="/api", tags=["VMs"], route_class=GuardedRoute)
@@ -82,7 +82,11 @@ def options_for(service: Service, caller: Caller, wanted: shapes.VMOptions) -> d
 async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOptions, progress: ProgressCallback) -> dict[str, Any]:
     """Make a machine of an image that `caller` may use, and tell of it. Raises as `options_for`, and as `Service.making`."""
     options = options_for(service, caller, wanted)
-    async with service.making("create", caller, Size(wanted.vcpu, wanted.mem_mib, wanted.disk_size_mib)):
+    size = Size(wanted.vcpu, wanted.mem_mib, wanted.disk_size_mib)
+    if image.startswith(TEMPLATE_PREFIX):
+        template = await service.template(caller, image)
+        size = Size(template.vcpu, template.mem_mib, template.disk_size_mib)
+    async with service.making("create", caller, size):
         vm = await service.bandsox.create_vm(image, **options, progress=progress)
     service.bandsox.active_vms.pop(vm.vm_id, None)  # a server holds no machine
     return {"id": vm.vm_id, "status": "created", "name": vm.name}
@@ -135,9 +139,35 @@ async def pause(service: TheService, caller: TheCaller, vm: str) -> Response:
 @router.post("/vms/{vm}/resume", response_model=shapes.Status)
 @demands(Scope.EXEC)
 async def resume(service: TheService, caller: TheCaller, vm: str) -> Response:
-    """Let a paused VM go on."""
+    """Let a paused or saved VM go on."""
     await (await service.machine(caller, vm)).resume()
     return json_reply({"status": "resumed"})
+
+
+@router.post("/vms/{vm}/hibernate", response_model=shapes.Status)
+@demands(Scope.EXEC)
+async def hibernate(service: TheService, caller: TheCaller, request: Request, vm: str) -> Response:
+    """Write a VM's memory to the disk and end its hypervisor; `resume`, or with `auto_resume` the next operation, lets it go on."""
+    machine = await service.machine(caller, vm)
+    memory = (await machine.info())["mem_mib"] << 20
+
+    async def work(progress: ProgressCallback) -> dict[str, Any]:
+        await service.check_room(memory)
+        await machine.hibernate(progress)
+        return {"status": "saved"}
+
+    return await with_progress(request, work)
+
+
+@router.put("/vms/{vm}/deadlines", response_model=shapes.DeadlinesInForce)
+@demands(Scope.EXEC)
+async def set_deadlines(service: TheService, caller: TheCaller, vm: str, body: shapes.NewDeadlines) -> Response:
+    """Change how long a VM may run, now and at later starts; what is left out stays as it is."""
+    machine = await service.machine(caller, vm)
+    wanted: Deadlines = body.model_dump(exclude_unset=True)  # type: ignore[assignment] # the shape has its fields
+    await machine.set_deadlines(**wanted)
+    info = await machine.info()
+    return json_reply({name: info[name] for name in shapes.DeadlinesInForce.model_fields})
 
 
 @router.put("/vms/{vm}/status", response_model=shapes.Status)

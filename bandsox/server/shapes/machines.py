@@ -132,6 +132,24 @@ class NewMetadata(Shape):
     metadata: dict[str, Any] = Field(examples=[{"team": "web"}])
 
 
+class NewDeadlines(Shape):
+    """How long a VM may run from now on. What is left out stays as it is; null is no limit."""
+
+    ttl: Seconds | None = Field(None, description="how many seconds from now on", examples=[3600])
+    idle_timeout: Seconds | None = Field(None, description="how many seconds while nothing is done in it")
+    on_expiry: Literal["delete", "stop", "pause", "snapshot"] = Field("delete", description="what becomes of it then")
+    auto_resume: bool = Field(False, description="when it is paused or saved, it goes on at the next operation on its guest")
+
+
+class DeadlinesInForce(Given):
+    """How long a VM may run."""
+
+    expires_at: float | None = Field(description="seconds since the epoch")
+    idle_timeout: float | None
+    on_expiry: str
+    auto_resume: bool
+
+
 class WantedStatus(Shape):
     """A status to bring a VM into."""
 

@@ -6,7 +6,7 @@ import { LINES, linesOf } from "./lines.js";
 import { MicroVM } from "./microvm.js";
 import { archive } from "./tar.js";
 import { type TerminalOptions, type TerminalSession } from "./terminal.js";
-import { released } from "./transfer.js";
+import { bodyOf, browserBody, inBrowser, released, sendFromBrowser } from "./transfer.js";
 import {
   type AuditOptions,
   type AuditPage,
@@ -17,10 +17,14 @@ import {
   type CallOptions,
   type CreateApiKeyOptions,
   type CreateApiKeyResult,
+  type CreateTemplateOptions,
   type CreateVmOptions,
   type EditApiKeyOptions,
+  type ExportSnapshotOptions,
+  type ExportedSnapshot,
   type Finding,
   type ImageInfo,
+  type ImportSnapshotOptions,
   type ListVmsOptions,
   type LoginResult,
   type CreateVmFromDockerfileOptions,
@@ -30,12 +34,17 @@ import {
   type LongCallOptions,
   type NetworkPolicy,
   type NetworkPreset,
+  type PoolInfo,
   type RequestOutcome,
   type RestoreVmOptions,
   type ServerEvent,
   type SnapshotInfo,
   type SnapshotOptions,
+  type TakeVmOptions,
+  type TemplateInfo,
+  type UploadContent,
   type VmInfo,
+  type WatchedCallOptions,
 } from "./types.js";
 
 /**
@@ -122,9 +131,14 @@ export class BandSox {
     await this.connection.call("post", "/api/vms/{vm}/pause", { path: { vm } }, call);
   }
 
-  /** Let a paused VM go on. */
+  /** Let a paused or saved VM go on. */
   async resumeVm(vm: string, call?: CallOptions): Promise<void> {
-    await this.connection.call("post", "/api/vms/{vm}/resume", { path: { vm } }, call);
+    await this.connection.call("post", "/api/vms/{vm}/resume", { path: { vm } }, { ...call, patient: true });
+  }
+
+  /** Write a VM's memory to the disk and end its hypervisor. {@link resumeVm}, or with `auto_resume` the next operation, lets it go on. */
+  async hibernateVm(vm: string, call?: WatchedCallOptions): Promise<void> {
+    await this.connection.work("/api/vms/{vm}/hibernate", { path: { vm } }, call);
   }
 
   /** Kill a VM, and remove everything it owns. */
@@ -181,6 +195,103 @@ export class BandSox {
   /** Give a snapshot another name. */
   async renameSnapshot(snapshot: string, name: string, call?: CallOptions): Promise<void> {
     await this.connection.call("put", "/api/snapshots/{snapshot}/name", { path: { snapshot }, body: { name } }, call);
+  }
+
+  /** Keep a snapshot that is not needed for now in less room. It can be restored as before; the first time takes longer. */
+  async compressSnapshot(snapshot: string, call?: WatchedCallOptions): Promise<SnapshotInfo> {
+    return (await this.connection.work("/api/snapshots/{snapshot}/compress", { path: { snapshot } }, call)) as SnapshotInfo;
+  }
+
+  /**
+   * A snapshot with all that its VM needs, as a tar archive, for {@link importSnapshot} elsewhere. It begins once it has been packed. It holds
+   * whatever was in the VM's memory.
+   */
+  async exportSnapshot(snapshot: string, options: ExportSnapshotOptions = {}, call?: CallOptions): Promise<ExportedSnapshot> {
+    const request = { path: { snapshot }, query: options };
+    const opened = await this.connection.open("get", "/api/snapshots/{snapshot}/export", request, { ...call, patient: true });
+    const { headers } = opened.answer;
+    return { digest: headers.get("x-digest") ?? "", size: Number(headers.get("content-length")), stream: released(opened) };
+  }
+
+  /** Take in a snapshot that was exported elsewhere, of any size. To take in the same once more gives the same. */
+  async importSnapshot(content: UploadContent, options: ImportSnapshotOptions = {}, call?: CallOptions): Promise<SnapshotInfo> {
+    const { onProgress, ...query } = options;
+    const route = "/api/snapshots/import";
+    if (inBrowser()) {
+      const url = this.connection.url(route, { query });
+      return (await sendFromBrowser(this.connection, "POST", url, browserBody(content), onProgress, call)) as SnapshotInfo;
+    }
+    const extras = { ...call, content: bodyOf(content, onProgress), patient: true };
+    return (await this.connection.call("post", "/api/snapshots/import", { query }, extras)) as SnapshotInfo;
+  }
+
+  /** Have the server send a snapshot to a registry, `HOST/NAME:TAG`, with its own credentials. Takes the scope `admin`. Returns the digest. */
+  async pushSnapshot(snapshot: string, reference: string, options: ExportSnapshotOptions = {}, call?: WatchedCallOptions): Promise<string> {
+    const request = { path: { snapshot }, body: { reference, ...options } };
+    return (await this.connection.work("/api/snapshots/{snapshot}/push", request, call)).digest;
+  }
+
+  /** Have the server take in a snapshot from a registry, with its own credentials. Takes the scope `admin`. */
+  async pullSnapshot(reference: string, options: { name?: string | undefined } = {}, call?: WatchedCallOptions): Promise<SnapshotInfo> {
+    return (await this.connection.work("/api/snapshots/pull", { body: { reference, ...options } }, call)) as SnapshotInfo;
+  }
+
+  // ── templates and warm pools ──────────────────────────────────────────────────────────────────
+
+  /** The templates, oldest first. A VM of one is made with `image: "template:ID"`. */
+  async listTemplates(call?: CallOptions): Promise<TemplateInfo[]> {
+    return this.connection.call("get", "/api/templates", {}, call);
+  }
+
+  /** Set a VM up once, to start others from it; one that is there of the same image and set-up is given. */
+  async createTemplate(options: CreateTemplateOptions = {}, call?: LongCallOptions): Promise<TemplateInfo> {
+    return this.connection.make("/api/templates", { body: options }, call);
+  }
+
+  /** What is known of a template; null where there is none. */
+  async getTemplate(template: string, call?: CallOptions): Promise<TemplateInfo | null> {
+    return orNull(async () => this.connection.call("get", "/api/templates/{template}", { path: { template } }, call));
+  }
+
+  /** Delete a template; VMs that were made of it go on. */
+  async removeTemplate(template: string, call?: CallOptions): Promise<void> {
+    await this.connection.call("delete", "/api/templates/{template}", { path: { template } }, { ...call, patient: true });
+  }
+
+  /** Delete the templates of which no VM was made for so many seconds. Returns which they were. */
+  async pruneTemplates(unusedFor = 0, call?: CallOptions): Promise<TemplateInfo[]> {
+    return this.connection.call("post", "/api/templates/prune", { body: { unused_for: unusedFor } }, { ...call, patient: true });
+  }
+
+  /** The warm pools, oldest first. */
+  async listPools(call?: CallOptions): Promise<PoolInfo[]> {
+    return this.connection.call("get", "/api/pools", {}, call);
+  }
+
+  /** Have paused VMs of a template stand ready. All of them do when this returns; the server keeps the pool filled until it is deleted. */
+  async createPool(template: string, size = 2, call?: LongCallOptions): Promise<PoolInfo> {
+    return this.connection.make("/api/pools", { body: { template, size } }, call);
+  }
+
+  /** What is known of a pool; null where there is none. */
+  async getPool(pool: string, call?: CallOptions): Promise<PoolInfo | null> {
+    return orNull(async () => this.connection.call("get", "/api/pools/{pool}", { path: { pool } }, call));
+  }
+
+  /** Have another number of VMs stand ready; those that are missing are made in the background. */
+  async resizePool(pool: string, size: number, call?: CallOptions): Promise<PoolInfo> {
+    return this.connection.call("put", "/api/pools/{pool}", { path: { pool }, body: { size } }, { ...call, patient: true });
+  }
+
+  /** Delete a pool; VMs that were taken from it go on. */
+  async deletePool(pool: string, call?: CallOptions): Promise<void> {
+    await this.connection.call("delete", "/api/pools/{pool}", { path: { pool } }, { ...call, patient: true });
+  }
+
+  /** Get a VM of a pool, which runs. Where none stands ready, the next one is waited for. */
+  async takeVm(pool: string, options: TakeVmOptions = {}, call?: LongCallOptions): Promise<MicroVM> {
+    const { id } = await this.connection.make("/api/pools/{pool}/take", { path: { pool }, body: options }, call);
+    return this.#handle(id, call);
   }
 
   // ── what happens ──────────────────────────────────────────────────────────────────────────────

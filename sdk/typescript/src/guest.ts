@@ -428,7 +428,8 @@ export abstract class Guest {
     call: CallOptions | undefined,
   ): Promise<unknown> {
     const request = { ...this.machine, query };
-    if (inBrowser()) return sendFromBrowser(this.connection, this.connection.url(route, request), browserBody(content), onProgress, call);
+    if (inBrowser())
+      return sendFromBrowser(this.connection, "PUT", this.connection.url(route, request), browserBody(content), onProgress, call);
     return this.connection.call("put", route, request, { ...call, content: bodyOf(content, onProgress), patient: true });
   }
 }

@@ -7,6 +7,8 @@ import { Networked } from "./network.js";
 import {
   type CallOptions,
   type Checkpoint,
+  type DeadlineOptions,
+  type Deadlines,
   type FileDifference,
   type ForkOptions,
   type LongCallOptions,
@@ -51,6 +53,16 @@ export class MicroVM extends Networked {
   /** Let it go on after a pause. */
   async resume(call?: CallOptions): Promise<void> {
     await this.#bandsox.resumeVm(this.vmId, call);
+  }
+
+  /** Write its memory to the disk and end its hypervisor; {@link resume}, or with `auto_resume` the next operation, lets it go on. */
+  async hibernate(call?: WatchedCallOptions): Promise<void> {
+    await this.#bandsox.hibernateVm(this.vmId, call);
+  }
+
+  /** Change how long it may run, now and at later starts; what is left out stays as it is, and null is no limit. */
+  async setDeadlines(deadlines: DeadlineOptions, call?: CallOptions): Promise<Deadlines> {
+    return this.connection.call("put", "/api/vms/{vm}/deadlines", { ...this.machine, body: deadlines }, call);
   }
 
   /** Kill it, and remove everything it owns. */

@@ -69,6 +69,7 @@ export function browserBody(content: UploadContent): Blob {
 /** Send a body from a browser, and return what it is answered. Throws as `Connection.call`. */
 export async function sendFromBrowser(
   connection: Connection,
+  verb: "PUT" | "POST",
   url: URL,
   body: Blob,
   onProgress: ((bytes: number) => void) | undefined,
@@ -82,7 +83,7 @@ export async function sendFromBrowser(
   call.signal?.addEventListener("abort", aborted);
   try {
     return await new Promise<unknown>((resolve, reject) => {
-      request.open("PUT", url.href);
+      request.open(verb, url.href);
       for (const [name, value] of connection.headers) request.setRequestHeader(name, value);
       request.upload.onprogress = ({ loaded }) => onProgress?.(loaded);
       request.onload = () => {
@@ -94,7 +95,7 @@ export async function sendFromBrowser(
         reject(
           new OutcomeUnknown(
             "outcome_unknown",
-            `the connection to ${connection.base.origin} was lost in the middle of PUT ${url.pathname}`,
+            `the connection to ${connection.base.origin} was lost in the middle of ${verb} ${url.pathname}`,
           ),
         );
       };

@@ -90,6 +90,12 @@ export interface RestoreVmOptions extends Sent<"Restore"> {}
 /** A snapshot to be taken. */
 export interface SnapshotOptions extends Sent<"NewSnapshot"> {}
 
+/** How long a VM may run from now on. */
+export interface DeadlineOptions extends Sent<"NewDeadlines"> {}
+
+/** How long a VM may run. */
+export interface Deadlines extends Shape<"DeadlinesInForce"> {}
+
 /** A place in a VM's timeline that it can go back to. */
 export interface Checkpoint extends Shape<"CheckpointInfo"> {}
 
@@ -116,6 +122,43 @@ export interface ListSnapshotsOptions {
   /** Only those of the VM with this id. */
   source_vm_id?: string | undefined;
 }
+
+/** How a snapshot is packed. */
+export interface ExportSnapshotOptions {
+  /** A snapshot that the receiver has: only what differs from it is sent. */
+  base?: string | undefined;
+  /** With the root file system of the VM's image, as by default. */
+  image?: boolean | undefined;
+}
+
+/** A snapshot on its way to another server. */
+export interface ExportedSnapshot {
+  /** What names all of it. */
+  digest: string;
+  /** How many bytes there are. */
+  size: number;
+  stream: ReadableStream<Uint8Array>;
+}
+
+/** How a snapshot is taken in. */
+export interface ImportSnapshotOptions {
+  /** Another name than it had. */
+  name?: string | undefined;
+  /** Told how many bytes were sent so far. */
+  onProgress?: ((bytes: number) => void) | undefined;
+}
+
+/** A template to be made, or found. */
+export interface CreateTemplateOptions extends Sent<"NewTemplate"> {}
+
+/** A VM that was set up once, to start others from: their image is `template:ID`. */
+export interface TemplateInfo extends Shape<"TemplateInfo"> {}
+
+/** A warm pool: how many VMs of a template shall stand ready, and do. */
+export interface PoolInfo extends Shape<"PoolInfo"> {}
+
+/** What a VM of a pool is to be called, and to have. */
+export interface TakeVmOptions extends Sent<"TakeFromPool"> {}
 
 /** Something that happened to a VM, a snapshot or an image, whichever program did it. */
 export interface ServerEvent {

@@ -83,29 +83,48 @@ describe("copies of a machine", () => {
       await using restored = await bandsox.restoreVm(id, { env_vars: { A: "b" } });
       expect((await restored.execCommand("echo $A")).stdout).toBe("b\n");
     }
+    const { digest, size, stream } = await bandsox.exportSnapshot(id, { image: false });
+    expect(digest).toMatch(/^sha256:[0-9a-f]{64}$/);
+    const carried = await new Response(stream).blob();
+    expect(carried.size).toBe(size);
+    expect(await bandsox.compressSnapshot(id)).toMatchObject({ id, compressed: true });
+    const told: number[] = [];
+    const taken = await bandsox.importSnapshot(carried.stream(), { name: `${name}-3`, onProgress: (bytes) => told.push(bytes) });
+    expect(taken).toMatchObject({ snapshot_name: `${name}-3`, source_vm_id: vm.vmId });
+    expect(told.at(-1)).toBe(size);
+    await bandsox.deleteSnapshot(taken.id);
+    await expect(bandsox.importSnapshot("no archive")).rejects.toMatchObject({ statusCode: 422 });
+    await expect(bandsox.pushSnapshot(id, "127.0.0.1:1/nobody/there:1", { base: "none" })).rejects.toMatchObject({
+      code: "snapshot_not_found",
+    });
+    await expect(bandsox.pullSnapshot("127.0.0.1:1/nobody/there:1")).rejects.toMatchObject({ code: "registry_unavailable" });
     await bandsox.deleteSnapshot(id);
     expect(await bandsox.getSnapshotInfo(id)).toBeNull();
   });
 });
 
-describe("a timeline", () => {
-  it("has places that a machine goes back to, and tells what has changed since", async () => {
-    const label = "before/the change";
-    await vm.writeFile({ path: "/root/kept", content: "then" });
-    expect(await vm.checkpoint(label)).toMatchObject({ label, after: null });
-    try {
-      await vm.writeFile({ path: "/root/kept", content: "now" });
-      const steps = new Set<string>();
-      const found = await vm.diff(label, null, { limit: 100 }, { onProgress: ({ task }) => steps.add(task) });
-      expect(found.find(({ path }) => path === "/root/kept")).toMatchObject({ change: "modified", type: "file" });
-      expect([...steps]).toEqual(["compare"]);
-      await vm.rewind(label);
-      expect(await vm.readFile("/root/kept")).toBe("then");
-      expect((await vm.checkpoints()).map((each) => each.label)).toEqual([label]);
-    } finally {
-      await vm.removeCheckpoint(label);
+describe("a template", () => {
+  it("is made once, and VMs of it are made, or stand ready in a pool", async () => {
+    const steps = new Set<string>();
+    const wanted = { setup: ["echo made > /root/made"], files: { "/root/file": { content: "given" } }, mem_mib: 256, disk_size_mib: 64 };
+    const template = await bandsox.createTemplate(wanted, { onProgress: ({ task }) => steps.add(task) });
+    expect(steps).toContain("setup");
+    expect((await bandsox.createTemplate(wanted)).id).toBe(template.id);
+    expect((await bandsox.listTemplates()).map((each) => each.id)).toContain(template.id);
+    expect(await bandsox.getTemplate("0000000000000000")).toBeNull();
+    const pool = await bandsox.createPool(template.id, 1);
+    expect(pool).toMatchObject({ template: template.id, size: 1, ready: 1, failure: null });
+    {
+      await using taken = await bandsox.takeVm(pool.id, { env_vars: { A: "b" }, metadata: { suite: "pool" } });
+      expect((await taken.execCommand("cat /root/made /root/file; echo $A")).stdout).toBe("made\ngivenb\n");
     }
-    await expect(vm.rewind(label)).rejects.toMatchObject({ code: "checkpoint_not_found" });
+    expect(await bandsox.resizePool(pool.id, 2)).toMatchObject({ size: 2 });
+    expect((await bandsox.listPools()).map((each) => each.id)).toEqual([pool.id]);
+    await bandsox.deletePool(pool.id);
+    expect(await bandsox.getPool(pool.id)).toBeNull();
+    expect(await bandsox.pruneTemplates(1e6)).toEqual([]);
+    await bandsox.removeTemplate(template.id);
+    expect(await bandsox.getTemplate(template.id)).toBeNull();
   });
 });
 
@@ -270,6 +289,42 @@ describe("images", () => {
     await using built = await bandsox.createVmFromDockerfile(text, options);
     expect(built.info?.metadata).toEqual({ built: true });
     expect((await built.execCommand("echo $(cat /srv/greeting) $WHO")).stdout).toBe("hello world\n");
+  });
+});
+
+describe("a saved VM", () => {
+  it("takes no memory, and goes on where it was", async () => {
+    await vm.writeFile({ path: "/dev/shm/kept", content: "in memory" });
+    const deadlines = await vm.setDeadlines({ ttl: 86_400, on_expiry: "stop" });
+    expect(deadlines).toMatchObject({ idle_timeout: null, on_expiry: "stop", auto_resume: false });
+    expect(deadlines.expires_at).toBe((await vm.getInfo()).expires_at);
+    expect(await vm.setDeadlines({ ttl: null })).toMatchObject({ expires_at: null, on_expiry: "stop" });
+    await vm.hibernate();
+    expect(await vm.getInfo()).toMatchObject({ status: "saved", pid: null });
+    await expect(vm.readFile("/dev/shm/kept")).rejects.toMatchObject({ code: "conflict" });
+    await vm.resume();
+    expect(await vm.readFile("/dev/shm/kept")).toBe("in memory");
+  });
+});
+
+describe("a timeline", () => {
+  it("has places that a machine goes back to, and tells what has changed since", async () => {
+    const label = "before/the change";
+    await vm.writeFile({ path: "/root/kept", content: "then" });
+    expect(await vm.checkpoint(label)).toMatchObject({ label, after: null });
+    try {
+      await vm.writeFile({ path: "/root/kept", content: "now" });
+      const steps = new Set<string>();
+      const found = await vm.diff(label, null, { limit: 100 }, { onProgress: ({ task }) => steps.add(task) });
+      expect(found.find(({ path }) => path === "/root/kept")).toMatchObject({ change: "modified", type: "file" });
+      expect([...steps]).toEqual(["compare"]);
+      await vm.rewind(label);
+      expect(await vm.readFile("/root/kept")).toBe("then");
+      expect((await vm.checkpoints()).map((each) => each.label)).toEqual([label]);
+    } finally {
+      await vm.removeCheckpoint(label);
+    }
+    await expect(vm.rewind(label)).rejects.toMatchObject({ code: "checkpoint_not_found" });
   });
 });
 

@@ -114,21 +114,8 @@ class Portable:
         SnapshotNotFound: there is none. CorruptSnapshot: its files are not what was saved. Conflict: it is a saved machine's memory alone.
         InvalidRequest: the target cannot be written, or the key not be used. StorageFull: there is no room.
         """
-        snapshot = await self._snapshots.get(id_or_name)
         place = Place.parse(target) if isinstance(target, str) else None
-        async with contextlib.AsyncExitStack() as stack:
-            reference = await self._snapshots.get(base) if base is not None else None
-            for used in filter(None, (snapshot, reference)):
-                await stack.enter_async_context(self._whole(used))
-            contents = self._contents(snapshot, reference, image=image)
-            work = await stack.enter_async_context(async_workplace(self._layout))
-            known = Base(reference.id, _comparable(snapshot, reference)) if reference is not None else None
-            total = sum(content.path.stat().st_size for content in contents)
-            packing = Task(progress, "pack", f"packing {snapshot.name}", total)
-            package = await in_thread(lambda stop: sending.pack(snapshot, contents, known, work, stop, packing.update))
-            packing.finish()
-            if sign_key is not None:
-                package = dataclasses.replace(package, signature=signing.sign(package.manifest, sign_key))
+        async with self.packed(id_or_name, base=base, image=image, sign_key=sign_key, progress=progress) as package:
             writing = Task(progress, "write", "writing", package.size)
             if place is not None and place.kind == "registry":
                 await self._push(package, place.name, writing)
@@ -137,6 +124,33 @@ class Portable:
             writing.finish()
         return package.digest
 
+    @contextlib.asynccontextmanager
+    async def packed(
+        self,
+        id_or_name: str,
+        *,
+        base: str | None = None,
+        image: bool = True,
+        sign_key: Path | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> AsyncIterator[Package]:
+        """A snapshot, packed for another host in files that are there for the time of the block. Parameters and errors as for `export`."""
+        snapshot = await self._snapshots.get(id_or_name)
+        reference = await self._snapshots.get(base) if base is not None else None
+        async with async_workplace(self._layout) as work:
+            async with contextlib.AsyncExitStack() as stack:
+                for used in filter(None, (snapshot, reference)):
+                    await stack.enter_async_context(self._whole(used))
+                contents = self._contents(snapshot, reference, image=image)
+                known = Base(reference.id, _comparable(snapshot, reference)) if reference is not None else None
+                total = sum(content.path.stat().st_size for content in contents)
+                packing = Task(progress, "pack", f"packing {snapshot.name}", total)
+                package = await in_thread(lambda stop: sending.pack(snapshot, contents, known, work, stop, packing.update))
+                packing.finish()
+            if sign_key is not None:
+                package = dataclasses.replace(package, signature=signing.sign(package.manifest, sign_key))
+            yield package
+
     async def import_(
         self,
         source: str,
@@ -144,6 +158,7 @@ class Portable:
         *,
         verify_key: Path | None = None,
         limits: Limits | None = None,
+        admit: Callable[[Snapshot], object] = lambda _: None,
         progress: ProgressCallback | None = None,
     ) -> Snapshot:
         """Make a snapshot of elsewhere one of this storage directory; what is here of it already is not taken twice.
@@ -155,6 +170,8 @@ class Portable:
         verify_key: public keys (`signing.Trust`), with one of which it has to be signed; by default those of ``BANDSOX_VERIFY_KEY``, and
             where that is not set it need not be signed.
         limits: how much may be in it, unpacked; by default as for images.
+        admit: called with what has arrived, and with what of here it turns out to be or is based on, before anything of it is taken; what
+            it raises is raised.
 
         Raises
         ------
@@ -168,9 +185,11 @@ class Portable:
         trust = signing.Trust(keys) if keys is not None else None
         async with contextlib.AsyncExitStack() as stack:
             arrival, fetch = await stack.enter_async_context(self._arriving(Place.parse(source), trust, progress))
+            admit(arrival.snapshot)
             known = {snapshot.id: snapshot for snapshot in await asyncio.to_thread(self._snapshots.shelf.table.list)}
             present = known.get(arrival.snapshot.id)
             if present is not None and present.files == arrival.snapshot.files and chosen in {None, present.name}:
+                admit(present)
                 return present
             wanted = dataclasses.replace(
                 arrival.snapshot,
@@ -181,6 +200,7 @@ class Portable:
                 raise name_taken(wanted.name)
             base = taking.check_base(arrival.parcel, [*known.values()])
             if base is not None:
+                admit(base)
                 await stack.enter_async_context(self._whole(base))
             await stack.enter_async_context(self._engine.images.adding())
             await stack.enter_async_context(self._snapshots.shelf.artefacts_kept())

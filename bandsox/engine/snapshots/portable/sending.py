@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +22,7 @@ from bandsox.engine.snapshots.portable import signing
 from bandsox.engine.snapshots.portable.parcel import Base, Parcel
 from bandsox.errors import CorruptImage, InvalidRequest
 from bandsox.images import spec
-from bandsox.images.archives import END, add_entry
+from bandsox.images.archives import END, entry, entry_size
 from bandsox.images.blobs import file_chunks
 from bandsox.models import Snapshot, StoredFile
 from bandsox.workers import Stopped
@@ -99,14 +99,28 @@ def write_archive(package: Package, out: BinaryIO, stop: threading.Event, advanc
     ------
     OSError: `out` cannot be written.
     """
-    for name, data in _documents(package).items():
-        add_entry(out, name, [data], len(data))
     done = 0
+    for piece in archive(package):
+        if stop.is_set():
+            raise Stopped
+        out.write(piece)
+        done += len(piece)
+        advance(min(done, package.size))
+
+
+def archive(package: Package) -> Generator[bytes, None, None]:
+    """A package as one tar archive, piece by piece."""
+    for name, data in _documents(package).items():
+        yield from entry(name, [data], len(data))
     for path, digest, size in package.layers.values():
-        add_entry(out, _blob(digest), _stoppable(path, stop), size)
-        done += size
-        advance(done)
-    out.write(END)
+        yield from entry(_blob(digest), file_chunks(path), size)
+    yield END
+
+
+def archive_size(package: Package) -> int:
+    """How many bytes `archive` gives."""
+    small = sum(entry_size(name, len(data)) for name, data in _documents(package).items())
+    return small + sum(entry_size(_blob(digest), size) for _, digest, size in package.layers.values()) + len(END)
 
 
 def write_layout(package: Package, directory: Path, stop: threading.Event, advance: Callable[[int], object]) -> None:

@@ -1,0 +1,144 @@
+"""The warm pools of a server: it keeps them filled, and has them again when it is started again.
+
+Their clones end with the server's process, however that ends; what lasts is which pools there are, in ``pools.json``. Of several servers of
+one storage directory one has the pools: who holds their lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from bandsox.engine import Engine, identity
+from bandsox.engine.pool import Pool
+from bandsox.errors import Conflict, LimitExceeded, NotFound
+from bandsox.locks import Locks
+from bandsox.models import ConfinementDemand
+from bandsox.settings import write_atomically
+
+MOST_POOLS = 64
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """What lasts of a pool. `prefix`: what the names of its machines begin with, so whose it is."""
+
+    id: str
+    template: str
+    size: int
+    prefix: str
+    created_at: float
+
+
+@dataclass(slots=True)
+class ServedPool:
+    """A pool, and what is known of it."""
+
+    kept: _Kept
+    pool: Pool
+
+
+class Pools:
+    """The pools of one storage directory, on one event loop."""
+
+    def __init__(self, engine: Engine, confinement: ConfinementDemand) -> None:
+        self._engine = engine
+        self._confinement = confinement
+        self._file = engine.layout.root / "pools.json"
+        self._lock = Locks(engine.layout.locks / "pools")
+        self._held: int | None = None
+        self._served: dict[str, ServedPool] = {}
+        self._writing = asyncio.Lock()
+
+    def open(self) -> bool:
+        """Have the pools, and fill them, unless another server has them; whether this one does."""
+        if self._held is not None:
+            return True
+        self._held = self._lock.try_take()
+        if self._held is None:
+            return False
+        for kept in self._read():
+            pool = self._served[kept.id] = ServedPool(kept, self._pool(kept))
+            pool.pool.fill()
+        return True
+
+    async def close(self) -> None:
+        """Delete the clones that nobody has taken; the pools are there again when a server is started."""
+        try:
+            await asyncio.gather(*(each.pool.close() for each in self._served.values()))
+        finally:
+            self._served.clear()
+            if self._held is not None:
+                os.close(self._held)
+                self._held = None
+
+    def all(self) -> list[ServedPool]:
+        """All pools, oldest first. Raises as `get`."""
+        self._check()
+        return list(self._served.values())
+
+    def get(self, pool_id: str) -> ServedPool:
+        """The pool with this id.
+
+        Raises
+        ------
+        NotFound: there is none. Conflict: another server has the pools.
+        """
+        self._check()
+        if pool_id not in self._served:
+            raise NotFound(f"no pool has the id {pool_id!r}", remedy="see GET /api/pools")
+        return self._served[pool_id]
+
+    async def create(self, pool_id: str, template: str, size: int, prefix: str) -> ServedPool:
+        """Make a pool, and return when all its clones stand ready.
+
+        Raises
+        ------
+        LimitExceeded: there are too many pools. Otherwise as `Pool.open`; nothing is left then.
+        """
+        self._check()
+        if len(self._served) >= MOST_POOLS:
+            raise LimitExceeded(f"there are {MOST_POOLS} pools already", remedy="delete one")
+        kept = _Kept(pool_id, template, size, prefix, time.time())
+        pool = self._pool(kept)
+        with identity.choosing(()):  # the ids that were chosen for this request are not those of clones
+            await pool.open()
+        self._served[pool_id] = made = ServedPool(kept, pool)
+        await self._write()
+        return made
+
+    async def resize(self, pool_id: str, size: int) -> ServedPool:
+        """Have another number of clones stand ready. Raises as `get`."""
+        found = self.get(pool_id)
+        await found.pool.resize(size)
+        found.kept = msgspec.structs.replace(found.kept, size=size)
+        await self._write()
+        return found
+
+    async def delete(self, pool_id: str) -> None:
+        """Delete a pool; machines that were taken from it go on. Raises as `get`."""
+        found = self.get(pool_id)
+        del self._served[pool_id]
+        await self._write()
+        await found.pool.close()
+
+    def _check(self) -> None:
+        if not self.open():
+            raise Conflict("another server of this storage directory has the pools", remedy="ask that one, or stop it")
+
+    def _pool(self, kept: _Kept) -> Pool:
+        return Pool(self._engine, kept.template, kept.size, self._confinement, prefix=kept.prefix)
+
+    def _read(self) -> Iterator[_Kept]:
+        with contextlib.suppress(FileNotFoundError):
+            yield from msgspec.json.decode(self._file.read_bytes(), type=list[_Kept])
+
+    async def _write(self) -> None:
+        async with self._writing:
+            content = msgspec.json.encode([each.kept for each in self._served.values()])
+            await asyncio.to_thread(write_atomically, self._file, content)
