@@ -60,7 +60,7 @@ lock: ## renew requirements.lock
 openapi: $(VENV)/.installed ## renew docs/openapi.json
 	python -m bandsox.server.openapi > docs/openapi.json
 
-agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch) $(AGENT)/bandsox-network-$(arch) $(AGENT)/bandsox-forwarder-$(arch) $(AGENT)/bandsox-filter-$(arch)) ## build the guest agent
+agent: $(foreach arch,$(ARCHES),$(AGENT)/bandsox-agent-$(arch) $(AGENT)/bandsox-serial-relay-$(arch) $(AGENT)/bandsox-network-$(arch) $(AGENT)/bandsox-forwarder-$(arch) $(AGENT)/bandsox-filter-$(arch) $(AGENT)/bandsox-cni-$(arch)) ## build the guest agent
 
 sdk: $(SDK) ## build the TypeScript SDK
 
@@ -92,7 +92,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock scripts/virtualenv
 	@scripts/virtualenv $(PYTHON) $(VENV)
 	@touch $@
 
-$(AGENT)/bandsox-agent-% $(AGENT)/bandsox-serial-relay-% $(AGENT)/bandsox-network-% $(AGENT)/bandsox-forwarder-% $(AGENT)/bandsox-filter-%: $(shell find bandsox/agent -name '*.go' -not -name '*_test.go') bandsox/agent/go.mod bandsox/agent/go.sum $(VENV)/.installed
+$(AGENT)/bandsox-agent-% $(AGENT)/bandsox-serial-relay-% $(AGENT)/bandsox-network-% $(AGENT)/bandsox-forwarder-% $(AGENT)/bandsox-filter-% $(AGENT)/bandsox-cni-%: $(shell find bandsox/agent -name '*.go' -not -name '*_test.go') bandsox/agent/go.mod bandsox/agent/go.sum $(VENV)/.installed
 	@scripts/build-agent $* $(@D)
 
 $(NODE): $(VENV)/.installed .npmrc package.json package-lock.json $(wildcard sdk/typescript/package.json dashboard/package.json)

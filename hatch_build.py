@@ -9,7 +9,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _MACHINES = ("x86_64", "aarch64")
-_PROGRAMS = ("bandsox-agent", "bandsox-serial-relay", "bandsox-network", "bandsox-forwarder", "bandsox-filter")
+_PROGRAMS = ("bandsox-agent", "bandsox-serial-relay", "bandsox-network", "bandsox-forwarder", "bandsox-filter", "bandsox-cni")
 _PLACE = "bandsox/agent/bin"
 _DASHBOARD = "bandsox/server/dashboard/dist"
 

@@ -197,6 +197,11 @@ class Layout:
         return layout
 
     @property
+    def attachments(self) -> Path:
+        """What machines hold of CNI networks (`bandsox.network.cni`)."""
+        return self.root / "cni"
+
+    @property
     def database(self) -> Path:
         """The registry of machines, images and snapshots (SQLite)."""
         return self.root / "bandsox.db"

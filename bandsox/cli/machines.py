@@ -20,7 +20,7 @@ from bandsox.models import TEMPLATE_PREFIX
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
     from bandsox.cli.timings import Timings
-    from bandsox.models import Image, ImageConfig
+    from bandsox.models import Image, ImageConfig, Policy
     from bandsox.vm import AsyncMicroVM
 
 
@@ -62,7 +62,7 @@ async def create_machine(
             debug_console=options.debug_console,
             enable_networking=options.network,
             dns=options.dns,
-            network=wanted_policy(dataclasses.asdict(options)),
+            network=_wanted_network(options),
             secrets=secrets_of(options.secret),
             cpu_template=options.cpu_template,
             disk_bandwidth_mbps=options.disk_bandwidth,
@@ -84,6 +84,15 @@ async def create_machine(
         call.progress.clear()
         notice(f"the hypervisor is not confined: {info['confinement_reason']}; see `bandsox doctor`", call.state)
     return vm
+
+
+def _wanted_network(options: MachineOptions) -> Policy | str | None:
+    policy = wanted_policy(dataclasses.asdict(options))
+    if options.cni is None:
+        return policy
+    if policy is not None:
+        raise click.UsageError("a VM on a CNI network gets its policy once it is there: see `bandsox network policy`")
+    return f"cni:{options.cni}"
 
 
 class Fate:

@@ -249,6 +249,9 @@ def machine_options(function: Function) -> Function:
         ),
         policy_options,
         click.option(
+            "--cni", metavar="NAME", help="Attach it to this CNI network of the host; needs root, and goes without a policy at first."
+        ),
+        click.option(
             "--secret",
             multiple=True,
             metavar="NAME[=FROM]@HOST",
@@ -301,6 +304,7 @@ class MachineOptions:
     upload: float | None
     download: float | None
     connections: int | None
+    cni: str | None
     secret: tuple[str, ...]
     debug_console: bool
     publish: tuple[str, ...]

@@ -16,7 +16,7 @@ from bandsox.client.network import RemoteNetwork
 from bandsox.client.timeline import RemoteTimeline
 from bandsox.errors import LimitExceeded, Unsupported, VMNotFound
 from bandsox.guest.http import HttpResponse, build_request
-from bandsox.models import Balloon, PortState, ProgressCallback, PublishedPort, RestoreReceipt, VMStatus
+from bandsox.models import Balloon, NetworkConfig, PortState, ProgressCallback, PublishedPort, RestoreReceipt, VMStatus
 from bandsox.vm.handle import AsyncMicroVM
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class RemoteMicroVM(RemoteNetwork, RemoteTimeline, AsyncMicroVM):
     async def get_guest_ip(self) -> str | None:
         """Its address; None when it has no network."""
         network = (await self.info())["network_config"]
-        return None if network is None else str(network["guest_ip"])
+        return None if network is None else msgspec.convert(network, NetworkConfig).reached_at
 
     async def get_file_contents(
         self,

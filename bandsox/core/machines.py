@@ -112,7 +112,8 @@ class Machines(Opening):
         track_dirty_pages: when it is saved, only what has changed of its memory since it was started or last saved is written while it
             stands still. It runs somewhat slower for that.
         network: where it may go: a `Policy`, or the name of a preset: ``internet``, ``none``, ``registry-only``, ``learn``. None: the
-            Internet, and nothing is written down. `AsyncMicroVM.set_network_policy` changes it.
+            Internet, and nothing is written down. `AsyncMicroVM.set_network_policy` changes it. Or ``cni:`` and the name of a CNI
+            network of this host (``BANDSOX_CNI_CONFIG``), which root's machines can be attached to.
         secrets: values that its programs use and do not have, by the variables that hold their placeholders. Requests to a `Secret`'s hosts
             get the value outside the guest, whose programs trust an authority of its own for these names. The machine has to have a
             network then; its policy allows the hosts besides. `AsyncMicroVM.set_secret` changes a value.
@@ -127,6 +128,7 @@ class Machines(Opening):
         BootFailed: the machine did not come up; nothing of it is left.
         """
         asked = None if mcp is None else mcpservers.servers(mcp)
+        cni = _cni(network)
         uses, vault = _secrets(secrets)
         template = docker_image.id if isinstance(docker_image, Template) else _template_id(docker_image)
         spec = VMSpec(
@@ -138,7 +140,7 @@ class Machines(Opening):
             env_vars={**(asked.env if asked else {}), **(env_vars or {})},
             metadata=dict(metadata or {}),
             mcp=asked.shown if asked else None,
-            enable_networking=True if enable_networking is None and (mmds is not None or uses) else enable_networking,
+            enable_networking=True if enable_networking is None and (mmds is not None or uses or cni) else enable_networking,
             dns=check_dns(dns),
             kernel_path=os.fspath(kernel_path) if kernel_path is not None else None,
             boot_args=boot_args,
@@ -156,7 +158,8 @@ class Machines(Opening):
             balloon_mib=balloon_mib,
             mmds=None if mmds is None else check_mmds(mmds),
             track_dirty_pages=track_dirty_pages,
-            policy=_policy(network),
+            policy=None if cni is not None else _policy(network),
+            cni=cni,
             secrets=uses,
         )
         if template is not None:
@@ -283,6 +286,15 @@ def _published(publish: Mapping[int | str, int] | Iterable[PublishedPort | str] 
     from bandsox.engine import publishing
 
     return publishing.taken_from(publish)
+
+
+def _cni(network: Policy | str | None) -> str | None:
+    """The CNI network that is asked for."""
+    if not isinstance(network, str) or not network.startswith("cni:"):
+        return None
+    from bandsox.network.cni import PREFIX, network_of
+
+    return network_of(network.removeprefix(PREFIX))
 
 
 def _policy(network: Policy | str | None) -> Policy | None:

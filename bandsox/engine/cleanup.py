@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bandsox.engine import ownership
 from bandsox.errors import VMNotFound
@@ -15,6 +17,9 @@ from bandsox.models import VMStatus
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
 from bandsox.store import VMs
+
+if TYPE_CHECKING:
+    from bandsox.network.networks import Networks
 
 DISUSED_S = 24 * 3600.0
 """For how long nobody must have wanted a copy of a program, or gone on with a download."""
@@ -48,6 +53,31 @@ async def clean(layout: Layout, vms: VMs) -> Removed:
                 half_made.append(vm_id)
     files = _remove_work_files(layout) + _remove_sockets(layout, vms) + _remove_disused(layout, vms)
     return Removed(tuple(half_made), processes, files)
+
+
+async def detach(layout: Layout, vms: VMs, networks: Networks) -> int:
+    """Give back what machines that do not run hold of CNI networks, since somebody has killed their keepers; return how many there were.
+
+    Raises
+    ------
+    HostError: the plugins cannot; it can be tried again.
+    """
+    left = 0
+    for vm_id in await asyncio.to_thread(networks.attached):
+        with contextlib.ExitStack() as locked:
+            if layout.vm(vm_id).is_dir() and not locked.enter_context(Locks(layout.vm(vm_id) / "lock").try_hold()):
+                continue
+            if not _runs(layout, vms, vm_id):
+                await asyncio.to_thread(networks.detach, vm_id)
+                left += 1
+    return left
+
+
+def _runs(layout: Layout, vms: VMs, vm_id: str) -> bool:
+    try:
+        return ownership.process_of(vms.get(vm_id), layout.vms) is not None
+    except VMNotFound:
+        return False
 
 
 def _still_half_made(vms: VMs, vm_id: str) -> bool:

@@ -88,6 +88,7 @@ async def _helper(engine: Engine, record: VMRecord, progress: ProgressCallback |
         mmds=None,
         policy=None,
         secrets={},
+        cni=None,
         mcp=None,
         ttl=None,
         idle_timeout=None,

@@ -24,7 +24,7 @@ from bandsox.engine import deadlines, identity, ownership
 from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
 from bandsox.engine.frozen import is_frozen
 from bandsox.engine.lines import Lines
-from bandsox.errors import BandSoxError, Conflict, InvalidRequest, VMNotFound
+from bandsox.errors import BandSoxError, Conflict, HostError, InvalidRequest, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
 from bandsox.settings import Layout
@@ -179,12 +179,14 @@ class Engine(Lines):
             record = await self.known(vm_id)
             process = ownership.process_of(record, self.layout.vms)
             if process is None:
+                await self._detach(record)
                 stopped = await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
                 if record.status is VMStatus.SAVED:
                     await hibernation.forget_memory(self, vm_id)
                 return stopped
             await self.power_off(record, process, deadline_s)
             await ownership.end_all(self.layout.vms, vm_id, ownership.HELPERS_GRACE_S)
+            await self._detach(record)
             shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
             await asyncio.to_thread(self.confiner.forget, vm_id)
             return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
@@ -225,6 +227,8 @@ class Engine(Lines):
                 await ownership.end(process)
                 grace_s = ownership.HELPERS_GRACE_S
             await ownership.end_all(self.layout.vms, record.id, grace_s)
+            with contextlib.suppress(HostError):  # `cleanup` tries it again, and says why it fails
+                await self._detach(record)
             await asyncio.to_thread(self._forget, record.id)
         self._give_up(record.id)
         if owned := await asyncio.to_thread(SnapshotTable(self.database).owned, record.id):
@@ -297,7 +301,7 @@ class Engine(Lines):
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left (their ephemeral and half-made machines, VMMs without a record, work files), and
         machines whose time to live is over."""
-        from bandsox.engine.cleanup import clean
+        from bandsox.engine.cleanup import clean, detach
 
         overdue = await self.remove_overdue()
         removed = await clean(self.layout, self.vms)
@@ -305,6 +309,8 @@ class Engine(Lines):
         await self.snapshots.shelf.remove_orphans()
         shelf = self.snapshots.shelf
         abandoned = await asyncio.to_thread(shelf.remove_abandoned) + await asyncio.to_thread(shelf.remove_unused_kernels, self.vms.list)
+        if self.layout.attachments.exists():
+            await detach(self.layout, self.vms, self.networks)
         return dataclasses.replace(removed, machines=(*overdue, *removed.machines), files=removed.files + abandoned)
 
     async def remove_overdue(self) -> tuple[str, ...]:
@@ -430,6 +436,11 @@ class Engine(Lines):
             ready = await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
             changes = {"network": ready.network, "network_reason": ready.network_reason}
             return await self.update(record.id, status=VMStatus.RUNNING, receipt=None, **changes, **deadlines.anew(record))
+
+    async def _detach(self, record: VMRecord) -> None:
+        """Give back what a machine that does not run holds of a CNI network, where its keeper had no time to."""
+        if record.spec.cni is not None:
+            await asyncio.to_thread(self.networks.detach, record.id)
 
     async def keep_secrets(self, vm_id: str, vault: Vault | None) -> None:
         """Keep the values of a new machine's secrets in its directory."""

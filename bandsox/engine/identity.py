@@ -138,6 +138,8 @@ def check_spec(spec: VMSpec) -> None:
         check_mmds(spec.mmds)
         if spec.enable_networking is False:
             raise InvalidRequest("a metadata service comes over the network, which was asked for without", remedy="leave mmds out")
+    if spec.cni is not None and spec.enable_networking is False:
+        raise InvalidRequest("a CNI network was asked for, and no network", remedy="leave one of them out")
     if spec.secrets and spec.enable_networking is False:
         raise InvalidRequest("secrets are for requests over the network, which was asked for without", remedy="leave secrets out")
     if twice := sorted(set(spec.secrets) & set(spec.env_vars)):

@@ -52,10 +52,13 @@ async def attached(
         yield dataclasses.replace(record, network=None, network_reason=reason), None
         return
     with contextlib.closing(namespace):
-        yield dataclasses.replace(record, network=config, network_reason=_REASONS[config.uplink]), namespace
+        yield dataclasses.replace(record, network=config, network_reason=_reason(config, record)), namespace
 
 
-_REASONS = {"veth": "a pair of devices with NAT, by root", "pasta": "pasta, without root"}
+def _reason(config: NetworkConfig, record: VMRecord) -> str:
+    if config.uplink == "cni":
+        return f"the CNI network {record.spec.cni}"
+    return "a pair of devices with NAT, by root" if config.uplink == "veth" else "pasta, without root"
 
 
 @traced("network")
@@ -63,7 +66,7 @@ async def _make(networks: Networks, directory: Path, record: VMRecord, owner: in
     """Who stops waiting leaves no network: it is awaited all the same, and let go of."""
     spec = record.spec
     make = functools.partial(
-        networks.make, directory, dns=spec.dns, policy=spec.policy, uses=spec.secrets, before=record.network, owner=owner
+        networks.make, directory, dns=spec.dns, policy=spec.policy, uses=spec.secrets, cni=spec.cni, before=record.network, owner=owner
     )
     making = asyncio.ensure_future(asyncio.to_thread(make))
     try:

@@ -34,7 +34,8 @@ def network_programs() -> Programs:
     from bandsox.vmm.built import built_program
 
     keeper = built_program("bandsox-network", "the keeper of networks", platform.machine())
-    return Programs(keeper, built_program("bandsox-filter", "the filter of networks", platform.machine()))
+    filtering = built_program("bandsox-filter", "the filter of networks", platform.machine())
+    return Programs(keeper, filtering, built_program("bandsox-cni", "what attaches VMs to CNI networks", platform.machine()))
 
 
 class Rooms:
@@ -82,7 +83,7 @@ class Rooms:
         """The machines' networks."""
         from bandsox.network.networks import Networks
 
-        return Networks(self.layout.locks / "networks", network_programs)
+        return Networks(self.layout.locks / "networks", network_programs, self.layout.attachments)
 
     @functools.cached_property
     def accelerators(self) -> Accelerators:

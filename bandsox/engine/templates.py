@@ -55,6 +55,7 @@ _OF_THE_MACHINE = (
     "policy",
     "mcp",
     "secrets",
+    "cni",
 )
 
 

@@ -93,6 +93,7 @@ class VMSpec:
     a balloon takes from the guest, None: it has no balloon; ``mmds`` what its metadata service says, None: it has no such service.
     ``track_dirty_pages``: of its memory only what has changed is saved.
     ``policy`` is where it may go in its network; None: wherever the rules of every network let it (`bandsox.network.rules`).
+    ``cni`` is the CNI network that it is attached to, None: none.
     ``secrets`` are what its programs use and do not have, by the variables that hold their placeholders; the values are elsewhere
     (`bandsox.network.vault`).
     """
@@ -124,6 +125,7 @@ class VMSpec:
     mmds: Mapping[str, Any] | None = None
     track_dirty_pages: bool = False
     policy: Policy | None = None
+    cni: str | None = None
     secrets: Mapping[str, SecretUse] = field(default_factory=dict)
 
     @property

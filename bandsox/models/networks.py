@@ -11,10 +11,10 @@ class NetworkConfig:
     """A machine's place in its network.
 
     ``host_…`` is the end of the namespace, the guest's gateway. ``ipv6``: the host reaches the world over IPv6 too, so the guest has a way
-    there. ``dns``: its name servers. ``mtu`` is in bytes.
+    there. ``dns``: its name servers. ``mtu`` is in bytes. ``addresses`` are those of a CNI network, at which others reach the guest.
     """
 
-    uplink: Literal["veth", "pasta"]
+    uplink: Literal["veth", "pasta", "cni"]
     host_ip: str
     guest_ip: str
     host_mac: str
@@ -25,6 +25,12 @@ class NetworkConfig:
     dns: tuple[str, ...] = ()
     mtu: int = 1500
     ipv6: bool = False
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def reached_at(self) -> str:
+        """The address at which others on its host reach it."""
+        return self.addresses[0].partition("/")[0] if self.addresses else self.guest_ip
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from bandsox.errors import HostError, MissingTool
 from bandsox.models import NetworkConfig, Policy
 from bandsox.network import filter as filtering
 from bandsox.network import plan, rules
+from bandsox.network.cni import remedy_for
 from bandsox.process import ProcessId
 
 LOG = "network.log"
@@ -45,6 +46,7 @@ class Reply(msgspec.Struct):
     ipv6: bool
     error: str | None = None
     collision: bool = False
+    addresses: tuple[str, ...] = ()
 
 
 class AddressesTaken(Exception):
@@ -78,10 +80,11 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The keeper's program, and the filter's."""
+    """The keeper's program, the filter's, and the one that attaches to CNI networks."""
 
     keeper: Path
     filter: Path
+    cni: Path
 
 
 def make(
@@ -92,6 +95,7 @@ def make(
     policy: Policy | None = None,
     owner: int | None = None,
     secrets: Mapping[str, Any] | None = None,
+    cni: Mapping[str, Any] | None = None,
 ) -> Namespace:
     """Make a machine's namespace. Blocks for some 50 ms.
 
@@ -102,6 +106,7 @@ def make(
     policy: where the machine may go; None: wherever the rules let it.
     owner: the user who will open the TAP device by its name; None: it comes as a descriptor.
     secrets: as for `filter.configuration`.
+    cni: of `cni.configuration`, where the uplink is a CNI network.
 
     Raises
     ------
@@ -109,7 +114,7 @@ def make(
     HostError: this host cannot give a network.
     AddressesTaken: choose others.
     """
-    request = msgspec.json.encode(_request(programs, config, directory.name, policy, owner, secrets))
+    request = msgspec.json.encode(_request(programs, config, directory.name, policy, owner, secrets, cni))
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.ExitStack() as undo:
         undo.callback(here.close)
@@ -164,6 +169,7 @@ def _request(
     policy: Policy | None,
     owner: int | None,
     secrets: Mapping[str, Any] | None,
+    cni: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The keeper's ``Config``."""
     nft = _tool("nft", "nftables")
@@ -182,7 +188,8 @@ def _request(
         "nft": nft,
         "pasta": _pasta() if rootless else [],
         "veth": {"name": interface_of(vm_id), "group": rules.GROUP, "host": host, "inner": inner},
-        "host_rules": "" if rootless else rules.host_rules(),
+        "host_rules": rules.host_rules() if config.uplink == "veth" else "",
+        "cni": cni or {},
         "filter": filtering.configuration(programs.filter, nft, config, policy, secrets),
     }
 
@@ -208,7 +215,7 @@ def _owner_only(path: str, flags: int) -> int:
 
 
 def _refusal(cause: str) -> HostError:
-    remedy = "mend the cause, or pass enable_networking=False"
+    remedy = remedy_for(cause) or "mend the cause, or pass enable_networking=False"
     if "/dev/net/tun" in cause:
         remedy = _TUN
     elif "not permitted" in cause and os.geteuid() != 0:

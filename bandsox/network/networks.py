@@ -7,11 +7,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from secrets import randbelow
+from typing import Literal
 
 from bandsox.errors import HostError
 from bandsox.locks import Locks
 from bandsox.models import NetworkConfig, Policy, SecretUse
 from bandsox.network import keeper, vault
+from bandsox.network.cni import configuration as cni_of
+from bandsox.network.cni import detach as cni_detach
 from bandsox.network.keeper import AddressesTaken, Namespace, Programs
 from bandsox.network.plan import MACHINES, Plan
 from bandsox.network.resolvers import host_resolvers
@@ -26,12 +29,14 @@ class Networks:
     Parameters
     ----------
     leases: the file with the claims to addresses.
-    programs: finds the keeper's program and the filter's, once they are needed.
+    programs: finds the keeper's program and the others, once they are needed.
+    attachments: the directory that says what machines hold of CNI networks.
     """
 
-    def __init__(self, leases: Path, programs: Callable[[], Programs]) -> None:
+    def __init__(self, leases: Path, programs: Callable[[], Programs], attachments: Path) -> None:
         self._leases = Locks(leases)
         self._programs = programs
+        self._attachments = attachments
 
     def make(
         self,
@@ -40,6 +45,7 @@ class Networks:
         dns: Sequence[str] = (),
         policy: Policy | None = None,
         uses: Mapping[str, SecretUse] | None = None,
+        cni: str | None = None,
         before: NetworkConfig | None = None,
         owner: int | None = None,
     ) -> tuple[NetworkConfig, Namespace]:
@@ -50,6 +56,7 @@ class Networks:
         dns: its name servers; none: the host's.
         policy: where it may go, as for `keeper.make`.
         uses: its secrets, whose values are kept in its directory (`bandsox.network.vault`).
+        cni: the CNI network that it is to be attached to.
         before: what it had before, whose addresses it gets again if nobody has them now.
         owner: as for `keeper.make`.
 
@@ -58,17 +65,35 @@ class Networks:
         MissingTool, HostError: this host cannot give one.
         """
         programs = self._programs()
+        attaching = cni_of(programs.cni, self._attachments, directory.name, cni) if cni is not None else None
         secrets = vault.opened(directory, uses or {}, programs.filter)
+        uplink: Literal["veth", "pasta", "cni"] = "cni" if cni is not None else "veth" if os.geteuid() == 0 else "pasta"
         for number, lease in self._free(Plan.of(before.guest_ip).number if before is not None else None):
             try:
-                config = _config(Plan(number), tuple(dns) or host_resolvers())
-                namespace = keeper.make(programs, directory, config, lease, policy, owner, secrets)
+                config = _config(Plan(number), tuple(dns) or host_resolvers(), uplink)
+                namespace = keeper.make(programs, directory, config, lease, policy, owner, secrets, attaching)
             except AddressesTaken:
                 continue
             finally:
                 os.close(lease)
-            return dataclasses.replace(config, mtu=namespace.reply.mtu, ipv6=namespace.reply.ipv6), namespace
+            reply = namespace.reply
+            return dataclasses.replace(config, mtu=reply.mtu, ipv6=reply.ipv6, addresses=reply.addresses), namespace
         raise HostError("no addresses are left for another VM", remedy="delete VMs that are not needed")
+
+    def detach(self, vm_id: str) -> None:
+        """Give back what a machine that does not run holds of a CNI network: its keeper was killed. Blocks.
+
+        Raises
+        ------
+        HostError: the plugins cannot; it can be tried again.
+        """
+        attachment = self._attachments / vm_id
+        if attachment.exists():
+            cni_detach(self._programs().cni, attachment)
+
+    def attached(self) -> list[str]:
+        """The ids of the machines that hold something of a CNI network."""
+        return sorted(entry.name for entry in self._attachments.iterdir()) if self._attachments.is_dir() else []
 
     def _free(self, preferred: int | None) -> Iterator[tuple[int, int]]:
         """Numbers that no machine of this storage directory has, each with the lease of it."""
@@ -79,9 +104,9 @@ class Networks:
                 yield number, lease
 
 
-def _config(plan: Plan, dns: tuple[str, ...]) -> NetworkConfig:
+def _config(plan: Plan, dns: tuple[str, ...], uplink: Literal["veth", "pasta", "cni"]) -> NetworkConfig:
     return NetworkConfig(
-        uplink="veth" if os.geteuid() == 0 else "pasta",
+        uplink=uplink,
         host_ip=plan.host_ip,
         guest_ip=plan.guest_ip,
         host_ipv6=plan.host_ipv6,

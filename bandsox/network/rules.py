@@ -119,9 +119,11 @@ table inet bandsox {{
 
 
 def _from_host(config: NetworkConfig) -> str:
-    """The host itself reaches its machines where it has a route to them."""
+    """The host itself reaches its machines where it has a route to them; a CNI network decides who reaches those that are on it."""
     if config.uplink == "pasta":
         return ""
+    if config.uplink == "cni":
+        return f'iifname "{UPLINK}" oifname "{config.tap_name}" accept'
     return f"""
         iifname "{UPLINK}" ip saddr {plan.POOL4[1]} accept
         iifname "{UPLINK}" ip6 saddr {plan.POOL6[1]} accept
@@ -129,17 +131,29 @@ def _from_host(config: NetworkConfig) -> str:
 
 
 def _nat(config: NetworkConfig) -> str:
-    """pasta knows one address of the namespace. The host's rules translate what comes over a veth pair, where the namespace's end has
-    the same address in all namespaces, so that what a filter sends goes as the guest's."""
+    """pasta knows one address of the namespace, and so does a CNI network. The host's rules translate what comes over a veth pair, where
+    the namespace's end has the same address in all namespaces, so that what a filter sends goes as the guest's."""
     inner4, inner6 = (ip_interface(address).ip for address in plan.link_addresses()[1])
     own = f"""
         oifname "{UPLINK}" ip saddr {inner4} snat ip to {config.guest_ip}
         oifname "{UPLINK}" ip6 saddr {inner6} snat ip6 to {config.guest_ipv6}
     """
     return f"""
+    {_to_guest(config) if config.uplink == "cni" else ""}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         {own if config.uplink == "veth" else f'oifname "{UPLINK}" masquerade'}
+    }}
+    """
+
+
+def _to_guest(config: NetworkConfig) -> str:
+    """What comes for the namespace's address in a CNI network is the guest's."""
+    return f"""
+    chain inbound {{
+        type nat hook prerouting priority dstnat; policy accept;
+        iifname "{UPLINK}" meta nfproto ipv4 dnat ip to {config.guest_ip}
+        iifname "{UPLINK}" meta nfproto ipv6 dnat ip6 to {config.guest_ipv6}
     }}
     """
 

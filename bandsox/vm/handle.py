@@ -321,7 +321,7 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNe
     async def get_guest_ip(self) -> str | None:
         """Its address; None when it has no network."""
         self._record = await self._engine.get(self.vm_id)
-        return None if self._record.network is None else self._record.network.guest_ip
+        return None if self._record.network is None else self._record.network.reached_at
 
     async def _live(self) -> GuestClient:
         """The client of the agent of a machine that runs.

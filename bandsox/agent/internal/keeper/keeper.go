@@ -32,6 +32,7 @@ type Config struct {
 	Veth      Veth     `json:"veth"`
 	HostRules string   `json:"host_rules"` // nftables, for the host, where the uplink is a veth pair
 	Filter    Filter   `json:"filter"`     // the program that decides what gets through
+	CNI       CNI      `json:"cni"`        // in place of pasta and veth pair
 }
 
 // TAP is the device of which the VMM has the other end.
@@ -71,6 +72,8 @@ type Reply struct {
 	Collision bool   `json:"collision,omitempty"` // somebody else has these addresses
 	MTU       int    `json:"mtu"`
 	IPv6      bool   `json:"ipv6"` // the host reaches the world over IPv6 too
+
+	Addresses []string `json:"addresses,omitempty"` // of a CNI network, at which others reach the machine
 }
 
 var errCollision = errors.New("the addresses are in use on this host")
@@ -94,13 +97,14 @@ func Keep() error {
 	if err != nil {
 		return send(Reply{Error: err.Error(), Collision: errors.Is(err, errCollision)})
 	}
+	defer made.cut() // now, not when the kernel gets round to the namespace
+	defer made.detachCNI(config)
 	if err := send(made.reply, made.handed...); err != nil {
 		return err
 	}
 	for _, descriptor := range made.handed {
 		unix.Close(descriptor)
 	}
-	defer made.cut() // now, not when the kernel gets round to the namespace
 	machine, err := receiveMachine()
 	if err != nil {
 		return nil // the library is gone, and with it the machine that it wanted to start

@@ -29,6 +29,7 @@ type network struct {
 	tasks     chan func() // for the thread in the namespace
 	host      []netip.Addr
 	filter    filterProcess
+	attached  bool // to a CNI network
 }
 
 // inside runs a function on the thread that is in the namespace.
@@ -64,12 +65,26 @@ func build(config *Config) (*network, error) {
 	if err := errors.Join(err, <-ready); err != nil {
 		return nil, err
 	}
-	if len(config.Pasta) == 0 {
+	if err := n.connect(config); err != nil {
+		n.detachCNI(config)
+		return nil, err
+	}
+	return n, nil
+}
+
+// connect makes what of the uplink needs all else, and has the filter decide what goes over it.
+func (n *network) connect(config *Config) error {
+	switch {
+	case config.CNI.Program != "":
+		if err := n.attachCNI(config); err != nil {
+			return err
+		}
+	case len(config.Pasta) == 0:
 		if err := n.addVeth(config); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return n, n.readyFilter(config)
+	return n.readyFilter(config)
 }
 
 // hostNetwork is what has to be known of the host's.

@@ -28,6 +28,9 @@ func (n *network) prepareUplink(config *Config, host *hostNetwork) error {
 	if len(config.Pasta) > 0 {
 		return n.startPasta(config)
 	}
+	if config.CNI.Program != "" { // its plugins do what it takes
+		return nil
+	}
 	if err := forwardOnHost(host.ipv6); err != nil {
 		return err
 	}

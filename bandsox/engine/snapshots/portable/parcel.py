@@ -168,6 +168,7 @@ def _checked(snapshot: Snapshot, vmms: Mapping[str, Collection[str]]) -> Snapsho
             on_expiry="delete",
             auto_resume=False,
             secrets={},
+            cni=None,
             dns=identity.check_dns(snapshot.spec.dns),
         )
         identity.check_spec(spec_here)

@@ -1,0 +1,92 @@
+"""CNI networks for root's machines: where configurations and plugins are, and undoing what a keeper that was killed has left.
+
+A keeper attaches its namespace with ``bandsox-cni`` (``agent/internal/cni``) and detaches it when the machine has ended. What is attached
+is written down before, in a directory of the storage directory for each machine, with the configuration as it was then; so whoever comes
+after a crash can have the plugins give back what they hold (addresses, port mappings), even when the machine's own directory is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandsox.errors import HostError, InvalidRequest
+from bandsox.network.rules import UPLINK
+
+PREFIX = "cni:"
+
+_CONFIGURATIONS = "/etc/cni/net.d"
+_PLUGINS = "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni"
+"""Where plugins are by custom, in Debian's package, and in Fedora's."""
+
+_LONGEST_NAME = 128
+_INSTALL = "apt-get install containernetworking-plugins, or name their directory with BANDSOX_CNI_PLUGINS"
+
+
+def network_of(name: str) -> str:
+    """The name of a CNI network (CNI Specification, "Network configuration format").
+
+    Raises
+    ------
+    InvalidRequest: none can be called so.
+    """
+    if not 1 <= len(name) <= _LONGEST_NAME or not name[0].isalnum() or not all(sign.isalnum() or sign in "_.-" for sign in name):
+        raise InvalidRequest(f"no CNI network can be called {name!r}")
+    return name
+
+
+def configuration(program: Path, state: Path, vm_id: str, network: str) -> dict[str, Any]:
+    """The keeper's ``CNI``: what the program is to be run with.
+
+    Parameters
+    ----------
+    state: the directory in which attachments are kept.
+
+    Raises
+    ------
+    HostError: this user cannot have such a network.
+    """
+    if os.geteuid() != 0:
+        raise HostError("CNI networks need root", cause="their plugins change the host's network", remedy="leave out network=")
+    return {"program": str(program), "request": {**_places(), "network": network, **_attachment(state / vm_id)}}
+
+
+def remedy_for(cause: str) -> str | None:
+    """What mends a failure of the plugins; None where that is not known."""
+    if "failed to find plugin" in cause:
+        return _INSTALL
+    if "no CNI network is called" in cause:
+        return "write its configuration there, or name the directory with BANDSOX_CNI_CONFIG"
+    return None
+
+
+def detach(program: Path, attachment: Path) -> None:
+    """Have the plugins give back what they hold for a machine that does not run. Blocks for as long as they take.
+
+    Raises
+    ------
+    HostError: they cannot; it can be tried again.
+    """
+    if not attachment.exists():
+        return
+    request = msgspec.json.encode({**_places(), "network": "", "namespace": "", **_attachment(attachment)})
+    done = subprocess.run([str(program), "detach"], input=request, capture_output=True, env={}, check=False)
+    if done.returncode != 0:
+        cause = done.stderr.decode(errors="replace").strip()
+        raise HostError(
+            "a VM cannot be detached from its CNI network", cause=cause, remedy=remedy_for(cause) or "mend the cause, and try again"
+        )
+
+
+def _places() -> dict[str, Any]:
+    configurations = os.environ.get("BANDSOX_CNI_CONFIG") or _CONFIGURATIONS
+    plugins = os.environ.get("BANDSOX_CNI_PLUGINS") or _PLUGINS
+    return {"configs": configurations.split(":"), "plugins": plugins.split(":")}
+
+
+def _attachment(state: Path) -> dict[str, Any]:
+    return {"container": state.name, "interface": UPLINK, "state": str(state)}
