@@ -43,11 +43,12 @@ from bandsox.server.service import Service
 from bandsox.version import __version__
 
 _SUBJECTS = (
-    *(system, auth, keys, audit, builds, machines, commands, devices, files, networks, ports, timelines),
+    *(commands, files, builds, machines, system, auth, keys, audit, devices, networks, ports, timelines),
     *(snapshots, portable, templates, images, events, webhooks, pages),
 )
 ROUTERS = tuple(subject.router for subject in _SUBJECTS)
-"""Those of `builds` come before `machines`, where ``from-dockerfile`` would be a machine's name."""
+"""What is asked for most comes first: they are compared with an address one after the other. Those of `builds` come before `machines`,
+where ``from-dockerfile`` would be a machine's name."""
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": shapes.Failure, "description": "The caller's mistake, or something that is not there"},

@@ -164,7 +164,7 @@ class Once:
         return answer
 
 
-def _of_application(request: Request) -> Once:
+async def _of_application(request: Request) -> Once:
     once = request.app.state.once
     assert isinstance(once, Once)
     return once

@@ -16,7 +16,8 @@ from fastapi import Depends, Request
 
 from bandsox.core import AsyncBandSox
 from bandsox.errors import BandSoxError, Forbidden, SnapshotNotFound, StorageFull, TemplateNotFound, VMNotFound
-from bandsox.models import TEMPLATE_PREFIX, Policy, Snapshot, Template, VMRecord
+from bandsox.guest import GuestClient
+from bandsox.models import TEMPLATE_PREFIX, Policy, Snapshot, Template, VMRecord, VMStatus
 from bandsox.network.policy import policy_of, private_rules
 from bandsox.server import shapes
 from bandsox.server.auth.attempts import Attempts
@@ -77,6 +78,18 @@ class Service:
     async def machine(self, caller: Caller, vm: str) -> AsyncMicroVM:
         """A handle on that machine. Raises as `record`."""
         return AsyncMicroVM(self.engine, await self.record(caller, vm))
+
+    async def guest(self, caller: Caller, vm: str) -> GuestClient:
+        """The client of that machine's agent, if it runs.
+
+        Raises
+        ------
+        As `record`. Conflict: it is paused or stopped.
+        """
+        record = await self.record(caller, vm)
+        machine = AsyncMicroVM(self.engine, record)
+        seen_running = record.status is VMStatus.RUNNING and not record.spec.publish  # nothing is to be woken or mended
+        return machine.guest if seen_running else await machine.running()
 
     async def records(self, caller: Caller, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
         """The machines that exist for `caller`, newest first."""
@@ -271,13 +284,13 @@ def _check_quotas(quotas: Quotas, sizes: list[Size]) -> None:
             raise Forbidden(f"that would be {total} {what}, and this key may have {limit}", remedy="delete a VM, or ask for a higher quota")
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # FastAPI runs what is not asynchronous in a thread, each time
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     caller = request.scope["caller"]
     assert isinstance(caller, Caller)
     return caller

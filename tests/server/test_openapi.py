@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 
 from bandsox.server.application import ROUTERS, document
 from bandsox.server.guard import GuardedRoute, demands
@@ -37,6 +39,13 @@ def test_a_route_that_does_not_say_what_it_demands_cannot_be_added() -> None:
         GuardedRoute("/api/forgotten", forgotten)
     assert callable(demands)
     assert all(router.route_class is GuardedRoute for router in ROUTERS)
+
+
+def test_nothing_that_routes_depend_on_is_run_in_a_thread() -> None:
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    needed = {dependency.call for route in routes for dependency in route.dependant.dependencies}
+    assert needed
+    assert all(inspect.iscoroutinefunction(each) for each in needed)
 
 
 def test_the_document_is_json_that_others_can_read() -> None:

@@ -47,7 +47,7 @@ async def execute(service: TheService, caller: TheCaller, once: TheOnce, request
 
     With an `Idempotency-Key` it goes on instead, and who sends the request again gets its outcome, in JSON; it has no `stdin` then.
     """
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     if (key := key_of(request)) is not None:
         if body.stdin is not None:
             raise InvalidRequest(
@@ -85,7 +85,7 @@ async def start_session(
     service: TheService, caller: TheCaller, once: TheOnce, request: Request, vm: str, body: shapes.NewSession
 ) -> Response:
     """Start a command that goes on, whoever looks on. Follow it with the WebSocket `sessions/{session}/attach`."""
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     session = body.id or secrets.token_hex(8)
     tty = None if body.tty is None else (body.tty.cols, body.tty.rows)
     if (key := key_of(request)) is not None:
@@ -106,7 +106,7 @@ async def send_input(
     close: Annotated[bool, Query(description="end its input afterwards")] = False,
 ) -> Response:
     """Feed a session with the bytes of the request's body."""
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     return json_reply({"written": await guest.send_input(session, await request.body(), close=close)})
 
 
@@ -130,5 +130,5 @@ async def signal_session(service: TheService, caller: TheCaller, vm: str, sessio
 @demands(Scope.EXEC)
 async def forget_session(service: TheService, caller: TheCaller, vm: str, session: str) -> Response:
     """Forget a session that has ended, with its output."""
-    await (await (await service.machine(caller, vm)).running()).forget_session(session)
+    await (await service.guest(caller, vm)).forget_session(session)
     return json_reply({"status": "forgotten"})

@@ -73,7 +73,7 @@ async def append_file(service: TheService, caller: TheCaller, request: Request, 
 
 
 async def _write(service: TheService, caller: TheCaller, request: Request, vm: str, *, append: bool) -> Response:
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     body = await request.body()
     path, content, appended = await anyio.to_thread.run_sync(_content, body)
     size = await guest.write_bytes(path, content, append=append or appended)
@@ -112,7 +112,7 @@ def _object(body: bytes) -> dict[str, Any]:
 @demands(Scope.READ)
 async def download(service: TheService, caller: TheCaller, request: Request, vm: str, path: Path) -> Response:
     """A file's bytes, as a stream of any size. `Range` and `If-Range` let a download that broke off go on."""
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     found = await guest.stat(path)
     tag = _tag(found)
     name = os.path.basename(path)  # noqa: PTH119 — the guest's
@@ -148,7 +148,7 @@ async def put_file(
     ] = None,
 ) -> Response:
     """Write the request's body, of any size, to a file, which appears whole or not at all; or append it to one."""
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     if at is not None:
         size = (await guest.stat(path)).size
         if size != at:
@@ -162,7 +162,7 @@ async def put_file(
 @demands(Scope.EXEC, body=None)
 async def upload(service: TheService, caller: TheCaller, request: Request, vm: str) -> Response:
     """Write the `file` of a form to `remote_path`, which must come before it. It passes through while it arrives."""
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     async with forms.streaming(request, "file") as form:
         path = form.fields.get("remote_path")
         if not path:
@@ -175,7 +175,7 @@ async def upload(service: TheService, caller: TheCaller, request: Request, vm: s
 @demands(Scope.READ)
 async def get_tree(service: TheService, caller: TheCaller, vm: str, path: Path, base: str = "tree") -> Response:
     """A directory with all below it, as a stream of a tar archive (pax) whose top is called `base`."""
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     return await streamed(guest.tar_stream(path, base=base), media_type="application/x-tar")
 
 
@@ -183,7 +183,7 @@ async def get_tree(service: TheService, caller: TheCaller, vm: str, path: Path, 
 @demands(Scope.EXEC, body=None)
 async def put_tree(service: TheService, caller: TheCaller, request: Request, vm: str, path: Path) -> Response:
     """Unpack a tar archive into a directory, which is made when absent."""
-    guest = await (await service.machine(caller, vm)).running()
+    guest = await service.guest(caller, vm)
     return reply(request, await guest.upload_tar(request.stream(), path))
 
 
@@ -194,7 +194,7 @@ async def watch(service: TheService, caller: TheCaller, request: Request, vm: st
 
     `type` is `created`, `modified`, `removed`, `moved`, `attributes`, or `overflow`: something was missed.
     """
-    return await stream(request, _changes(await (await service.machine(caller, vm)).running(), path, recursive))
+    return await stream(request, _changes(await service.guest(caller, vm), path, recursive))
 
 
 @contextlib.asynccontextmanager

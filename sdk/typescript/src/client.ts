@@ -46,6 +46,7 @@ import {
   type VmInfo,
   type WatchedCallOptions,
 } from "./types.js";
+import { Webhooks } from "./webhooks.js";
 
 /**
  * A server of BandSox. It holds no connection: nothing has to be closed.
@@ -64,9 +65,12 @@ import {
 export class BandSox {
   /** @internal */
   readonly connection: Connection;
+  /** Addresses that the server tells of events. */
+  readonly webhooks: Webhooks;
 
   constructor(config: BandSoxConfig) {
     this.connection = new Connection(config);
+    this.webhooks = new Webhooks(this.connection);
   }
 
   // ── machines ──────────────────────────────────────────────────────────────────────────────────

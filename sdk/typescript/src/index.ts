@@ -34,3 +34,4 @@ export {
   type TerminalState,
 } from "./terminal.js";
 export type * from "./types.js";
+export { Webhooks } from "./webhooks.js";

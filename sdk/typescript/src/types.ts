@@ -433,6 +433,21 @@ export interface AuditOptions {
 /** What is to be changed of a key. `quotas` are all of them. */
 export interface EditApiKeyOptions extends Sent<"EditedKey"> {}
 
+/** An address that is told of events. */
+export interface WebhookInfo extends Shape<"WebhookInfo"> {}
+
+/** Which events an address is told of: `vm.*` are all that begin so, `*`, the default, all. */
+export interface CreateWebhookOptions extends Omit<Sent<"NewWebhook">, "url"> {}
+
+/** A webhook with its secret, with which its messages are signed as Standard Webhooks says. */
+export interface CreateWebhookResult extends Shape<"CreatedWebhook"> {}
+
+/** What is to be changed of a webhook. */
+export interface EditWebhookOptions extends Sent<"EditedWebhook"> {}
+
+/** An attempt to deliver a message, and what became of it. */
+export interface WebhookDelivery extends Shape<"DeliveryInfo"> {}
+
 /** What a key may do. */
 export interface CreateApiKeyOptions extends Omit<Sent<"NewKeyShape">, "name"> {}
 

@@ -73,4 +73,17 @@ describe("a server that asks who calls", () => {
     const { entries } = await known.readAuditLog({ method: "DELETE", path: "/api/auth/keys/", after: page.next ?? "", refused: false });
     expect(entries.map((each) => each.path)).not.toContain(`/api/auth/keys/${id}`);
   });
+
+  it("tells addresses of events, and not those that only the server can reach", async () => {
+    const made = await known.webhooks.create("http://127.0.0.1:9/hook", { events: ["vm.*"] });
+    expect(made).toMatchObject({ events: ["vm.*"], enabled: true, secret: expect.stringMatching(/^whsec_/) as string });
+    expect(await known.webhooks.edit(made.id, { enabled: false })).toMatchObject({ enabled: false, url: made.url });
+    const tried = await known.webhooks.test(made.id);
+    expect(tried).toMatchObject({ outcome: "failed", status: null, kind: "webhook.test" });
+    expect(tried.error).toContain("may not go");
+    expect(await known.webhooks.deliveries(made.id)).toEqual([tried]);
+    expect((await known.webhooks.list()).map((each) => each.id)).toContain(made.id);
+    await known.webhooks.delete(made.id);
+    await expect(known.webhooks.edit(made.id, {})).rejects.toMatchObject({ code: "not_found" });
+  });
 });
