@@ -45,8 +45,8 @@ format: $(VENV)/.installed $(SDK) ## format the code
 	cd bandsox/agent && gofmt -w .
 	npm run --silent format
 
-soak: setup-test agent ## two hundred rounds of create, run and delete; what hosts with vhost-vsock do
-	BANDSOX_TEST_ROUNDS=200 python -m pytest tests/engine/test_rounds.py tests/hostkernel --timeout 7200
+soak: setup-test agent ## two hundred rounds of create, run and delete, and of networks; what hosts with vhost-vsock do
+	BANDSOX_TEST_ROUNDS=200 python -m pytest tests/engine/test_rounds.py tests/network/test_host_rules.py tests/hostkernel --timeout 7200
 
 bench: init setup-test dashboard ## measure against the floor of the same run; prints the tables of docs/performance.md
 	python -m bench

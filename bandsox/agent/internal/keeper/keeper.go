@@ -97,8 +97,7 @@ func Keep() error {
 	if err != nil {
 		return send(Reply{Error: err.Error(), Collision: errors.Is(err, errCollision)})
 	}
-	defer made.cut() // now, not when the kernel gets round to the namespace
-	defer made.detachCNI(config)
+	defer made.takeDown(config) // now, not when the kernel gets round to the namespace
 	if err := send(made.reply, made.handed...); err != nil {
 		return err
 	}

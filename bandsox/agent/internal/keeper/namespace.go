@@ -29,7 +29,8 @@ type network struct {
 	tasks     chan func() // for the thread in the namespace
 	host      []netip.Addr
 	filter    filterProcess
-	attached  bool // to a CNI network
+	attached  bool     // to a CNI network
+	hostLock  *os.File // held until there is a pair of devices
 }
 
 // inside runs a function on the thread that is in the namespace.
@@ -62,14 +63,21 @@ func build(config *Config) (*network, error) {
 	if err != nil {
 		err = fmt.Errorf("the namespace's rules: %w", err)
 	}
-	if err := errors.Join(err, <-ready); err != nil {
-		return nil, err
+	if err = errors.Join(err, <-ready); err == nil {
+		err = n.connect(config)
 	}
-	if err := n.connect(config); err != nil {
-		n.detachCNI(config)
+	if err != nil {
+		n.takeDown(config)
 		return nil, err
 	}
 	return n, nil
+}
+
+// takeDown undoes what outlives the namespace, or would for a while.
+func (n *network) takeDown(config *Config) {
+	n.detachCNI(config)
+	n.cut()
+	n.leaveHost(config)
 }
 
 // connect makes what of the uplink needs all else, and has the filter decide what goes over it.

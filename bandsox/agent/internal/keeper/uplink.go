@@ -34,6 +34,10 @@ func (n *network) prepareUplink(config *Config, host *hostNetwork) error {
 	if err := forwardOnHost(host.ipv6); err != nil {
 		return err
 	}
+	var err error
+	if n.hostLock, err = lockHost(unix.LOCK_SH); err != nil {
+		return fmt.Errorf("locking the host's rules: %w", err)
+	}
 	if err := applyRules(config.Nft, config.HostRules); err != nil {
 		return fmt.Errorf("the host's rules: %w", err)
 	}
@@ -43,6 +47,7 @@ func (n *network) prepareUplink(config *Config, host *hostNetwork) error {
 // addVeth connects the namespace with the host by a pair of devices. The route to the guest is the claim to its address:
 // the kernel lets nobody else have it until the pair is gone, and removes it with the pair.
 func (n *network) addVeth(config *Config) error {
+	defer n.hostLock.Close()
 	conn, err := netlink.Dial()
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ type Link struct {
 	Name  string
 	MAC   []byte
 	MTU   int
+	Group int
 	Kind  uint16 // ARPHRD_*: what it carries
 	Up    bool
 }
@@ -36,6 +37,10 @@ func (c *Conn) Links() (links []Link, err error) {
 			case unix.IFLA_MTU:
 				if len(data) >= 4 {
 					link.MTU = int(binary.NativeEndian.Uint32(data))
+				}
+			case unix.IFLA_GROUP:
+				if len(data) >= 4 {
+					link.Group = int(binary.NativeEndian.Uint32(data))
 				}
 			}
 		})

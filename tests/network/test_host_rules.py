@@ -1,0 +1,127 @@
+"""What root's networks leave on the host: nothing. Networks without machines, in a host of the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.network.conftest import Runner, runner
+from tests.network.lab import Lab
+
+_ROUNDS = max(8, int(os.environ.get("BANDSOX_TEST_ROUNDS", "0")))
+
+_TOOLS = """
+    import concurrent.futures, json, os, select, subprocess, tempfile
+    from pathlib import Path
+    from bandsox.engine.rooms import network_programs
+    from bandsox.models import Policy
+    from bandsox.network.networks import Networks
+    from bandsox.process import ProcessId
+
+    def table():
+        done = subprocess.run(["nft", "list", "table", "inet", "bandsox"], capture_output=True, text=True)
+        return done.stdout if done.returncode == 0 else None
+
+    def processes(directory):
+        # those that work there or below
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and (process := ProcessId.of(int(entry.name))) is not None:
+                try:
+                    if os.readlink(entry / "cwd").startswith(str(directory)):
+                        found.append(process)
+                except OSError:  # it has ended
+                    pass
+        return found
+
+    def network(number, policy=None):
+        directory = storage / f"{number:011x}00000"
+        directory.mkdir()
+        config, namespace = networks.make(directory, dns=["198.51.100.53"], policy=policy)
+        return directory, config, namespace
+
+    def end(directory, namespace):
+        of_it = processes(directory)
+        namespace.close()
+        for process in of_it:
+            with process.handle() as handle:
+                if handle is not None:
+                    assert select.select([handle], [], [], 60)[0], "a keeper does not end"
+
+    room = tempfile.TemporaryDirectory()
+    storage = Path(room.name)
+    networks = Networks(storage / "leases", network_programs, storage / "cni")
+"""
+
+_LAST = f"""
+    {_TOOLS}
+    seen = {{"before": table()}}
+    first, second = network(1), network(2)
+    seen["with two"] = table() is not None
+    end(first[0], first[2])
+    seen["with one"] = table() is not None
+    end(second[0], second[2])
+    seen["after"] = table()
+
+    def one(number):
+        directory, _, namespace = network(number, Policy() if number % 2 else None)
+        kept = table() is not None
+        end(directory, namespace)
+        return kept
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        seen["kept"] = all(pool.map(one, range(3, 63)))
+    seen["after all"] = table()
+    print(json.dumps(seen))
+"""
+
+_LEAKS = f"""
+    {_TOOLS}
+    def state():
+        links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout
+        rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+        return {{
+            "interfaces": sorted(line.split(":")[1].strip() for line in links.splitlines()),
+            "rules": rules,
+            "processes": len(processes(storage)),
+            "files": len(os.listdir("/proc/self/fd")),
+        }}
+
+    before = state()
+    for number in range(int(os.environ["ROUNDS"])):
+        directory, _, namespace = network(number, Policy() if number % 2 else None)
+        end(directory, namespace)
+    print(json.dumps([before, state()]))
+"""
+
+
+def outcome(run: Runner, body: str) -> Any:
+    done = run(body, ROUNDS=str(_ROUNDS))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def seen(world: Lab, storage: Path) -> Any:
+    return outcome(runner(world, "root", storage), _LAST)
+
+
+def test_the_hosts_rules_go_with_the_last_network(seen: Any) -> None:
+    assert seen["before"] is None
+    assert seen["with two"] and seen["with one"]
+    assert seen["after"] is None
+
+
+def test_nobody_who_makes_a_network_loses_the_hosts_rules_to_one_who_ends(seen: Any) -> None:
+    assert seen["kept"]
+    assert seen["after all"] is None
+
+
+@pytest.mark.timeout(1800)
+def test_rounds_leave_no_interface_rule_process_or_descriptor(on_host: Runner) -> None:
+    before, after = outcome(on_host, _LEAKS)
+    assert after == before
