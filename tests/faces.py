@@ -294,6 +294,21 @@ class CliFace:
         """Nothing is held between calls."""
 
 
+class RemoteCliFace(CliFace):
+    """The command line against a server of its own; it is told of no storage directory."""
+
+    def __init__(self, storage: Path, options: Mapping[str, Any] | None = None) -> None:
+        from tests.server.servers import serving
+
+        super().__init__(storage, options)
+        self._serving = serving(storage)
+        self.environment["BANDSOX_URL"] = self._serving.__enter__().url
+        del self.environment["BANDSOX_STORAGE"]
+
+    def close(self) -> None:
+        self._serving.__exit__(None, None, None)
+
+
 class _CliMachine:
     def __init__(self, face: CliFace, vm_id: str) -> None:
         self._face, self.vm_id = face, vm_id
@@ -359,4 +374,4 @@ class _CliMachine:
         return [_CliMachine(self._face, info["id"]) for info in made]
 
 
-FACES: dict[str, type[Any]] = {"sync": SyncFace, "async": AsyncFace, "cli": CliFace, "remote": RemoteFace}
+FACES: dict[str, type[Any]] = {"sync": SyncFace, "async": AsyncFace, "cli": CliFace, "remote": RemoteFace, "remotecli": RemoteCliFace}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+import posixpath
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -259,8 +260,32 @@ class RemoteGuest(GuestClient):
             refuse()
         return await self._put_file(remote, bytes(data), mode, append, timeout)
 
+    async def write_stream(
+        self,
+        remote: GuestText,
+        source: AsyncIterable[bytes],
+        *,
+        mode: int | None = None,
+        append: bool = False,
+        parents: bool = True,
+        timeout: float | None = None,
+    ) -> int:
+        """Write a file from an iterator of pieces; returns its size in bytes."""
+        if not parents:
+            refuse()
+        return await self._put_file(remote, source, mode, append, timeout)
+
+    @contextlib.asynccontextmanager
+    async def read_stream(
+        self, remote: GuestText, *, offset: int = 0, length: int | None = None, timeout: float | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A file's contents as an iterator of pieces. The guest waits for the reader."""
+        with _deadline(timeout):
+            async with self._reading(remote, offset, length) as answer:
+                yield answer.aiter_raw()
+
     async def _put_file(
-        self, remote: GuestText, content: bytes | AsyncIterator[bytes], mode: int | None, append: bool, timeout: float | None
+        self, remote: GuestText, content: bytes | AsyncIterable[bytes], mode: int | None, append: bool, timeout: float | None
     ) -> int:
         params: dict[str, Any] = {"path": _text(remote), "append": append, **({} if mode is None else {"mode": f"{mode:o}"})}
         with _deadline(timeout):
@@ -318,6 +343,29 @@ class RemoteGuest(GuestClient):
             async with transferring(progress, local) as task, of_tree(local, selection, uid, gid, task) as pieces:
                 answer = await self._server.call("PUT", f"{self._base}/tree", params=params, content=pieces, patient=True)
         return msgspec.json.decode(answer.content, type=TreeResult)
+
+    async def upload_tar(
+        self, source: AsyncIterable[bytes] | Path, remote: GuestText, *, whiteouts: bool = False, timeout: float | None = None
+    ) -> TreeResult:
+        """Unpack a tar archive in the guest, from an iterator of pieces."""
+        if whiteouts or isinstance(source, Path):
+            refuse()
+        with _deadline(timeout):
+            answer = await self._server.call("PUT", f"{self._base}/tree", params={"path": _text(remote)}, content=source, patient=True)
+        return msgspec.json.decode(answer.content, type=TreeResult)
+
+    @contextlib.asynccontextmanager
+    async def tar_stream(
+        self, remote: GuestText, *, base: GuestText | None = None, exclude: Sequence[GuestText] = (), timeout: float | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A tree of the guest as a pax tar archive, as an iterator of pieces."""
+        if exclude:
+            refuse()
+        path = _text(remote)
+        params = {"path": path, "base": posixpath.basename(posixpath.normpath(path)) or "." if base is None else _text(base)}
+        with _deadline(timeout):
+            async with self._server.streaming("GET", f"{self._base}/tree", params=params, patient=True) as answer:
+                yield answer.aiter_raw()
 
     async def download_tree(
         self,

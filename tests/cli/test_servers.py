@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +123,11 @@ def test_a_machine_of_a_server_lives_through_its_commands(storage: Path, tmp_pat
             cli("cp", str(tmp_path / "file"), f"{made}:/root/file", check=True)
             assert cli("exec", "-i", made, "--", "sh", "-c", "cat /root/file -", stdin=b" and more", check=True).text == "content and more"
             assert cli("exec", made, "--", "sh", "-c", "exit 7").status == 7
+            packed = cli("cp", "--tar", f"{made}:/root", "-", check=True).stdout
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                assert "root/file" in archive.getnames()
+            cli("cp", "--tar", "-", f"{made}:/srv/unpacked", stdin=packed, check=True)
+            assert cli("cp", f"{made}:/srv/unpacked/root/file", "-", check=True).text == "content"
             assert made in [each["id"] for each in cli("--json", "vm", "list", check=True).json]
             assert cli("--json", "stats", made, check=True).json[0]["host_rss"] is None
             cli("vm", "pause", made, check=True)

@@ -20,6 +20,22 @@ _TRANSPORTS = {
 _WAYS = [f"{vmm}/{transport}" for vmm in VMMS for transport in _TRANSPORTS[vmm]]
 
 
+_ONLY = {"remotecli": {"test_files", "test_snapshots"}}
+"""What a face is tried with where all would take too long: a command line connects to its server anew for each operation. Its commands and
+sessions are in tests/cli."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what a face is not tried with."""
+    items[:] = [item for item in items if not _is_left_out(item)]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    face = item.callspec.params.get("face") if hasattr(item, "callspec") else None
+    only = _ONLY.get(str(face).split("-", 1)[0])
+    return only is not None and item.path.parent == Path(__file__).parent and item.path.stem not in only
+
+
 @pytest.fixture(scope="module", params=[f"{face}-{way}" for way in _WAYS for face in FACES])
 def face(request: pytest.FixtureRequest, storage: Path) -> Iterator[Face]:
     """Each face in turn, with machines on each VMM in turn, reached in each way in turn."""

@@ -25,6 +25,7 @@ _EXCLUDED = {
     "/api/doctor",  # boots machines
     "/api/auth/login",  # is limited to ten a minute
     "/api/vms/{vm}/tree",  # takes an archive, which is not made up of a schema
+    "/api/snapshots/import",  # so does this
 }
 
 schema = schemathesis.openapi.from_dict({**document(), "paths": {p: o for p, o in document()["paths"].items() if p not in _EXCLUDED}})
