@@ -82,6 +82,8 @@ ADDRESSES = [
     "/vms/shared/network",
     "/vms/shared/timeline",
     "/vms/shared/console",
+    "/snapshots",
+    "/templates",
     "/images",
     "/settings",
     "/settings/password",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -64,6 +65,40 @@ def test_a_snapshot_is_taken_named_noted_restored_and_deleted(page: Page, machin
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.get_by_text("There are no snapshots yet")).to_be_visible()
     assert bandsox.list_snapshots() == []
+
+
+def test_a_snapshot_leaves_as_a_file_and_comes_back(page: Page, machine: MicroVM, bandsox: BandSox, tmp_path: Path) -> None:
+    machine.snapshot("travels")
+    page.goto("/snapshots")
+    menu(page, "travels", "Export")
+    page.get_by_label("With the root file system").uncheck()
+    assert barriers(page) == []
+    with page.expect_download() as going:
+        page.get_by_role("link", name="Download").click()
+    assert going.value.suggested_filename == "travels.tar"
+    going.value.save_as(tmp_path / "travels.tar")
+    page.get_by_label("Choose travels").check()
+    page.get_by_role("toolbar").get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("There are no snapshots yet")).to_be_visible()
+    page.get_by_role("button", name="Import").click()
+    page.get_by_label("Name", exact=True).fill("<b>came back</b>")
+    page.get_by_label("File").set_input_files(tmp_path / "travels.tar")
+    page.get_by_role("dialog").get_by_role("button", name="Import").click()
+    row = page.get_by_role("row").filter(has_text="<b>came back</b>")
+    expect(row).to_be_visible()
+    menu(page, "<b>came back</b>", "Compress")
+    expect(row).to_contain_text("compressed")
+    assert [(each["snapshot_name"], each["compressed"]) for each in bandsox.list_snapshots()] == [("<b>came back</b>", True)]
+
+
+def test_what_is_no_snapshot_is_refused_with_its_reason(page: Page, machine: MicroVM, tmp_path: Path) -> None:
+    (tmp_path / "odd.tar").write_bytes(b"no archive" * 1000)
+    page.goto("/snapshots")
+    page.get_by_role("button", name="Import").click()
+    page.get_by_label("File").set_input_files(tmp_path / "odd.tar")
+    page.get_by_role("dialog").get_by_role("button", name="Import").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_be_visible()
 
 
 def test_clones_are_made_and_all_deleted_at_once(page: Page, machine: MicroVM, bandsox: BandSox) -> None:

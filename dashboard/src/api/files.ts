@@ -1,4 +1,4 @@
-/** Files of a VM on their way to the reader. */
+/** Files on their way to the reader. */
 
 import { machine } from "./sdk";
 
@@ -24,4 +24,10 @@ export const treeAddress = (vm: string, path: string, base: string): string => a
 
 function address(vm: string, operation: string, query: Record<string, string>): string {
   return `/api/vms/${encodeURIComponent(vm)}/${operation}?${new URLSearchParams(query)}`;
+}
+
+/** Where the browser gets a snapshot as a file; with `base` only what differs from that one. */
+export function exportAddress(snapshot: string, { base, image }: { base: string; image: boolean }): string {
+  const query = new URLSearchParams({ ...(base ? { base } : {}), image: String(image) });
+  return `/api/snapshots/${encodeURIComponent(snapshot)}/export?${query}`;
 }

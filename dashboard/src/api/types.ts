@@ -13,11 +13,13 @@ export type {
   NetworkConnection,
   NetworkPolicy,
   NetworkStats as NetworkUse,
+  PoolInfo as Pool,
   PortInfo as PortState,
   ProcessInfo as GuestProcess,
   Progress as Step,
   SessionInfo as Session,
   SnapshotInfo as Snapshot,
+  TemplateInfo as Template,
   VmInfo as Vm,
 } from "bandsox";
 

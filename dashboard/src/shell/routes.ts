@@ -15,6 +15,7 @@ type Loader = Page["load"];
 const vmsPage = (() => import("../pages/vms/VMs.svelte")) as Loader;
 const vmPage = (() => import("../pages/vm/VM.svelte")) as unknown as Loader;
 const snapshotsPage = (() => import("../pages/snapshots/Snapshots.svelte")) as Loader;
+const templatesPage = (() => import("../pages/templates/Templates.svelte")) as Loader;
 const imagesPage = (() => import("../pages/images/Images.svelte")) as Loader;
 const settingsPage = (() => import("../pages/settings/Settings.svelte")) as Loader;
 
@@ -24,6 +25,7 @@ const ROUTES: readonly (readonly [pattern: string, title: string, load: Loader])
   ["/vms/:vm", "VM", vmPage],
   ["/vms/:vm/:tab", "VM", vmPage],
   ["/snapshots", "Snapshots", snapshotsPage],
+  ["/templates", "Templates", templatesPage],
   ["/images", "Images", imagesPage],
   ["/settings", "Settings", settingsPage],
   ["/settings/:tab", "Settings", settingsPage],

@@ -7,7 +7,7 @@ import { confirmations } from "./confirmation.svelte";
 import { machines } from "./machines.svelte";
 import { notices } from "./notices.svelte";
 
-export type Verb = "start" | "resume" | "wake" | "pause" | "stop" | "delete";
+export type Verb = "start" | "resume" | "wake" | "pause" | "hibernate" | "stop" | "delete";
 
 interface Action {
   label: string;
@@ -21,6 +21,7 @@ export const ACTIONS: Record<Verb, Action> = {
   resume: { label: "Resume", done: "Resumed", fits: ["paused"], run: (vm) => bandsox.resumeVm(vm) },
   wake: { label: "Wake", done: "Woke", fits: ["saved"], run: (vm) => bandsox.resumeVm(vm) },
   pause: { label: "Pause", done: "Paused", fits: ["running"], run: (vm) => bandsox.pauseVm(vm) },
+  hibernate: { label: "Hibernate", done: "Hibernated", fits: ["running", "paused"], run: (vm) => bandsox.hibernateVm(vm) },
   stop: { label: "Stop", done: "Stopped", fits: ["running", "paused"], run: (vm) => bandsox.stopVm(vm) },
   delete: { label: "Delete", done: "Deleted", fits: ["running", "paused", "saved", "stopped", "dead"], run: (vm) => bandsox.deleteVm(vm) },
 };
