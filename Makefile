@@ -51,8 +51,9 @@ soak: setup-test agent ## two hundred rounds of create, run and delete, and of n
 bench: init setup-test dashboard ## measure against the floor of the same run; prints the tables of docs/performance.md
 	python -m bench
 
-screenshots: init setup-test dashboard ## take pictures of every page of the dashboard
-	python -m tests.dashboard.screenshots build/screenshots
+screenshots: init setup-test dashboard ## take pictures of every page of the dashboard, light and dark, into docs/screenshots
+	@scripts/system-packages pictures
+	python -m tests.dashboard.screenshots docs/screenshots
 
 lock: ## renew requirements.lock
 	uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --extra server --extra mcp --extra signing --extra telemetry --group dev pyproject.toml -o requirements.lock
