@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from bandsox.core import AsyncBandSox
-from bench import boot, cli, commands, dashboard, density, figures, firecracker, images, network, pools, ports, server, transfer
+from bench import boot, cli, commands, dashboard, density, figures, firecracker, images, network, pools, ports, server, snapshots, transfer
 
 _PARTS = {
     "boot": boot.measure,
@@ -19,6 +19,7 @@ _PARTS = {
     "dashboard": dashboard.measure,
     "density": density.measure,
     "pools": pools.measure,
+    "snapshots": snapshots.measure,
     "firecracker": firecracker.measure,
     "server": server.measure,
 }

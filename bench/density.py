@@ -16,18 +16,18 @@ _IDLE_S = 10.0
 
 async def measure(bandsox: AsyncBandSox) -> None:
     vms: list[AsyncMicroVM] = []
-    before = _available_mib()
+    before = available_mib()
     print("\n### Density\n\n| machines | PSS of the newest MiB | host memory for each MiB |\n|---|---|---|")
     try:
         for number in range(1, COUNT + 1):
             vms.append(await bandsox.create_vm(ephemeral=True))
             if number == 1 or number % _EVERY == 0:
-                print(f"| {number} | {_pss_mib(vms[-1]):.0f} | {(before - _available_mib()) / number:.0f} |", flush=True)
+                print(f"| {number} | {pss_mib(vms[-1]):.0f} | {(before - available_mib()) / number:.0f} |", flush=True)
         busy = sum(map(_cpu_s, vms))
         await asyncio.sleep(_IDLE_S)
         idle = (sum(map(_cpu_s, vms)) - busy) / _IDLE_S / COUNT
         answers = [(await vm.run(["true"])).exit_code for vm in vms]
-        sizes = [_pss_mib(vm) for vm in vms]
+        sizes = [pss_mib(vm) for vm in vms]
     finally:
         for vm in vms:
             await vm.delete()
@@ -41,12 +41,12 @@ def _pid(vm: AsyncMicroVM) -> int:
     return vm.process.pid
 
 
-def _pss_mib(vm: AsyncMicroVM) -> float:
+def pss_mib(vm: AsyncMicroVM) -> float:
     """The memory of a machine's VMM, what it shares counted in parts."""
     return _field(Path(f"/proc/{_pid(vm)}/smaps_rollup"), "Pss:") / 1024
 
 
-def _available_mib() -> float:
+def available_mib() -> float:
     return _field(Path("/proc/meminfo"), "MemAvailable:") / 1024
 
 

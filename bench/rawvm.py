@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandsox.core import AsyncBandSox
-from bandsox.engine import disks
+from bandsox.engine import disks, sparse
 from bandsox.errors import Unsupported
 from bandsox.guest import GuestClient, PortLink, frames
 from bandsox.models import Confinement, VMRecord
 from bandsox.process import ProcessId
 from bandsox.vmm import console
-from bandsox.vmm.base import Accelerator, Disk, LaunchSpec
-from bandsox.vmm.qemu.command import MAX_PORTS, START_PORTS, command, console_log, port_socket
+from bandsox.vmm.base import Accelerator, Disk, LaunchSpec, Origin
+from bandsox.vmm.qemu import preload, qmp, saving
+from bandsox.vmm.qemu.command import MAX_PORTS, START_PORTS, command, console_log, monitor_socket, port_socket
 
 RAW_PORT = "org.bench.raw"
 
@@ -40,7 +41,11 @@ class RawVM:
 
     @property
     def client(self) -> GuestClient:
-        return GuestClient(PortLink(self.sockets, START_PORTS), bytes(32))
+        return self.client_with(bytes(32))
+
+    def client_with(self, token: bytes) -> GuestClient:
+        """A client of an agent that was set up."""
+        return GuestClient(PortLink(self.sockets, START_PORTS), token)
 
     def connect_raw(self) -> socket.socket:
         """The host's end of the port that belongs to no agent."""
@@ -48,26 +53,33 @@ class RawVM:
         connection.connect(str(self.sockets / "raw.sock"))
         return connection
 
-    async def first_byte(self) -> None:
+    async def first_byte(self, token: bytes = bytes(32)) -> None:
         """Return when the agent has answered anything at all."""
         reader, writer = await asyncio.open_unix_connection(str(port_socket(self.sockets, 0)))
-        writer.write(frames.hello(secrets.token_bytes(16), bytes(32)))
+        writer.write(frames.hello(secrets.token_bytes(16), token))
         await writer.drain()
         await reader.readexactly(1)
         writer.close()
 
 
 @asynccontextmanager
-async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
-    """Start a machine with the artefacts of the machine `like`, which is reached over ports too; it has only begun to boot."""
+async def raw_vm(bandsox: AsyncBandSox, like: VMRecord, origin: Origin | None = None) -> AsyncIterator[RawVM]:
+    """Start a machine with the artefacts of the machine `like`, which is reached over ports too.
+
+    It has only begun to boot, or goes on from `origin`.
+    """
     if like.transport != "virtio-serial":
         raise Unsupported("this floor is measured over virtio-serial ports", remedy="set BANDSOX_TRANSPORT=virtio-serial")
     with tempfile.TemporaryDirectory(dir=bandsox.engine.layout.temporary) as work:
         directory, sockets = Path(work), bandsox.engine.layout.runtime / f"raw-{secrets.token_hex(4)}"
         sockets.mkdir(mode=0o700)
-        disks.create(bandsox.engine.layout, like.spec.disk_size_mib, directory / "disk.img")
+        if origin is None:
+            disks.create(bandsox.engine.layout, like.spec.disk_size_mib, directory / "disk.img")
+        else:
+            sparse.copy(origin.directory / "disk.img", directory / "disk.img")
         console.create(console_log(directory))
-        listeners = [_listen(sockets / "qmp.sock"), *(_listen(port_socket(sockets, number)) for number in range(START_PORTS))]
+        ports = START_PORTS if origin is None else origin.shape.ports
+        listeners = [_listen(sockets / "qmp.sock"), *(_listen(port_socket(sockets, number)) for number in range(ports))]
         raw = _listen(sockets / "raw.sock")
         spec = LaunchSpec(
             vm_id="raw",
@@ -82,21 +94,29 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord) -> AsyncIterator[RawVM]:
             accelerator=Accelerator(like.accelerator, like.isolation, ""),
             confinement=Confinement.NONE,
             transport="virtio-serial",
+            origin=origin,
         )
         descriptors = [listener.fileno() for listener in listeners]
         khz = int((bandsox.engine.layout.runtime / "tsc-khz").read_text())
         binary = shutil.which("qemu-system-x86_64") or ""
         arguments = command(spec, binary, descriptors[0], descriptors[1:], khz)
-        arguments += ["-chardev", f"socket,id=raw,fd={raw.fileno()},server=on,wait=off"]
-        arguments += ["-device", f"virtserialport,chardev=raw,name={RAW_PORT},nr={MAX_PORTS}"]
+        environment = dict(os.environ)
+        if origin is None:  # what goes on has the devices that were saved
+            arguments += ["-chardev", f"socket,id=raw,fd={raw.fileno()},server=on,wait=off"]
+            arguments += ["-device", f"virtserialport,chardev=raw,name={RAW_PORT},nr={MAX_PORTS}"]
+        else:
+            environment["LD_PRELOAD"] = str(preload.library(bandsox.engine.layout.runtime))
         child = await asyncio.create_subprocess_exec(
-            *arguments, stdin=asyncio.subprocess.DEVNULL, pass_fds=[*descriptors, raw.fileno()], cwd=directory
+            *arguments, stdin=asyncio.subprocess.DEVNULL, pass_fds=[*descriptors, raw.fileno()], cwd=directory, env=environment
         )
         for listener in (*listeners, raw):
             listener.close()
         process = ProcessId.of(child.pid)
         assert process is not None
         try:
+            if origin is not None:
+                async with qmp.connect(monitor_socket(sockets)) as monitor:
+                    await saving.load(monitor, origin.directory)
             yield RawVM(sockets, process)
         finally:
             os.kill(child.pid, signal.SIGKILL)
