@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 MOST = 256
 _AT_ONCE = 2
 """How many clones are made at a time: who takes one wants the CPUs as well."""
+
+
+_ALL = ("spec_name", "spec_env_vars")
+"""What a taker may change of a machine that the guest is told."""
 
 
 class Pool:
@@ -175,7 +179,7 @@ class Pool:
         except Conflict as error:  # it is not paused any more
             raise MachineStopped(f"VM {record.spec.name} was ended", cause=error.message) from error
 
-    async def _introduce(self, record: VMRecord, labels: dict[str, Any]) -> None:
+    async def _introduce(self, record: VMRecord, labels: Collection[str]) -> None:
         """Tell a machine the time, which it has stood still for, and what has changed of its names."""
         name = identity.hostname(record.spec.name)
         renamed = "spec_name" in labels
@@ -197,7 +201,14 @@ class Pool:
     async def _make(self) -> None:
         async with self._places:
             spec = VMSpec(image="", name=f"{self._prefix}pool-{secrets.token_hex(4)}", confinement=self._confinement)
-            record = await self._engine.templates.start(self._template_id, spec, ephemeral=True, paused=True)
+            record = await self._engine.templates.start(self._template_id, spec, ephemeral=True)
+            try:
+                await self._introduce(record, _ALL)  # what a taker waits for was done once then, which emulated processors are slow at
+                record = await self._engine.pause(record.id)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._engine.delete(record.id)
+                raise
         if len(self._ready) < self._size:
             self._ready.append(record)
         else:  # there are to be fewer by now

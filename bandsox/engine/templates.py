@@ -172,7 +172,6 @@ class Templates:
         *,
         vault: Vault | None = None,
         ephemeral: bool = False,
-        paused: bool = False,
         progress: ProgressCallback | None = None,
     ) -> VMRecord:
         """Make a machine that goes on from a template, with what `spec` says that is not the template's.
@@ -180,7 +179,7 @@ class Templates:
         Parameters
         ----------
         vault: the values of its secrets.
-        ephemeral: it ends with this process. paused: its CPUs stand still, once it is a machine of its own.
+        ephemeral: it ends with this process.
 
         Raises
         ------
@@ -191,7 +190,7 @@ class Templates:
         snapshot = await self._engine.snapshots.get(template.snapshot)
         _check_fit(spec, snapshot)
         await asyncio.to_thread(os.utime, self._shelf.path(snapshot))
-        record = await self._engine.snapshots.restore(
+        return await self._engine.snapshots.restore(
             snapshot.id,
             spec.name,
             env_vars=spec.env_vars,
@@ -202,7 +201,6 @@ class Templates:
             ephemeral=ephemeral,
             progress=progress,
         )
-        return await self._engine.pause(record.id) if paused else record
 
     @contextlib.asynccontextmanager
     async def _set_up(
