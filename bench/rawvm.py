@@ -107,7 +107,12 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord, origin: Origin | None = 
         else:
             environment["LD_PRELOAD"] = str(preload.library(bandsox.engine.layout.runtime))
         child = await asyncio.create_subprocess_exec(
-            *arguments, stdin=asyncio.subprocess.DEVNULL, pass_fds=[*descriptors, raw.fileno()], cwd=directory, env=environment
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=[*descriptors, raw.fileno()],
+            cwd=directory,
+            env=environment,
+            start_new_session=True,  # as the library does: a session has its own share of the processors (sched(7), "autogroup")
         )
         for listener in (*listeners, raw):
             listener.close()

@@ -31,7 +31,7 @@ class Traces:
         return cls(
             processes=frozenset(_processes(layout)),
             files=frozenset(str(path) for root in (layout.vms, layout.work) for path in root.rglob("*") if not _is_own_work(layout, path)),
-            sockets=frozenset(str(path) for path in layout.runtime.rglob("*") if path.is_dir() or path.parent != layout.runtime),
+            sockets=frozenset(str(path) for path in layout.runtime.rglob("*") if not _is_known(layout, path)),
             mounts=frozenset(filter(_may_be_ours, Path("/proc/self/mounts").read_text().splitlines())),
             descriptors=sum(not str(place).startswith(str(layout.database)) for place in _descriptors()),
         )
@@ -79,6 +79,11 @@ def processes_with(*words: str) -> list[ProcessId]:
                 if process is not None and set(words) <= set(arguments):
                     found.append(process)
     return found
+
+
+def _is_known(layout: Layout, path: Path) -> bool:
+    """What is known of the host, and the lock of a port, which whoever takes the port first leaves beside it."""
+    return (path.parent == layout.runtime and not path.is_dir()) or (path.suffix == ".lock" and path.with_suffix(".sock").exists())
 
 
 def _is_own_work(layout: Layout, path: Path) -> bool:
