@@ -86,6 +86,29 @@ def policy_of(value: Policy | str | Mapping[str, Any] | None) -> Policy | None:
     return dataclasses.replace(value, allow=_texts("allow", value.allow), deny=_texts("deny", value.deny), learn=bool(value.learn))
 
 
+def from_elsewhere(policy: Policy | None) -> Policy | None:
+    """A policy that came with somebody else's snapshot, checked as by `policy_of`, without the rules that open what is not the
+    Internet's, or single addresses, one of which may be this host's: that is for those to decide whose host it is.
+
+    Raises
+    ------
+    InvalidRequest: it cannot be kept.
+    """
+    checked = policy_of(policy)
+    if checked is None:
+        return None
+    return dataclasses.replace(checked, allow=tuple(text for text in checked.allow if not any(map(_is_narrow, parse(text)))))
+
+
+def _is_narrow(rule: Mapping[str, Any]) -> bool:
+    """Whether a rule is of a single address, or of a range that is not the Internet's or a part of one."""
+    if rule["name"]:
+        return False
+    network = ip_network(rule["net"])
+    special = (ip_network(text) for text in (NOT_INTERNET4 if network.version == 4 else NOT_INTERNET6))
+    return network.prefixlen == network.max_prefixlen or any(network.subnet_of(each) for each in special)  # type: ignore[arg-type] # as above
+
+
 def compiled(policy: Policy) -> dict[str, Any]:
     """A policy of `policy_of` as the filter reads it."""
     rules = {side: [rule for text in texts for rule in parse(text)] for side, texts in (("allow", policy.allow), ("deny", policy.deny))}

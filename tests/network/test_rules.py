@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from bandsox.cli.parameters import wanted_policy
 from bandsox.engine.policing import connections, learned_from
 from bandsox.errors import InvalidRequest
 from bandsox.models import Connection, NetworkEvent
-from bandsox.network.policy import MAX_RULES, PRESETS, compiled, parse, policy_of
+from bandsox.network.policy import MAX_RULES, PRESETS, compiled, from_elsewhere, parse, policy_of
 
 
 def rule(net: str = "", name: str = "", protocol: str = "", *ports: tuple[int, int]) -> dict[str, Any]:
@@ -157,3 +158,25 @@ def test_limits_are_bytes_a_second_to_the_filter() -> None:
     limited = compiled(Policy(upload_mbit=8, download_mbit=0.1, connections=7))
     assert (limited["upload"], limited["download"], limited["connections"]) == (1_000_000, 12_500, 7)
     assert (compiled(Policy())["upload"], compiled(Policy())["connections"]) == (0, 0)
+
+
+def test_a_policy_from_elsewhere_opens_nothing_of_this_host_or_its_networks() -> None:
+    theirs = Policy(
+        allow=(
+            "internet",
+            "api.example.com",
+            "203.0.113.0/24:443",
+            "10.0.0.0/8",
+            "192.168.1.1:80",
+            "203.0.113.7",
+            "fd00::/8",
+            "[2001:db8::1]:22",
+        ),
+        deny=("10.0.0.0/8", "203.0.113.7"),
+        learn=True,
+    )
+    ours = from_elsewhere(theirs)
+    assert ours == dataclasses.replace(theirs, allow=("internet", "api.example.com", "203.0.113.0/24:443"))
+    assert from_elsewhere(None) is None
+    with pytest.raises(InvalidRequest):
+        from_elsewhere(Policy(allow=("no rule at all!",)))

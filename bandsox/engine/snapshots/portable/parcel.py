@@ -26,6 +26,7 @@ from bandsox.errors import BandSoxError, CorruptSnapshot, Unsupported
 from bandsox.images import spec
 from bandsox.models import Isolation, NetworkConfig, Snapshot, StoredFile
 from bandsox.network.plan import MACHINES, Plan
+from bandsox.network.policy import from_elsewhere
 from bandsox.store.records import decode, encode
 
 ARTIFACT = "application/vnd.bandsox.snapshot.v1"
@@ -167,6 +168,7 @@ def _checked(snapshot: Snapshot, vmms: Mapping[str, Collection[str]]) -> Snapsho
             idle_timeout=None,
             on_expiry="delete",
             auto_resume=False,
+            policy=from_elsewhere(snapshot.spec.policy),
             secrets={},
             cni=None,
             dns=identity.check_dns(snapshot.spec.dns),
