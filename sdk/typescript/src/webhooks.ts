@@ -32,6 +32,11 @@ export class Webhooks {
     return this.#connection.call("get", "/api/webhooks", {}, call);
   }
 
+  /** One of them. @throws NotFound: there is none. */
+  async get(webhook: string, call?: CallOptions): Promise<WebhookInfo> {
+    return this.#connection.call("get", "/api/webhooks/{webhook}", { path: { webhook } }, call);
+  }
+
   /** Have an address told of what happens from now on. The answer is the only place where its secret ever appears. */
   async create(url: string, options: CreateWebhookOptions = {}, call?: CallOptions): Promise<CreateWebhookResult> {
     return this.#connection.call("post", "/api/webhooks", { body: { url, ...options } }, call);

@@ -173,10 +173,12 @@ describe("the server's interface", () => {
       paths: Record<string, object>;
     };
     const operations = Object.entries(document.paths).flatMap(([path, each]) => Object.keys(each).map((verb) => `${verb} ${path}`));
-    const source = ["client", "guest", "network", "microvm"]
+    const source = ["client", "guest", "network", "microvm", "webhooks"]
       .map((name) => readFileSync(new URL(`../src/${name}.ts`, import.meta.url), "utf8"))
       .join("");
-    const called = new Set([...source.matchAll(/"(get|post|put|delete)",\s*"(\/[^"]+)"/g)].map(([, verb, path]) => `${verb} ${path}`));
+    const called = new Set(
+      [...source.matchAll(/"(get|post|put|patch|delete)",\s*"(\/[^"]+)"/g)].map(([, verb, path]) => `${verb} ${path}`),
+    );
     for (const [, path] of source.matchAll(/\.(?:make|work)\(\s*"(\/[^"]+)"/g)) called.add(`post ${path}`);
     for (const put of ["put /api/vms/{vm}/file", "put /api/vms/{vm}/tree"]) if (source.includes(`"${put.slice(4)}"`)) called.add(put);
     expect(operations.filter((each) => !called.has(each) && !(each in LEFT_OUT))).toEqual([]);
