@@ -147,6 +147,7 @@ def _settle(page: Page, shown: str) -> None:
     expect(page.locator(f"main {shown}").first).to_be_visible()
     for unsettled in ("Loading…", "Connecting…", "measuring…"):
         expect(page.get_by_text(unsettled)).to_have_count(0)
+    page.wait_for_function("() => [...document.images].every(image => image.naturalWidth > 0)")
 
 
 if __name__ == "__main__":
