@@ -148,15 +148,13 @@ class Service:
 
         Raises
         ------
-        Forbidden: it would not exist for this caller, or its machines could go where this caller may not let them.
+        Forbidden: it would not exist for this caller.
         """
         if not caller.sees(snapshot.spec.name):
             raise Forbidden(
                 f"{caller.name} cannot take in a snapshot of {snapshot.spec.name!r}",
                 cause=f"the names of its machines begin with {caller.prefix!r}",
             )
-        if snapshot.spec.policy is not None:
-            self._check_policy(caller, snapshot.spec.policy)
 
     async def check_image(self, caller: Caller, reference: str) -> None:
         """Let only administrators name images by what lies on this host, or is made by its programs, unless such an image is here.
