@@ -10,44 +10,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import functools
 import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bandsox.engine import deadlines, identity, ownership
-from bandsox.engine.ephemeral import Ownership, abandoned, is_abandoned, keep
+from bandsox.engine.beginnings import Beginnings
+from bandsox.engine.ephemeral import abandoned, is_abandoned
 from bandsox.engine.frozen import is_frozen
-from bandsox.engine.lines import Lines
-from bandsox.errors import BandSoxError, Conflict, HostError, InvalidRequest, VMNotFound
+from bandsox.errors import BandSoxError, Conflict, HostError, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
-from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus, report
+from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus
 from bandsox.settings import Layout
 from bandsox.store import Snapshots as SnapshotTable
 from bandsox.tracing import traced
 
 if TYPE_CHECKING:
     from bandsox.engine.cleanup import Removed
-    from bandsox.engine.launch import Ground, Past
+    from bandsox.engine.launch import Ground
     from bandsox.engine.published import Published
     from bandsox.engine.snapshots import Snapshots
     from bandsox.engine.templates import Templates
     from bandsox.engine.timeline import Timeline
     from bandsox.guest import GuestClient
-    from bandsox.network.keeper import Namespace
     from bandsox.network.vault import Vault
-    from bandsox.vmm.base import NetworkDevice
 
-BOOT_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
 
 
-class Engine(Lines):
+class Engine(Beginnings):
     """What can be done with the machines of one storage directory, over its rooms.
 
     Parameters
@@ -59,7 +54,6 @@ class Engine(Lines):
     def __init__(self, storage_dir: str | os.PathLike[str] | None = None, require: Isolation = Isolation.EMULATED) -> None:
         super().__init__(Layout.open(storage_dir))
         self.require = require
-        self._owned: dict[str, Ownership] = {}
         self._looked_after = False
 
     async def delete_own(self) -> None:
@@ -234,11 +228,6 @@ class Engine(Lines):
         if owned := await asyncio.to_thread(SnapshotTable(self.database).owned, record.id):
             await self.snapshots.shelf.give_up(owned)
 
-    def keep(self, vm_id: str) -> None:
-        """Let an ephemeral machine outlive this process."""
-        keep(self.layout.vm(vm_id))
-        self._give_up(vm_id)
-
     # ── knowledge ───────────────────────────────────────────────────────────────────────────────
 
     async def get(self, id_or_name: str) -> VMRecord:
@@ -353,107 +342,10 @@ class Engine(Lines):
         elif asleep:
             raise Conflict(f"VM {record.spec.name} is {record.status.value}", cause="perhaps its time was over", remedy="resume it first")
 
-    async def update(self, vm_id: str, **changes: Any) -> VMRecord:
-        """Change a machine's record; see `VMs.update`."""
-        return await asyncio.to_thread(functools.partial(self.vms.update, vm_id, **changes))
-
-    @contextlib.asynccontextmanager
-    async def making(self, vm_id: str, *, ephemeral: bool = False) -> AsyncIterator[None]:
-        """While this lasts a new machine has its directory, and its lock; nothing of the machine is left if the block raises."""
-        import anyio
-
-        try:
-            with self._new_directory(vm_id, ephemeral=ephemeral):
-                yield
-        except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await asyncio.to_thread(self._forget, vm_id)
-            self._give_up(vm_id)
-            if isinstance(error, OSError) and not isinstance(error, BandSoxError):
-                raise _as_storage_error(error, self.layout.root) from error
-            raise
-
-    async def bring_up(
-        self, record: VMRecord, progress: ProgressCallback | None, past: Past | None = None, attached: Sequence[Path] = ()
-    ) -> VMRecord:
-        """Start a machine and record it as running, or leave no process of it.
-
-        Parameters
-        ----------
-        past: what it goes on from; None: it boots. attached: further disks for this time.
-        """
-        import anyio
-
-        from bandsox.engine import networking, publishing
-
-        vmm, directory, sockets = self.vmms[record.vmm], self.layout.vm(record.id), self.layout.sockets(record.id)
-        shutil.rmtree(sockets, ignore_errors=True)
-        sockets.mkdir(mode=0o700)
-        owner = self.confiner.user(record.id, record.confinement) if vmm.opens_taps else None
-        report(progress, "boot", f"{'booting' if past is None else 'going on'} on {record.vmm} ({record.accelerator})")
-        try:
-            async with (
-                publishing.Listeners(record.spec.publish) as published,
-                networking.attached(self.networks, directory, record, owner) as (connected, namespace),
-            ):
-                device = networking.device(connected.network, namespace, owner)
-                running = await self._boot(connected, device, namespace, past, attached)
-                if published.ports:
-                    running = await self.update(record.id, spec_publish=published.ports)
-                    await publishing.carry(directory, lambda: self.direct_client(running), published.listening)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await ownership.end_all(self.layout.vms, record.id)
-            shutil.rmtree(sockets, ignore_errors=True)
-            raise
-        deadlines.begin(self.layout, running)
-        report(progress, "boot", "the machine is up", finished=True)
-        return running
-
-    async def _boot(
-        self, record: VMRecord, device: NetworkDevice | None, namespace: Namespace | None, past: Past | None, attached: Sequence[Path]
-    ) -> VMRecord:
-        """Boot a machine whose network is there, or let it go on."""
-        from bandsox.engine import boot, launch
-        from bandsox.network import vault
-
-        vmm = self.vmms[record.vmm]
-        spec = launch.launch_spec(self.layout, record, device, past, attached)
-        trust = await asyncio.to_thread(vault.guest_side, self.layout.vm(record.id)) if record.spec.secrets and record.network else None
-        async with boot.started(vmm, spec) as booting:
-            if namespace is not None:
-                namespace.bind(booting.process)
-            process = {"pid": booting.process.pid, "pid_start": booting.process.start}
-            confinement = {"confinement": record.confinement, "confinement_reason": record.confinement_reason}
-            network = {"network": record.network, "network_reason": record.network_reason}
-            await self.update(record.id, **process, **confinement, **network, token=record.token)
-            if past is not None:
-                renew = functools.partial(launch.renew, record=record, itself=past.itself, trust=trust, deadline_s=BOOT_DEADLINE_S)
-                receipt = await boot.first_answer(vmm, spec, booting, renew, bytes.fromhex(past.token), BOOT_DEADLINE_S)
-                past.check(receipt)
-                return await self.update(record.id, status=VMStatus.RUNNING, receipt=receipt, **deadlines.anew(record))
-            set_up = functools.partial(launch.set_up, record=record, trust=trust, deadline_s=BOOT_DEADLINE_S)
-            ready = await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
-            changes = {"network": ready.network, "network_reason": ready.network_reason}
-            return await self.update(record.id, status=VMStatus.RUNNING, receipt=None, **changes, **deadlines.anew(record))
-
     async def _detach(self, record: VMRecord) -> None:
         """Give back what a machine that does not run holds of a CNI network, where its keeper had no time to."""
         if record.spec.cni is not None:
             await asyncio.to_thread(self.networks.detach, record.id)
-
-    async def keep_secrets(self, vm_id: str, vault: Vault | None) -> None:
-        """Keep the values of a new machine's secrets in its directory."""
-        if vault is not None:
-            from bandsox.network.vault import write
-
-            await asyncio.to_thread(write, self.layout.vm(vm_id), vault)
-
-    def _make_disk(self, record: VMRecord) -> None:
-        from bandsox.engine import disks
-
-        if record.spec.disk_size_mib:
-            disks.create(self.layout, record.spec.disk_size_mib, self.layout.vm(record.id) / "disk.img")
 
     async def _turn(self, record: VMRecord, before: VMStatus, after: VMStatus) -> VMRecord:
         """Stop a machine's CPUs, or let them go on. Its lock is held."""
@@ -473,24 +365,6 @@ class Engine(Lines):
 
         return await hibernation.wake(self, record, progress)
 
-    @contextlib.contextmanager
-    def _new_directory(self, vm_id: str, *, ephemeral: bool) -> Iterator[None]:
-        """Make a machine's directory, and hold its lock from the moment at which it can be seen."""
-        work = self.layout.temporary / vm_id
-        work.mkdir(mode=0o700)
-        with Locks(work / "lock").try_hold() as held:
-            assert held
-            if ephemeral:
-                self._owned[vm_id] = Ownership(work)
-            work.rename(self.layout.vm(vm_id))
-            if ephemeral:
-                self._owned[vm_id].watch(self.layout.root, self.layout.vm(vm_id))
-            yield
-
-    def _give_up(self, vm_id: str) -> None:
-        if (owned := self._owned.pop(vm_id, None)) is not None:
-            owned.give_up()
-
     @contextlib.asynccontextmanager
     async def locked(self, vm_id: str) -> AsyncIterator[None]:
         """Hold a machine's lock; whoever changes its life does.
@@ -507,17 +381,3 @@ class Engine(Lines):
             if isinstance(error, BandSoxError) or self.layout.vm(vm_id).exists():
                 raise
             raise VMNotFound(f"no VM has the id {vm_id!r}", remedy="see `bandsox vm list`") from error
-
-    def _forget(self, vm_id: str) -> None:
-        self.confiner.forget(vm_id)
-        shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
-        shutil.rmtree(self.layout.vm(vm_id), ignore_errors=True)
-        self.vms.delete(vm_id)
-
-
-def _as_storage_error(error: OSError, root: Path) -> BandSoxError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        from bandsox.workers import storage_full
-
-        return storage_full(root)
-    return InvalidRequest(f"the storage directory cannot be used: {error}")

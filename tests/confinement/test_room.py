@@ -47,7 +47,7 @@ _LAUNCH = f"""
     files = [place / "kernel"], [directory / "disk"], []
     namespace = None
     if os.environ["NETWORK"]:
-        networks = Networks(place / "leases", network_programs)
+        networks = Networks(place / "leases", network_programs, place / "cni")
         options["user"] = confiner.user(owner, confinement)
         _, namespace = networks.make(directory, owner=options["user"])
         options.update(network=namespace.descriptor, users=namespace.users, local_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from bandsox import AsyncBandSox, BandSox
-from bandsox.engine import engine
+from bandsox.engine import beginnings
 from bandsox.errors import BandSoxError, BootFailed
 
 AT_ONCE = 4
@@ -62,7 +62,7 @@ def test_an_agent_that_answers_the_set_up_wrongly(hostile: BandSox, image: str) 
 
 
 def test_a_machine_that_never_answers(hostile: BandSox, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "BOOT_DEADLINE_S", 10.0)
+    monkeypatch.setattr(beginnings, "BOOT_DEADLINE_S", 10.0)
     failures = boot(hostile, image, ["boot=silent", "boot=flood", "setup=creeping", "setup=deaf"])
     assert all("did not come up within 10 s" in failure.message for failure in failures.values())
 

@@ -38,7 +38,7 @@ def networked(spec: MakeSpec, confiner: Confiner, tmp_path: Path) -> Iterator[Ma
     """Makes specifications of machines with a network."""
     if os.geteuid() != 0:
         pytest.skip("the tests' networks are made by root")
-    networks = Networks(tmp_path / "leases", network_programs)
+    networks = Networks(tmp_path / "leases", network_programs, tmp_path / "cni")
     namespaces = []
 
     def make(**changes: object) -> LaunchSpec:

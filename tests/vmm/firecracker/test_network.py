@@ -37,7 +37,7 @@ _SCENARIO = """
     (place / "initramfs").write_bytes(bytes(512))
     kernel = program(place / "guest", b"hello", "halt")
     confiner = Confiner(place / "programs", place)
-    networks = Networks(place / "leases", network_programs)
+    networks = Networks(place / "leases", network_programs, place / "cni")
     firecracker = Firecracker(place / "nothing", confiner)
     confinement = Confinement.NONE if os.environ["CONFINEMENT"] == "none" else confiner.offer().confinement
 
