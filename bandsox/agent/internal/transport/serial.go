@@ -46,7 +46,9 @@ type Port struct {
 
 	heard   bool // since the host was last seen away, bytes of a client have arrived
 	greeted bool // since then, a client has greeted
-	told    bool // the driver has told of the connection of the client that was heard, or greeted, last
+
+	told   atomic.Bool // the driver has told of the connection of the client that was heard, or greeted, last
+	unseen atomic.Bool // the client before that one was not seen to go
 }
 
 // OpenPort opens a port's device node.
@@ -78,7 +80,8 @@ func (p *Port) Read(b []byte) (int, error) {
 		n, err := readFD(p.fd, b)
 		if err != io.EOF {
 			if !p.heard && n > 0 {
-				p.heard, p.told = true, p.connected()
+				p.heard = true
+				p.told.Store(p.connected())
 			}
 			return n, err
 		}
@@ -87,7 +90,7 @@ func (p *Port) Read(b []byte) (int, error) {
 			deadline = time.Now().Add(p.grace())
 		}
 		if !p.awaitNews(deadline) {
-			p.heard, p.greeted = false, false
+			p.forget()
 			return n, err
 		}
 	}
@@ -96,8 +99,15 @@ func (p *Port) Read(b []byte) (int, error) {
 // Greeted notes whether the driver has told of the client that has just greeted. A host that is there may
 // still be the one of the client before, unless that one was seen to go.
 func (p *Port) Greeted() {
-	p.told = !p.greeted && (p.told || p.connected())
+	p.unseen.Store(p.greeted)
+	p.told.Store(!p.greeted && (p.told.Load() || p.connected()))
 	p.greeted = true
+}
+
+// forget takes note that the client has gone.
+func (p *Port) forget() {
+	p.heard, p.greeted = false, false
+	p.unseen.Store(false)
 }
 
 // Write takes a part of b that does not need too much of the kernel's memory; see writeSize.
@@ -108,7 +118,11 @@ func (p *Port) Write(b []byte) (int, error) {
 		}
 		b = b[:min(len(b), writeSize(memory(), bulkPorts.Load()))]
 	}
-	return writeFD(p.fd, b)
+	n, err := writeFD(p.fd, b)
+	if n > 0 && !p.unseen.Load() { // only when a host is connected can something be written, and it is not the one before
+		p.told.Store(true)
+	}
+	return n, err
 }
 
 // bulkPorts is how many ports have sent much to the host that they last had.
@@ -144,7 +158,7 @@ var memory = sync.OnceValue(func() uint64 {
 // grace is how long a host may seem to be away: a moment, or longer when one that has not been told of must
 // be there.
 func (p *Port) grace() time.Duration {
-	if p.heard && !p.told {
+	if p.heard && !p.told.Load() {
 		return untoldGrace
 	}
 	return awayGrace
@@ -154,11 +168,11 @@ func (p *Port) grace() time.Duration {
 // that kind came until the deadline.
 func (p *Port) awaitNews(deadline time.Time) bool {
 	if p.connected() {
-		p.told = true
+		p.told.Store(true)
 		return true
 	}
-	if p.told {
-		p.heard, p.greeted = false, false // that client has gone
+	if p.told.Load() {
+		p.forget()
 	}
 	left := time.Until(deadline).Milliseconds()
 	if left <= 0 {
