@@ -13,8 +13,8 @@ from bandsox.errors import InvalidRequest
 from tests.server.servers import Server, serving
 
 ASKED = {
-    "github": {"token": "ghp_secret"},
-    "own": {"spec": {"command": "serve", "args": ["-v"], "env": {"KEY": "own_secret"}}},
+    "github": {"token": "ghp_hush"},
+    "own": {"spec": {"command": "serve", "args": ["-v"], "env": {"KEY": "own_hush"}}},
     "fetch": None,
 }
 
@@ -22,11 +22,11 @@ ASKED = {
 def test_known_servers_and_others() -> None:
     found = servers(ASKED)
     file = json.loads(found.file)["mcpServers"]
-    assert file["github"]["env"] == {"GITHUB_PERSONAL_ACCESS_TOKEN": "ghp_secret"}
-    assert file["own"] == {"command": "serve", "args": ["-v"], "env": {"KEY": "own_secret"}}
+    assert file["github"]["env"] == {"GITHUB_PERSONAL_ACCESS_TOKEN": "ghp_hush"}
+    assert file["own"] == {"command": "serve", "args": ["-v"], "env": {"KEY": "own_hush"}}
     assert file["fetch"]["command"] == "uvx"
-    assert found.env == {"GITHUB_PERSONAL_ACCESS_TOKEN": "ghp_secret", "KEY": "own_secret"}
-    assert "secret" not in str(found.shown)
+    assert found.env == {"GITHUB_PERSONAL_ACCESS_TOKEN": "ghp_hush", "KEY": "own_hush"}
+    assert "hush" not in str(found.shown)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_machine_has_its_servers_and_tells_no_secret(face: BandSox) -> None:
     with face.create_vm(mem_mib=256, mcp=ASKED, env_vars={"KEY": "given"}) as vm:
         assert json.loads(vm.read_bytes(PLACE)) == json.loads(servers(ASKED).file)
         assert vm.run("stat -c %a " + PLACE).text == "600\n"
-        assert vm.run("echo $GITHUB_PERSONAL_ACCESS_TOKEN $KEY").text == "ghp_secret given\n"
+        assert vm.run("echo $GITHUB_PERSONAL_ACCESS_TOKEN $KEY").text == "ghp_hush given\n"
         info = vm.info()
-        assert "secret" not in json.dumps(info)
+        assert "hush" not in json.dumps(info)
         assert info["mcp"]["github"]["env"] == {"GITHUB_PERSONAL_ACCESS_TOKEN": HIDDEN}
     before = len(face.list_vms())
     with pytest.raises(InvalidRequest):
