@@ -42,10 +42,20 @@ def begin(layout: Layout, record: VMRecord) -> None:
     if record.spec.idle_timeout is not None:
         touch(layout.vm(record.id))
     if has_deadline(record):
-        changes = layout.locks / CHANGES
-        changes.touch(mode=0o600)
-        os.utime(changes)
+        (layout.locks / CHANGES).touch(mode=0o600)
+        _tell(layout)
         ensure_housekeeper(layout)
+
+
+def ended(layout: Layout, record: VMRecord) -> None:
+    """A machine runs no more, or is gone: the housekeeper hears of it, which ends with the last deadline."""
+    if has_deadline(record):
+        _tell(layout)
+
+
+def _tell(layout: Layout) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(layout.locks / CHANGES)
 
 
 def anew(record: VMRecord) -> dict[str, float]:
@@ -101,6 +111,7 @@ async def change(engine: Engine, vm_id: str, wanted: Deadlines) -> VMRecord:
             changes["expires_at"] = None if ttl is None else time.time() + ttl
         changed = await engine.update(vm_id, **changes)
     begin(engine.layout, changed)
+    _tell(engine.layout)
     return changed
 
 

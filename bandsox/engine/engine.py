@@ -183,7 +183,9 @@ class Engine(Beginnings):
             await self._detach(record)
             shutil.rmtree(self.layout.sockets(vm_id), ignore_errors=True)
             await asyncio.to_thread(self.confiner.forget, vm_id)
-            return await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+            stopped = await self.update(vm_id, status=VMStatus.STOPPED, pid=None, pid_start=None)
+        deadlines.ended(self.layout, stopped)
+        return stopped
 
     async def pause(self, vm_id: str) -> VMRecord:
         """Stop a machine's CPUs; its memory stays where it is. Nothing happens when they are stopped already.
@@ -225,6 +227,7 @@ class Engine(Beginnings):
                 await self._detach(record)
             await asyncio.to_thread(self._forget, record.id)
         self._give_up(record.id)
+        deadlines.ended(self.layout, record)
         if owned := await asyncio.to_thread(SnapshotTable(self.database).owned, record.id):
             await self.snapshots.shelf.give_up(owned)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bandsox.engine import ownership
+from bandsox.engine import deadlines, ownership
 from bandsox.engine.snapshots.capture import DISK, ended
 from bandsox.engine.snapshots.fitness import as_then, check_host
 from bandsox.errors import CorruptSnapshot
@@ -50,6 +50,7 @@ async def hibernate(engine: Engine, vm_id: str, progress: ProgressCallback | Non
         await ownership.end_all(engine.layout.vms, vm_id, ownership.HELPERS_GRACE_S)
         shutil.rmtree(engine.layout.sockets(vm_id), ignore_errors=True)
         await asyncio.to_thread(engine.confiner.forget, vm_id)
+    deadlines.ended(engine.layout, saved)
     report(progress, "save", "the memory is saved", finished=True)
     return saved
 

@@ -113,11 +113,14 @@ class Housekeeper:
             os.close(descriptor)
 
     def _expire(self, due: Sequence[str]) -> None:
-        """Have what these deadlines ask for done. Whatever comes of it, they are not tried again at once."""
+        """Have what these deadlines ask for done. Those for which that fails are not tried again at once."""
         for vm_id in due:
             command = [sys.executable, "-m", "bandsox.engine.expiry_child", os.fspath(self._root), vm_id]
-            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-            self._again[vm_id] = time.time() + RETRY_S
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+            if done.returncode == 0:
+                self._again.pop(vm_id, None)
+            else:
+                self._again[vm_id] = time.time() + RETRY_S
 
 
 def _rows(root: Path) -> list[tuple[str, str, int | None, int, float | None, float | None]]:

@@ -1,7 +1,7 @@
 """The warm pools of a server: it keeps them filled, and has them again when it is started again.
 
 Their clones end with the server's process, however that ends; what lasts is which pools there are, in ``pools.json``. Of several servers of
-one storage directory one has the pools: who holds their lock.
+one storage directory one has the pools: who holds their lock, which it does while there are any.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Pools:
         self._held: int | None = None
         self._served: dict[str, ServedPool] = {}
         self._writing = asyncio.Lock()
+        self._changing = 0
 
     def open(self) -> bool:
         """Have the pools, and fill them, unless another server has them; whether this one does."""
@@ -65,6 +66,7 @@ class Pools:
         for kept in self._read():
             pool = self._served[kept.id] = ServedPool(kept, self._pool(kept))
             pool.pool.fill()
+        self._let_go()
         return True
 
     async def close(self) -> None:
@@ -73,9 +75,7 @@ class Pools:
             await asyncio.gather(*(each.pool.close() for each in self._served.values()))
         finally:
             self._served.clear()
-            if self._held is not None:
-                os.close(self._held)
-                self._held = None
+            self._let_go()
 
     def all(self) -> list[ServedPool]:
         """All pools, oldest first. Raises as `get`."""
@@ -106,10 +106,11 @@ class Pools:
             raise LimitExceeded(f"there are {MOST_POOLS} pools already", remedy="delete one")
         kept = _Kept(pool_id, template, size, prefix, time.time())
         pool = self._pool(kept)
-        with identity.choosing(()):  # the ids that were chosen for this request are not those of clones
-            await pool.open()
-        self._served[pool_id] = made = ServedPool(kept, pool)
-        await self._write()
+        with self._having():
+            with identity.choosing(()):  # the ids that were chosen for this request are not those of clones
+                await pool.open()
+            self._served[pool_id] = made = ServedPool(kept, pool)
+            await self._write()
         return made
 
     async def resize(self, pool_id: str, size: int) -> ServedPool:
@@ -123,13 +124,31 @@ class Pools:
     async def delete(self, pool_id: str) -> None:
         """Delete a pool; machines that were taken from it go on. Raises as `get`."""
         found = self.get(pool_id)
-        del self._served[pool_id]
-        await self._write()
-        await found.pool.close()
+        with self._having():
+            del self._served[pool_id]
+            await self._write()
+            await found.pool.close()
 
     def _check(self) -> None:
         if not self.open():
             raise Conflict("another server of this storage directory has the pools", remedy="ask that one, or stop it")
+
+    @contextlib.contextmanager
+    def _having(self) -> Iterator[None]:
+        """Have the pools at least until the end of the block. Raises as `get`."""
+        self._changing += 1
+        try:
+            self._check()
+            yield
+        finally:
+            self._changing -= 1
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let another server have the pools, where there are none."""
+        if not self._served and not self._changing and self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _pool(self, kept: _Kept) -> Pool:
         return Pool(self._engine, kept.template, kept.size, self._confinement, prefix=kept.prefix)

@@ -139,7 +139,7 @@ class Service:
         TemplateNotFound: it does not exist for this caller. Conflict: the beginning fits several.
         """
         found = await self.engine.templates.get(template)
-        if found not in await self.templates(caller):
+        if found.id not in {each.id for each in await self.templates(caller)}:  # what else is known of it may have changed meanwhile
             raise TemplateNotFound(f"no template has the id {template!r}", remedy="see `bandsox template list`")
         return found
 

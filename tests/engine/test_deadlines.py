@@ -71,13 +71,20 @@ def end_session(bandsox: BandSox, vm: MicroVM, session: str) -> None:
     asyncio.run(end())
 
 
+def _arguments(process: Path) -> list[str]:
+    """What a process was started with. One in the middle of execve(2) has nothing for a moment; a kernel's thread never has."""
+    while not (line := (process / "cmdline").read_bytes()) and (process / "exe").exists():
+        os.sched_yield()
+    return line.decode().split("\0")
+
+
 def housekeepers(bandsox: BandSox) -> list[ProcessId]:
     """The housekeepers of a storage directory."""
     wanted = ["bandsox.engine.housekeeper", os.fspath(bandsox.storage_dir)]
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            words = _arguments(entry)
         except OSError:
             continue
         if entry.name.isdigit() and words[2:4] == wanted and (process := ProcessId.of(int(entry.name))) is not None:

@@ -161,6 +161,7 @@ def test_templates_and_pools_are_for_those_who_see_their_machines_and_outlive_th
             first.kill()
             assert [each["id"] for each in client.get("/api/pools").json()] == [pool["id"]]
             taken = client.post(f"/api/pools/{pool['id']}/take", json={"name": "ci-taken"}).json()
+            assert "id" in taken, taken
             assert client.post(f"/api/vms/{taken['id']}/exec", json={"command": "cat /root/made"}).json()["stdout"] == "made\n"
             for info in client.get("/api/vms").json():
                 if not info["name"].startswith("ci-pool-"):
@@ -171,6 +172,8 @@ def test_templates_and_pools_are_for_those_who_see_their_machines_and_outlive_th
     with serving(guarded) as third, third.client(admin) as client:
         assert client.delete(f"/api/pools/{pool['id']}").json() == {"status": "deleted"}
         assert client.delete(f"/api/templates/{made}").json() == {"status": "deleted"}
+        with serving(guarded) as fourth, fourth.client(admin) as another:
+            assert another.get("/api/pools").json() == [], "who has none does not keep others from having some"
     assert json.loads((guarded / "pools.json").read_text()) == []
 
 
