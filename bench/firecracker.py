@@ -238,7 +238,7 @@ async def _machine(engine: Engine, kernel: Path) -> AsyncIterator[VMRecord]:
     files = BootFiles(kernel, engine.kernels.boot_files().initramfs)
     spec = VMSpec(image=DEFAULT_IMAGE, name=engine.new_name(), disk_size_mib=64)
     choice = Choice(vmm, Accelerator("kvm", Isolation.HARDWARE, "measured"), "vsock")
-    record = launch.new_record(spec, image, files, choice, await vmm.version(), engine.confiner.choose("auto"))
+    record = launch.Ground(spec, image, files, choice, await vmm.version(), engine.confiner.choose("auto")).record()
     try:
         engine.layout.vm(record.id).mkdir(mode=0o700)
         engine.vms.insert(record)
