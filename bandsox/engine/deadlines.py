@@ -43,7 +43,6 @@ def begin(layout: Layout, record: VMRecord) -> None:
         touch(layout.vm(record.id))
     if has_deadline(record):
         (layout.locks / CHANGES).touch(mode=0o600)
-        _tell(layout)
         ensure_housekeeper(layout)
 
 
@@ -111,7 +110,8 @@ async def change(engine: Engine, vm_id: str, wanted: Deadlines) -> VMRecord:
             changes["expires_at"] = None if ttl is None else time.time() + ttl
         changed = await engine.update(vm_id, **changes)
     begin(engine.layout, changed)
-    _tell(engine.layout)
+    if not has_deadline(changed):
+        _tell(engine.layout)
     return changed
 
 

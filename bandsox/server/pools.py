@@ -101,12 +101,11 @@ class Pools:
         ------
         LimitExceeded: there are too many pools. Otherwise as `Pool.open`; nothing is left then.
         """
-        self._check()
-        if len(self._served) >= MOST_POOLS:
-            raise LimitExceeded(f"there are {MOST_POOLS} pools already", remedy="delete one")
-        kept = _Kept(pool_id, template, size, prefix, time.time())
-        pool = self._pool(kept)
         with self._having():
+            if len(self._served) >= MOST_POOLS:
+                raise LimitExceeded(f"there are {MOST_POOLS} pools already", remedy="delete one")
+            kept = _Kept(pool_id, template, size, prefix, time.time())
+            pool = self._pool(kept)
             with identity.choosing(()):  # the ids that were chosen for this request are not those of clones
                 await pool.open()
             self._served[pool_id] = made = ServedPool(kept, pool)
@@ -123,8 +122,8 @@ class Pools:
 
     async def delete(self, pool_id: str) -> None:
         """Delete a pool; machines that were taken from it go on. Raises as `get`."""
-        found = self.get(pool_id)
         with self._having():
+            found = self.get(pool_id)
             del self._served[pool_id]
             await self._write()
             await found.pool.close()

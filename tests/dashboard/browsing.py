@@ -9,6 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
+from bandsox import BandSox, MicroVM
+
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE_MS = 40_000
 """How long to wait for anything; a loaded machine is slow."""
@@ -67,3 +69,16 @@ def barriers(page: Page) -> list[str]:
     page.evaluate(AXE.read_text())
     found = page.evaluate("() => axe.run(document, { iframes: false, resultTypes: ['violations'] })")
     return [f"{each['id']}: {each['help']}: {node['html'][:200]}" for each in found["violations"] for node in each["nodes"]]
+
+
+def menu(page: Page, name: str, entry: str) -> None:
+    """Choose an entry of the menu of what has this name."""
+    page.get_by_role("button", name=f"Actions for {name}", exact=True).click()
+    page.get_by_role("menuitem", name=entry, exact=True).click()
+
+
+def delete_others(bandsox: BandSox, machine: MicroVM) -> None:
+    """Delete the VMs that a test has made beside the one that all tests share."""
+    for each in bandsox.list_vms():
+        if each["id"] != machine.vm_id:
+            bandsox.delete_vm(each["id"])

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from bandsox import BandSox, MicroVM
-from tests.dashboard.browsing import barriers, visiting
+from tests.dashboard.browsing import barriers, delete_others, menu, visiting
 from tests.server.servers import Server
 
 
@@ -20,16 +20,9 @@ from tests.server.servers import Server
 def nothing_is_left(bandsox: BandSox, machine: MicroVM) -> Iterator[None]:
     """What a test makes is gone afterwards, however it ends."""
     yield
-    for each in bandsox.list_vms():
-        if each["id"] != machine.vm_id:
-            bandsox.delete_vm(each["id"])
+    delete_others(bandsox, machine)
     for each in bandsox.list_snapshots():
         bandsox.delete_snapshot(each["id"])
-
-
-def menu(page: Page, name: str, entry: str) -> None:
-    page.get_by_role("button", name=f"Actions for {name}", exact=True).click()
-    page.get_by_role("menuitem", name=entry, exact=True).click()
 
 
 def test_a_snapshot_is_taken_named_noted_restored_and_deleted(page: Page, machine: MicroVM, bandsox: BandSox) -> None:

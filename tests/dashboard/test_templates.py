@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bandsox import BandSox, MicroVM
-from tests.dashboard.browsing import barriers
+from tests.dashboard.browsing import barriers, delete_others
 from tests.server.servers import Server
 
 SETUP = "echo '<b>made</b>' > /root/made"
@@ -24,9 +24,7 @@ def nothing_is_left(bandsox: BandSox, server: Server, machine: MicroVM) -> Itera
             http.delete(f"/api/pools/{pool['id']}")
         for template in http.get("/api/templates").json():
             http.delete(f"/api/templates/{template['id']}")
-    for each in bandsox.list_vms():
-        if each["id"] != machine.vm_id:
-            bandsox.delete_vm(each["id"])
+    delete_others(bandsox, machine)
 
 
 def menu(page: Page, label: re.Pattern[str], entry: str) -> None:

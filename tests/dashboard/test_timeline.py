@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bandsox import BandSox, MicroVM
-from tests.dashboard.browsing import barriers
+from tests.dashboard.browsing import barriers, delete_others, menu
 
 LABEL = "<b>first</b> & last"
 
@@ -18,16 +18,9 @@ LABEL = "<b>first</b> & last"
 def nothing_is_left(bandsox: BandSox, machine: MicroVM) -> Iterator[None]:
     """What a test makes is gone afterwards, however it ends."""
     yield
-    for each in bandsox.list_vms():
-        if each["id"] != machine.vm_id:
-            bandsox.delete_vm(each["id"])
+    delete_others(bandsox, machine)
     for checkpoint in machine.checkpoints():
         machine.remove_checkpoint(checkpoint.label)
-
-
-def menu(page: Page, label: str, entry: str) -> None:
-    page.get_by_role("button", name=f"Actions for {label}", exact=True).click()
-    page.get_by_role("menuitem", name=entry, exact=True).click()
 
 
 def test_a_vm_goes_back_to_where_it_was_and_what_had_changed_is_shown(page: Page, machine: MicroVM) -> None:

@@ -76,8 +76,8 @@ _PROGRAM = """
 """
 
 
-# Runs likewise. What is left of the file system is less and less than a snapshot takes, so that each of its steps finds it full.
-_SAVER = """
+# What the programs below begin with: they leave the disk as much room as they say.
+_BEGINNING = """
     import contextlib, os, shutil, sys
     from pathlib import Path
     from bandsox import BandSox
@@ -106,15 +106,22 @@ _SAVER = """
 
     layout = Layout.open(storage)
     shutil.copytree(kernels, layout.kernels, symlinks=True, dirs_exist_ok=True)
+
+    def traces():
+        found = Traces.of(layout)
+        return found.files, found.sockets, found.processes
+"""
+
+
+# Runs likewise. What is left of the file system is less and less than a snapshot takes, so that each of its steps finds it full.
+_SAVER = (
+    _BEGINNING
+    + """
     with BandSox(storage) as bandsox:
         with bandsox.create_vm(f"rootfs:{small}", enable_networking=False) as machine:
             machine.write_bytes("/file", os.urandom(4 << 20))
             machine.snapshot("first")
             size = sum(file.stat().st_blocks * 512 for file in (layout.snapshots / bandsox.get_snapshot_info("first")["id"]).iterdir())
-
-            def traces():
-                found = Traces.of(layout)
-                return found.files, found.sockets, found.processes
 
             before = traces()
             for left in (0, 1 << 20, size // 2, size + size // 4, 2 * size - size // 4):
@@ -135,42 +142,18 @@ _SAVER = """
                 assert clone.read_bytes("/file") == machine.read_bytes("/file")
         assert bandsox.list_vms() == [] and bandsox.list_snapshots() == []
 """
+)
 
 
 # Runs likewise: what is kept for a machine, and what comes from elsewhere.
-_KEEPER = """
-    import contextlib, os, shutil, sys
-    from pathlib import Path
-    from bandsox import BandSox
-    from bandsox.engine.frozen import is_frozen
-    from bandsox.errors import StorageFull
-    from tests.engine.leaks import Traces
-    from bandsox.settings import Layout
-
-    kernels, storage, small, large = map(Path, sys.argv[1:])
+_KEEPER = (
+    _BEGINNING
+    + """
     archive = small.with_name("snapshot.tar")
-
-    @contextlib.contextmanager
-    def room(left):
-        status = os.statvfs(storage)
-        with open(storage / "filler", "wb") as filler:
-            os.posix_fallocate(filler.fileno(), 0, max(1, status.f_bavail * status.f_frsize - left))
-        yield
-        (storage / "filler").unlink()
-
-    def fails(what, operation):
-        try:
-            operation()
-        except StorageFull as error:
-            assert "no room left" in error.message, error
-        else:
-            raise AssertionError(f"{what} on a full disk did not fail")
 
     def taken():
         return sum(file.stat().st_blocks * 512 for file in layout.snapshots.rglob("*"))
 
-    layout = Layout.open(storage)
-    shutil.copytree(kernels, layout.kernels, symlinks=True, dirs_exist_ok=True)
     with BandSox(storage) as bandsox:
         shape = {"mem_mib": 128, "enable_networking": False}
         with bandsox.create_vm(f"rootfs:{small}", **shape) as machine:
@@ -184,10 +167,6 @@ _KEEPER = """
             machine.checkpoint("then")
             size = taken()
             machine.write_bytes("/later", b"later")
-
-            def traces():
-                found = Traces.of(layout)
-                return found.files, found.sockets, found.processes
 
             before, shelf = traces(), set(layout.snapshots.iterdir())
             attempts = {
@@ -220,6 +199,7 @@ _KEEPER = """
             assert [entry["name"] for entry in machine.list_dir("/")].count("later") == 0
         assert bandsox.list_vms() == [] and bandsox.list_snapshots() == [] and not list(layout.snapshots.iterdir())
 """
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
