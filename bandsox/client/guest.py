@@ -163,7 +163,7 @@ class RemoteGuest(GuestClient):
         await self._post(f"/sessions/{session}/resize", {"cols": cols, "rows": rows})
 
     async def list_sessions(self) -> list[SessionInfo]:
-        """Every session the guest knows."""
+        """Every session the guest knows, oldest first."""
         return await self._server.get(f"{self._base}/sessions", list[SessionInfo])
 
     async def forget_session(self, session: str) -> None:

@@ -191,7 +191,7 @@ class ProcessOperations(Operations):
         await self._connector.call(Resize(session=session, cols=cols, rows=rows), Answer)
 
     async def list_sessions(self) -> list[SessionInfo]:
-        """Every session the guest knows, the ended ones it still keeps included."""
+        """Every session the guest knows, oldest first, the ended ones it still keeps included."""
         answer = await self._connector.call(ListSessions(), SessionsAnswer)
         return [
             SessionInfo(
@@ -204,7 +204,7 @@ class ProcessOperations(Operations):
                 exit_code=session.exit_code,
                 attached=session.attached,
             )
-            for session in answer.sessions
+            for session in sorted(answer.sessions, key=lambda each: each.started)
         ]
 
     async def forget_session(self, session: str) -> None:

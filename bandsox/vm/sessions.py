@@ -115,7 +115,7 @@ class GuestSessions(GuestAccess):
         await (await self._live()).signal_session(session_id, 9)
 
     async def list_sessions(self) -> list[SessionInfo]:
-        """The sessions of the machine, those that have ended lately included."""
+        """The sessions of the machine, oldest first, those that have ended lately included."""
         return await (await self._live()).list_sessions()
 
 

@@ -213,6 +213,13 @@ async def test_a_session_outlives_those_who_follow_it(guest: GuestClient, sessio
         await guest.attach_session(session)
 
 
+async def test_sessions_are_listed_in_the_order_in_which_they_were_started(guest: GuestClient, session: str) -> None:
+    wanted = [f"{session}-{name}" for name in "hgfedcba"]
+    for name in wanted:
+        await guest.start_session(name, shell=":")
+    assert [known.id for known in await guest.list_sessions() if known.id in wanted] == wanted
+
+
 async def test_much_input_to_a_session(guest: GuestClient, session: str) -> None:
     await guest.start_session(session, shell="wc -c")
     assert await guest.send_input(session, bytes(2_000_000), close=True) == 2_000_000

@@ -75,7 +75,7 @@ async def execute_python(service: TheService, caller: TheCaller, request: Reques
 @router.get("/sessions", response_model=list[shapes.Session])
 @demands(Scope.READ)
 async def list_sessions(service: TheService, caller: TheCaller, request: Request, vm: str) -> Response:
-    """List the sessions of a VM, those that have ended lately included."""
+    """List the sessions of a VM, oldest first, those that have ended lately included."""
     return reply(request, await (await service.machine(caller, vm)).list_sessions())
 
 

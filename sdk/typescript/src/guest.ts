@@ -121,7 +121,7 @@ export abstract class Guest {
     return Execution.open(this.connection, this.connection.url("/api/vms/{vm}/sessions/{session}/attach", parts), undefined, call);
   }
 
-  /** The sessions, those that have ended lately included. */
+  /** The sessions, oldest first, those that have ended lately included. */
   async listSessions(call?: CallOptions): Promise<SessionInfo[]> {
     return this.connection.call("get", "/api/vms/{vm}/sessions", this.machine, call);
   }

@@ -44,12 +44,14 @@ export class Shells {
     try {
       const running = (await machine(this.#vm).listSessions()).filter((session) => session.tty && session.running);
       this.failure = null;
-      if (!running.length) {
+      if (!running.length && !this.list.length) {
         await this.open();
         return;
       }
-      this.list = running.map((session) => new Shell(session.id, titleOf(session), true));
-      this.current = this.list[0]!.id;
+      const opened = this.list; // one may have been, while this was asked
+      const others = running.filter((session) => !opened.some((shell) => shell.id === session.id));
+      this.list = [...others.map((session) => new Shell(session.id, titleOf(session), true)), ...opened];
+      this.current ??= this.list[0]!.id;
     } catch (error) {
       this.failure = error;
     }
