@@ -33,6 +33,7 @@ export default defineConfig({
     emptyOutDir: true,
     target: "es2022",
     cssTarget: ["chrome123", "firefox120", "safari17.5"], // those that know light-dark()
+    cssCodeSplit: false, // all of it is small, and a part that is fetched again has only its program to fetch
     assetsInlineLimit: 0, // the page's policy takes nothing inline
     modulePreload: { polyfill: false },
     rolldownOptions: { checks: { pluginTimings: false } }, // compressing takes its time

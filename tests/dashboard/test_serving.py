@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from playwright.sync_api import Page, Route, expect
 
 from bandsox.server.dashboard import assets
 from bandsox.server.dashboard.assets import Asset, built
@@ -70,3 +73,26 @@ def test_a_server_without_it_says_how_to_build_it(monkeypatch: pytest.MonkeyPatc
         pages._asset("index.html")
     assert "make dashboard" in str(told.value.remedy)
     assert assets.BUILT.parent.name == "dashboard"
+
+
+def test_what_a_browser_gives_up_when_the_addresses_of_its_host_change_is_fetched_again(page: Page) -> None:
+    page.goto("/")
+    expect(page.get_by_role("heading", name="VMs", exact=True)).to_be_visible()
+    given_up: Counter[str] = Counter()
+
+    def cut(route: Route) -> None:
+        path = urlsplit(route.request.url).path
+        given_up[path] += 1
+        if given_up[path] > 2:
+            route.continue_()
+        else:
+            route.abort("connectionreset")
+
+    page.route("**/*", cut)
+    page.get_by_role("link", name="Images").click()
+    expect(page.get_by_role("table")).to_be_visible()
+    page.get_by_role("link", name="Settings").click()
+    page.get_by_role("link", name="About").click()
+    expect(page.get_by_text("Apache-2.0")).to_be_visible()
+    assert given_up >= Counter({"/api/images": 3, "/api/version": 3})
+    assert [path for path, times in given_up.items() if "/Settings-" in path and times > 2]

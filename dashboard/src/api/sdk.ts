@@ -15,7 +15,10 @@ async function asking(...request: Parameters<typeof fetch>): Promise<Response> {
   return answer;
 }
 
-export const bandsox = new BandSox({ baseUrl: location.origin, fetch: asking });
+/** How often what is read is asked for again: in about two seconds the addresses of a host have settled, however many VMs are being made there. */
+const RETRIES = 4;
+
+export const bandsox = new BandSox({ baseUrl: location.origin, fetch: asking, retries: RETRIES });
 
 /** A handle of a VM. */
 export const machine = (vm: string): MicroVM => new MicroVM(vm, bandsox);

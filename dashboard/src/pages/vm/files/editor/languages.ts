@@ -2,6 +2,7 @@
 
 import { type LanguageSupport, StreamLanguage, type StreamParser } from "@codemirror/language";
 import type { Extension } from "@codemirror/state";
+import { fetched } from "../../../../fetched";
 import { nameOf } from "../paths";
 import { extensionOf } from "../content";
 
@@ -57,5 +58,5 @@ const BY_NAME: Record<string, Loader> = { ".bashrc": shell, ".profile": shell, D
 
 export async function languageOf(path: string): Promise<LanguageSupport | Extension | null> {
   const load = BY_NAME[nameOf(path)] ?? BY_EXTENSION[extensionOf(path)];
-  return load ? await load() : null;
+  return load ? await fetched(load) : null;
 }
