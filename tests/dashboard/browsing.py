@@ -10,6 +10,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from bandsox import BandSox, MicroVM
+from tests.dashboard.elsewhere import CHROMIUM_ELSEWHERE, elsewhere
 
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE_MS = 40_000
@@ -23,13 +24,16 @@ expect.set_options(timeout=PATIENCE_MS)
 @contextmanager
 def browsing() -> Iterator[Browser]:
     """A browser for the time of the block."""
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=root)
-        try:
+    if os.geteuid() != 0:  # no test of an ordinary user changes this machine's network
+        with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
             yield browser
-        finally:
-            browser.close()
+        return
+    with elsewhere() as place, sync_playwright() as playwright:
+        environment: dict[str, str | float | bool] = {**os.environ, "PLACE": str(place.holder)}
+        with playwright.chromium.launch(
+            executable_path=CHROMIUM_ELSEWHERE, args=["--no-sandbox"], proxy={"server": place.proxy}, env=environment
+        ) as browser:
+            yield browser
 
 
 class Complaints:
