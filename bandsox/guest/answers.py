@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from bandsox.errors import ProtocolError
 
@@ -115,10 +115,19 @@ class MemoryAnswer(Answer):
 
 
 class DiskAnswer(Answer):
-    """The root file system in bytes."""
+    """The root file system, and what all disks have read and written since boot (which older agents do not say), in bytes."""
 
     total: Count
     free: Count
+    read: Count | None = None
+    written: Count | None = None
+
+
+class NetworkAnswer(Answer):
+    """What all network devices have received and sent since boot, in bytes."""
+
+    received: Count | None = None
+    sent: Count | None = None
 
 
 class ProcessAnswer(Answer):
@@ -134,7 +143,7 @@ class ProcessAnswer(Answer):
     cpu_ms: Count
 
 
-class MetricsAnswer(Answer):
+class MetricsAnswer(Answer, kw_only=True):
     """Of `ReadMetrics`."""
 
     uptime_ms: Count
@@ -142,6 +151,7 @@ class MetricsAnswer(Answer):
     cpu: CpuAnswer
     memory: MemoryAnswer
     disk: DiskAnswer
+    network: NetworkAnswer = field(default_factory=NetworkAnswer)
     processes: Count
     process_list: Annotated[list[ProcessAnswer], Meta(max_length=4096)] | None = None
 

@@ -108,6 +108,10 @@ class MachineOperations(Operations):
             memory_cached=answer.memory.cached,
             disk_total=answer.disk.total,
             disk_free=answer.disk.free,
+            disk_read=answer.disk.read,
+            disk_written=answer.disk.written,
+            network_received=answer.network.received,
+            network_sent=answer.network.sent,
             process_count=answer.processes,
             processes=tuple(
                 ProcessInfo(

@@ -126,7 +126,11 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """A guest's own view of its load: times in ms since boot, sizes in bytes."""
+    """A guest's own view of its load: times in ms since boot, sizes in bytes.
+
+    ``disk_total`` and ``disk_free`` are of its root file system. What its disks have read and written and its network devices have received
+    and sent is counted since boot, packets with their headers; None from a guest that goes on from a snapshot of an earlier version.
+    """
 
     uptime_ms: int
     load: tuple[float, float, float]
@@ -142,6 +146,10 @@ class Metrics:
     disk_total: int
     disk_free: int
     process_count: int
+    disk_read: int | None = None
+    disk_written: int | None = None
+    network_received: int | None = None
+    network_sent: int | None = None
     processes: tuple[ProcessInfo, ...] = ()
 
 

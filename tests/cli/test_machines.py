@@ -114,6 +114,22 @@ def test_stats(cli: Cli, machine: str) -> None:
     assert machine in cli("stats").text
 
 
+_DATAGRAMS = "import socket; wire = socket.socket(type=socket.SOCK_DGRAM); [wire.sendto(bytes(1000), ('192.0.2.1', 9)) for _ in range(50)]"
+
+
+def test_stats_count_what_disks_and_network_carry(cli: Cli, machine: str) -> None:
+    (before,) = cli("--json", "stats", machine).json
+    assert before["disk_read"] > 0, "it was started from one"
+    cli("exec", machine, "--", "dd", "if=/dev/zero", "of=/srv/written", "bs=1M", "count=8", "conv=fsync", check=True)
+    connected = cli("--json", "inspect", machine).json["network_config"] is not None
+    if connected:
+        cli("exec", machine, "--", "python3", "-c", _DATAGRAMS, check=True)
+    (after,) = cli("--json", "stats", machine).json
+    assert after["disk_written"] - before["disk_written"] >= 8 << 20
+    assert after["network_sent"] - before["network_sent"] >= 50_000 * connected
+    assert after["network_received"] >= before["network_received"]
+
+
 def test_processes(cli: Cli, machine: str) -> None:
     found = cli("--json", "ps", machine).json
     assert any(process["pid"] == 1 for process in found)

@@ -136,9 +136,28 @@ def test_metadata_keeps_its_types(page: Page, spare: MicroVM, bandsox: BandSox) 
     assert bandsox.get_vm_info(spare.vm_id)["metadata"] == {"text": "5", "number": 5, "more": "words"}  # type: ignore[index]
 
 
+_BUSY = """
+import os, socket, time
+written, wire = os.open("/srv/written", os.O_CREAT | os.O_WRONLY), socket.socket(type=socket.SOCK_DGRAM)
+while True:
+    os.pwrite(written, os.urandom(1 << 18), 0)
+    os.fsync(written)
+    if CONNECTED:
+        wire.sendto(bytes(1000), ("192.0.2.1", 9))
+    time.sleep(0.1)
+"""
+
+
 def test_load_and_processes_are_shown(page: Page, machine: MicroVM) -> None:
+    connected = machine.info()["network_config"] is not None
+    busy, _ = machine.start_session(["python3", "-c", _BUSY.replace("CONNECTED", str(connected))])
     page.goto("/vms/shared")
-    expect(page.get_by_role("img", name=re.compile("CPU, over the last minutes: now [0-9]+ %"))).to_be_visible()
+    now = "{}, over the last minutes: now {}"
+    expect(page.get_by_role("img", name=re.compile(now.format("CPU", "[0-9]+ %")))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile(now.format("Disk traffic", "read .*, written [1-9].* [KM]iB")))).to_be_visible()
+    if connected:
+        expect(page.get_by_role("img", name=re.compile(now.format("Network", "received .*, sent [1-9].*")))).to_be_visible()
+    machine.kill_session(busy)
     page.get_by_role("link", name="Processes").click()
     expect(page.get_by_role("table", name="Processes").get_by_role("row").nth(1)).to_be_visible()
 

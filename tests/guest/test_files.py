@@ -7,10 +7,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bandsox.errors import BandSoxError, GuestError, GuestFileError, GuestFileNotFound, InvalidRequest
 from bandsox.guest import GuestClient
+from bandsox.guest.answers import MetricsAnswer
 from tests.guest.support import SocketLink, wait_for_file
 
 pytestmark = pytest.mark.anyio
@@ -114,7 +116,19 @@ async def test_what_the_agent_says_of_itself(guest: GuestClient) -> None:
     metrics = await guest.metrics(processes=True)
     assert metrics.memory_total > 0 and metrics.cpu_count == os.cpu_count()
     assert os.getpid() in {process.pid for process in metrics.processes}
+    for counted in (metrics.disk_read, metrics.disk_written, metrics.network_received, metrics.network_sent):
+        assert counted is not None and counted >= 0
     await guest.sync()
+
+
+def test_an_agent_of_an_earlier_version_does_not_say_what_devices_have_carried() -> None:
+    cpu, memory = (
+        dict.fromkeys(("user_ms", "system_ms", "idle_ms", "steal_ms", "count"), 1),
+        dict.fromkeys(("total", "available", "free", "cached"), 1),
+    )
+    said = {"uptime_ms": 1, "load": (0.0, 0.0, 0.0), "cpu": cpu, "memory": memory, "disk": {"total": 1, "free": 1}, "processes": 1}
+    answer = msgspec.msgpack.decode(msgspec.msgpack.encode(said), type=MetricsAnswer)
+    assert (answer.disk.read, answer.disk.written, answer.network.received, answer.network.sent) == (None, None, None, None)
 
 
 @pytest.fixture

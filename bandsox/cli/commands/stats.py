@@ -34,7 +34,8 @@ async def stats(call: Call, vms: tuple[str, ...]) -> None:
     """Show how busy VMs are.
 
     One reading: CPU is the busy share of all its CPUs since the VM was started, LOAD the average of the last minute, MEMORY and DISK are as
-    the guest sees them, VMM names hypervisor and accelerator, and HOST is what it takes of this host's memory.
+    the guest sees them, READ/WRITTEN is what its disks and RECEIVED/SENT what its network has carried since then, VMM names hypervisor and
+    accelerator, and HOST is what it takes of this host's memory.
     """
     import asyncio
 
@@ -52,7 +53,7 @@ async def stats(call: Call, vms: tuple[str, ...]) -> None:
     if call.state.json:
         print_json(readings)
         return
-    columns = ("NAME", "ID", "CPU", "LOAD", "MEMORY", "DISK", "PROCESSES", "UP", "VMM", "HOST")
+    columns = ("NAME", "ID", "CPU", "LOAD", "MEMORY", "DISK", "READ/WRITTEN", "RECEIVED/SENT", "PROCESSES", "UP", "VMM", "HOST")
     print_table(columns, map(_stats_row, readings), call.state, right=("CPU", "LOAD", "PROCESSES"))
 
 
@@ -93,11 +94,17 @@ def _stats_row(reading: dict[str, Any]) -> tuple[str, ...]:
         f"{reading['load'][0]:.2f}",
         f"{size(memory)} of {size(reading['memory_total'])}",
         f"{size(disk)} of {size(reading['disk_total'])}",
+        _both(reading["disk_read"], reading["disk_written"]),
+        _both(reading["network_received"], reading["network_sent"]),
         str(reading["process_count"]),
         duration(reading["uptime_ms"] / 1000),
         f"{reading['vmm']}/{reading['accelerator']}",
         size(reading["host_rss"]) if reading["host_rss"] is not None else "-",
     )
+
+
+def _both(came: int | None, went: int | None) -> str:
+    return "-" if came is None or went is None else f"{size(came)}/{size(went)}"
 
 
 _KTHREADD = 2

@@ -219,7 +219,7 @@ async def _console(machine: AsyncMicroVM) -> AsyncIterator[AsyncIterator[Line]]:
         yield pieces
 
 
-@router.get("/vms/{vm}/stats")
+@router.get("/vms/{vm}/stats", response_model=shapes.Metrics)
 @demands(Scope.READ)
 async def stats(service: TheService, caller: TheCaller, request: Request, vm: str, processes: bool = False) -> Response:
     """How busy a VM is, as its own kernel sees it; its processes when asked for."""

@@ -48,6 +48,7 @@ from bandsox.server.shapes.files import (
 )
 from bandsox.server.shapes.host import Host, Outcome
 from bandsox.server.shapes.images import ImageInfo, Pull, Tag
+from bandsox.server.shapes.load import Metrics, ProcessInfo
 from bandsox.server.shapes.machines import (
     VM,
     Console,
@@ -120,6 +121,7 @@ __all__ = [
     "LiveCommand",
     "LoggedIn",
     "Login",
+    "Metrics",
     "Move",
     "NetworkConnection",
     "NetworkDemand",
@@ -153,6 +155,7 @@ __all__ = [
     "Port",
     "PortInfo",
     "Presets",
+    "ProcessInfo",
     "PruneTemplates",
     "PublishedUrl",
     "Pull",

@@ -6,12 +6,16 @@
 import type { Load } from "../api/types";
 import { machine } from "../api/sdk";
 
-/** Fractions of 1 at one moment. */
+/** Of one moment: fractions of 1, and bytes per second since the moment before. */
 export interface Sample {
   at: number;
   cpu: number;
   memory: number;
   disk: number;
+  read: number;
+  written: number;
+  received: number;
+  sent: number;
 }
 
 const KEPT = 60;
@@ -56,11 +60,16 @@ export class Meter {
     const busy = (each: Load) => each.cpu_user_ms + each.cpu_system_ms;
     const idle = load.cpu_idle_ms - before.cpu_idle_ms;
     const worked = busy(load) - busy(before);
+    const seconds = (load.uptime_ms - before.uptime_ms) / 1000;
     const sample = {
       at: Date.now(),
       cpu: fraction(worked, worked + idle + load.cpu_steal_ms - before.cpu_steal_ms),
       memory: fraction(load.memory_total - load.memory_available, load.memory_total),
       disk: fraction(load.disk_total - load.disk_free, load.disk_total),
+      read: rate(before.disk_read, load.disk_read, seconds),
+      written: rate(before.disk_written, load.disk_written, seconds),
+      received: rate(before.network_received, load.network_received, seconds),
+      sent: rate(before.network_sent, load.network_sent, seconds),
     };
     this.samples = [...this.samples, sample].slice(-KEPT);
   }
@@ -70,6 +79,11 @@ export class Meter {
 function fraction(part: number, whole: number): number {
   const value = part / whole;
   return Number.isFinite(value) ? Math.min(1, Math.max(0, value)) : 0;
+}
+
+/** How fast a count grows; 0 where it shrinks, or is not told. */
+function rate(before: number | null, now: number | null, seconds: number): number {
+  return before === null || now === null ? 0 : Math.max(0, (now - before) / seconds);
 }
 
 function pause(milliseconds: number, stopped: AbortSignal): Promise<void> {

@@ -381,7 +381,7 @@ export abstract class Guest {
 
   /** How busy it is, as its own kernel sees it; its processes when asked for. */
   async metrics(options: { processes?: boolean } = {}, call?: CallOptions): Promise<Metrics> {
-    return (await this.connection.call("get", "/api/vms/{vm}/stats", { ...this.machine, query: options }, call)) as Metrics;
+    return this.connection.call("get", "/api/vms/{vm}/stats", { ...this.machine, query: options }, call);
   }
 
   /** What it has printed on its console since it was started, at most the first 256 KiB. */

@@ -469,38 +469,13 @@ export interface FileStat {
 }
 
 /** One process of a guest. */
-export interface ProcessInfo {
-  pid: number;
-  ppid: number;
-  uid: number;
-  name: string;
-  argv: string[];
-  state: string;
-  /** Its memory in bytes. */
-  rss: number;
-  cpu_ms: number;
-}
+export interface ProcessInfo extends Shape<"ProcessInfo"> {}
 
-/** A guest's own view of its load: times in milliseconds since it has booted, sizes in bytes. */
-export interface Metrics {
-  uptime_ms: number;
-  /** Of the last 1, 5 and 15 minutes. */
-  load: [number, number, number];
-  cpu_count: number;
-  cpu_user_ms: number;
-  cpu_system_ms: number;
-  cpu_idle_ms: number;
-  cpu_steal_ms: number;
-  memory_total: number;
-  memory_available: number;
-  memory_free: number;
-  memory_cached: number;
-  disk_total: number;
-  disk_free: number;
-  process_count: number;
-  /** Where they were asked for. */
-  processes: ProcessInfo[];
-}
+/**
+ * A guest's own view of its load: times in milliseconds and traffic in bytes since it has booted, sizes in bytes. What its disks and its network
+ * have carried is null in a guest that goes on from a snapshot of an earlier version.
+ */
+export interface Metrics extends Shape<"Metrics"> {}
 
 /** What the agent says of itself and its kernel. */
 export interface GuestInfo {

@@ -1,4 +1,4 @@
-// Package metrics reads the machine's figures from /proc (Linux, proc(5)).
+// Package metrics reads the machine's figures from /proc (Linux, proc(5)) and /sys.
 package metrics
 
 import (
@@ -38,6 +38,8 @@ func Measure(processes bool) (*wire.MetricsResult, error) {
 	if err := unix.Statfs("/", &fs); err == nil {
 		m.Disk = wire.DiskMetrics{Total: fs.Blocks * uint64(fs.Bsize), Free: fs.Bavail * uint64(fs.Bsize)}
 	}
+	m.Disk.Read, m.Disk.Written = transferred("/sys")
+	m.Network = traffic("/sys")
 	pids, err := pids()
 	if err != nil {
 		return nil, err

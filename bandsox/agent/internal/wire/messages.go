@@ -327,6 +327,7 @@ type MetricsResult struct {
 	CPU         CPUMetrics     `msgpack:"cpu"`
 	Memory      MemoryMetrics  `msgpack:"memory"`
 	Disk        DiskMetrics    `msgpack:"disk"`
+	Network     NetworkMetrics `msgpack:"network"`
 	Processes   int            `msgpack:"processes"`
 	ProcessList []ProcessEntry `msgpack:"process_list,omitempty"`
 }
@@ -348,10 +349,19 @@ type MemoryMetrics struct {
 	Cached    uint64 `msgpack:"cached"`
 }
 
-// DiskMetrics is in bytes, of the file system at /.
+// DiskMetrics is in bytes: the size of the file system at /, and what all disks have read and
+// written since boot.
 type DiskMetrics struct {
-	Total uint64 `msgpack:"total"`
-	Free  uint64 `msgpack:"free"`
+	Total   uint64 `msgpack:"total"`
+	Free    uint64 `msgpack:"free"`
+	Read    uint64 `msgpack:"read"`
+	Written uint64 `msgpack:"written"`
+}
+
+// NetworkMetrics is in bytes, headers included, since boot.
+type NetworkMetrics struct {
+	Received uint64 `msgpack:"received"`
+	Sent     uint64 `msgpack:"sent"`
 }
 
 // ProcessEntry is one process of the machine.
