@@ -110,7 +110,8 @@ async def _readable(descriptor: int) -> None:
 
 def _stat_fields(pid: int) -> list[str] | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        with Path(f"/proc/{pid}/stat").open("rb", buffering=0) as file:
+            text = file.read(4096).decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text[text.rindex(")") + 2 :].split()

@@ -240,7 +240,7 @@ class Engine(Beginnings):
         ------
         VMNotFound: there is none with this id or name.
         """
-        record = await asyncio.to_thread(self.vms.get, id_or_name)
+        record = self.vms.get(id_or_name)  # a row of a file in memory, for which no writer is waited: a thread costs more than all of it
         if record.expires_at is not None and record.expires_at <= time.time():
             await deadlines.expire(self, record.id)
             if record.spec.on_expiry == "delete":

@@ -31,21 +31,21 @@ def _owner(process: ProcessId, directories: Path) -> str | None:
 
     One that is still being confined works nowhere yet, and belongs where its keeper works.
     """
-    for worker in (process, process.keeper()):
-        place = _place(worker)
-        if place is not None and place.parent == directories:
-            return place.name.removesuffix(" (deleted)")
-    return None
+    owner = _name_of_place(process, directories)
+    if owner is None and (keeper := process.keeper()) is not None:
+        return _name_of_place(keeper, directories)
+    return owner
 
 
-def _place(process: ProcessId | None) -> Path | None:
-    """Where a process works; None where it has ended, or is a kernel thread or another user's."""
-    if process is None:
-        return None
+def _name_of_place(process: ProcessId, directories: Path) -> str | None:
+    """The name of the directory below `directories` that a process works in; None too where it has ended, or is a kernel thread or
+    another user's.
+    """
     try:
-        return Path(f"/proc/{process.pid}/cwd").readlink()
+        place = Path(f"/proc/{process.pid}/cwd").readlink()
     except OSError:
         return None
+    return place.name.removesuffix(" (deleted)") if place.parent == directories else None
 
 
 HELPERS_GRACE_S = 5.0

@@ -62,7 +62,7 @@ class VMs:
             "SELECT record FROM vms WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1", (id_or_name,)
         ).fetchone()
         if row is not None:
-            return decode(VMRecord, row["record"])
+            return _decoded(row["record"])
         rows = []
         if len(id_or_name) >= 4 and id_or_name.isalnum():
             rows = connection.execute("SELECT record FROM vms WHERE id GLOB ?1 || '*' LIMIT 2", (id_or_name,)).fetchall()
@@ -70,7 +70,7 @@ class VMs:
             raise Conflict(f"{id_or_name!r} is the beginning of several ids", remedy="give more of the id, or the name")
         if not rows:
             raise VMNotFound(f"no VM has the id or name {id_or_name!r}", remedy="see `bandsox vm list`")
-        return decode(VMRecord, rows[0]["record"])
+        return _decoded(rows[0]["record"])
 
     def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> builtins.list[VMRecord]:
         """The machines, newest first; with `metadata_equals` those whose metadata has all these values."""
@@ -140,7 +140,7 @@ class VMs:
 
 @functools.lru_cache(maxsize=1024)
 def _decoded(text: str) -> VMRecord:
-    """The record that `text` is, decoded once: lists are asked for again and again, and records are frozen."""
+    """The record that `text` is, decoded once: every command asks for its machine's, lists for all, and records are frozen."""
     return decode(VMRecord, text)
 
 
