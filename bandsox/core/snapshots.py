@@ -203,6 +203,7 @@ class Snapshots(Opening):
 
     def _snapshot_info(self, snapshot: Snapshot) -> dict[str, Any]:
         damage = self.engine.snapshots.shelf.damage(snapshot)
+        belonging = self.engine.snapshots.shelf.table.belonging(snapshot.id)
         spec = snapshot.spec
         info = {
             "id": snapshot.id,
@@ -221,6 +222,7 @@ class Snapshots(Opening):
             "metadata": dict(snapshot.metadata),
             "created_at": snapshot.created_at,
             "parent": snapshot.parent,
+            "belongs_to": None if belonging is None else dataclasses.asdict(belonging),
             "vmm": snapshot.vmm,
             "vmm_version": snapshot.vmm_version,
             "accelerator": snapshot.accelerator,

@@ -46,6 +46,7 @@ class Pool:
         self._prefix = prefix
         self._confinement: ConfinementDemand = confinement
         self._ready: collections.deque[VMRecord] = collections.deque()
+        self._members: set[str] = set()
         self._making: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._changed = asyncio.Event()
@@ -56,6 +57,11 @@ class Pool:
     def ready(self) -> int:
         """How many clones stand ready."""
         return len(self._ready)
+
+    @property
+    def members(self) -> Collection[str]:
+        """The ids of the clones that nobody has taken, those included that are about to stand ready."""
+        return self._members
 
     @property
     def size(self) -> int:
@@ -83,7 +89,7 @@ class Pool:
         if self._closed:
             raise Conflict("the pool is closed")
         while len(self._ready) > self._size:
-            await self._engine.delete(self._ready.popleft().id)
+            await self._delete(self._ready.popleft())
         self._refill()
 
     async def open(self) -> None:
@@ -128,6 +134,7 @@ class Pool:
                 await self._more()
                 continue
             record = self._ready.popleft()
+            self._members.discard(record.id)
             try:
                 return await self._hand_out(record, labels, ephemeral=ephemeral)
             except (MachineStopped, VMNotFound):  # somebody has ended it while it stood ready
@@ -143,7 +150,7 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._making, return_exceptions=True)
         while self._ready:
-            await self._engine.delete(self._ready.popleft().id)
+            await self._delete(self._ready.popleft())
 
     @staticmethod
     def _labels(name: str | None, env_vars: Mapping[str, str] | None, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -202,17 +209,22 @@ class Pool:
         async with self._places:
             spec = VMSpec(image="", name=f"{self._prefix}pool-{secrets.token_hex(4)}", confinement=self._confinement)
             record = await self._engine.templates.start(self._template_id, spec, ephemeral=True)
+            self._members.add(record.id)
             try:
                 await self._introduce(record, _ALL)  # what a taker waits for was done once then, which emulated processors are slow at
                 record = await self._engine.pause(record.id)
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await self._engine.delete(record.id)
+                    await self._delete(record)
                 raise
         if len(self._ready) < self._size:
             self._ready.append(record)
         else:  # there are to be fewer by now
-            await self._engine.delete(record.id)
+            await self._delete(record)
+
+    async def _delete(self, record: VMRecord) -> None:
+        self._members.discard(record.id)
+        await self._engine.delete(record.id)
 
     def _settle(self, task: asyncio.Task[None]) -> None:
         self._making.discard(task)

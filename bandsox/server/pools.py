@@ -53,6 +53,7 @@ class Pools:
         self._lock = Locks(engine.layout.locks / "pools")
         self._held: int | None = None
         self._served: dict[str, ServedPool] = {}
+        self._filling: dict[str, Pool] = {}
         self._writing = asyncio.Lock()
         self._changing = 0
 
@@ -106,8 +107,12 @@ class Pools:
                 raise LimitExceeded(f"there are {MOST_POOLS} pools already", remedy="delete one")
             kept = _Kept(pool_id, template, size, prefix, time.time())
             pool = self._pool(kept)
-            with identity.choosing(()):  # the ids that were chosen for this request are not those of clones
-                await pool.open()
+            self._filling[pool_id] = pool
+            try:
+                with identity.choosing(()):  # the ids that were chosen for this request are not those of clones
+                    await pool.open()
+            finally:
+                del self._filling[pool_id]
             self._served[pool_id] = made = ServedPool(kept, pool)
             await self._write()
         return made
@@ -127,6 +132,11 @@ class Pools:
             del self._served[pool_id]
             await self._write()
             await found.pool.close()
+
+    def having(self, vm_id: str) -> str | None:
+        """The id of the pool in which a machine waits to be taken; None where it is in none."""
+        known = {**{each.kept.id: each.pool for each in self._served.values()}, **self._filling}
+        return next((pool_id for pool_id, pool in known.items() if vm_id in pool.members), None)
 
     def _check(self) -> None:
         if not self.open():

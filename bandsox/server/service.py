@@ -109,9 +109,9 @@ class Service:
             raise Forbidden(f"{caller.name} cannot use the name {name!r}", cause=f"the names of its machines begin with {caller.prefix!r}")
         return name
 
-    async def snapshots(self, caller: Caller) -> list[Snapshot]:
-        """The snapshots that exist for `caller`, newest first: those of machines with names that it sees."""
-        return [each for each in await self.engine.snapshots.all() if caller.sees(each.spec.name)]
+    async def snapshots(self, caller: Caller, *, of_their_own: bool = True) -> list[Snapshot]:
+        """The snapshots that exist for `caller`, newest first: of machines with names that it sees. `of_their_own` as in the engine."""
+        return [each for each in await self.engine.snapshots.all(of_their_own=of_their_own) if caller.sees(each.spec.name)]
 
     async def snapshot(self, caller: Caller, id_or_name: str) -> Snapshot:
         """The snapshot with this id, beginning of an id, or name, if `caller` may know of it.

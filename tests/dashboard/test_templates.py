@@ -49,6 +49,9 @@ def test_a_vm_is_set_up_once_and_others_start_from_there(page: Page, machine: Mi
     page.get_by_role("button", name="Fill it").click()
     pools = page.get_by_role("table", name="Pools")
     expect(pools.get_by_role("row").filter(has_text="1 of 1")).to_be_visible()
+    page.goto("/?q=pool-")
+    expect(page.get_by_role("link", name="in a pool")).to_be_visible()
+    page.get_by_role("link", name="in a pool").click()
     menu(page, re.compile("^Actions for the pool"), "Resize")
     page.get_by_label("VMs", exact=True).fill("many")
     page.get_by_role("dialog").get_by_role("button", name="Resize").click()
@@ -63,6 +66,8 @@ def test_a_vm_is_set_up_once_and_others_start_from_there(page: Page, machine: Mi
     taken = bandsox.get_vm(page.url.rpartition("/")[2])
     assert taken is not None
     assert taken.get_file_contents("/root/made") == "<b>made</b>\n"
+    page.get_by_role("link", name="Family").click()
+    expect(page.get_by_role("link", name=re.compile("^[0-9a-f]{12}, template$"))).to_be_visible()
 
     page.goto("/templates")
     menu(page, re.compile("^Actions for the pool"), "Delete")

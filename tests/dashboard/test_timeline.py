@@ -48,6 +48,11 @@ def test_a_vm_goes_back_to_where_it_was_and_what_had_changed_is_shown(page: Page
     expect(page.get_by_text(f"shared is back at {LABEL}")).to_be_visible()
     assert machine.get_file_contents("/root/kept") == "then"
     assert machine.run("ls /root").text == "kept\n"
+    page.get_by_role("link", name="Family").click()
+    family = page.get_by_label("Family of shared")
+    expect(family.get_by_role("link")).to_have_count(1)
+    expect(family.get_by_role("link", name="shared, running")).to_be_visible()
+    page.get_by_role("link", name="Timeline").click()
     menu(page, LABEL, "Delete")
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.get_by_text("There are no checkpoints yet")).to_be_visible()
@@ -62,6 +67,13 @@ def test_another_vm_goes_on_from_a_checkpoint_that_somebody_else_has_made(page: 
     page.get_by_label("Name", exact=True).fill("from-a-checkpoint")
     page.get_by_role("dialog").get_by_role("button", name="Restore").click()
     expect(page.get_by_role("heading", name="from-a-checkpoint", exact=True)).to_be_visible()
+    machine.rewind("elsewhere")
+    page.get_by_role("link", name="Family").click()
+    family = page.get_by_label("Family of from-a-checkpoint")
+    expect(family.get_by_role("link", name="shared, running")).to_be_visible()
+    expect(family.get_by_role("link", name="from-a-checkpoint, running")).to_be_visible()
+    family.get_by_role("link", name="elsewhere, checkpoint").get_by_text("elsewhere").first.click()
+    expect(page.get_by_role("list", name="Timeline of shared")).to_be_visible()
 
 
 def test_what_cannot_be_kept_says_why(page: Page, machine: MicroVM) -> None:

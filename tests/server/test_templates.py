@@ -98,10 +98,13 @@ def test_a_pool_of_a_server_hands_machines_out(http: httpx.Client, remote: BandS
         assert (listed["template"], listed["size"], listed["failure"]) == (template.id, 1, None)
         path = f"/api/pools/{listed['id']}"
         assert [info["status"] for info in bandsox.list_vms()] == ["paused"]
+        [waiting] = http.get("/api/vms").json()
+        assert waiting["pool"] == listed["id"] == http.get(f"/api/vms/{waiting['id']}").json()["pool"]
         name = f"taken-{secrets.token_hex(4)}"
         with pool.take(name, env_vars={"OWN": "yes"}, metadata={"n": 1}) as vm:
             assert vm.run("cat /root/made; hostname; echo $OWN").text == f"from the script\na b\n{name}\nyes\n"
             assert vm.info()["metadata"] == {"n": 1}
+            assert "pool" not in vm.info()
             with pytest.raises(errors.Conflict):
                 pool.take(name)
         key = {"idempotency-key": secrets.token_hex(8)}

@@ -37,6 +37,9 @@ def test_checkpoints_are_those_of_the_library(http: httpx.Client, path: str, the
     known = vm.checkpoints()
     assert there.checkpoints() == known
     [listed] = http.get(f"{path}/checkpoints").json()
+    among = {each["id"]: each["belongs_to"] for each in http.get("/api/snapshots?belonging=true").json()}
+    assert among[listed["snapshot"]] == {"purpose": "checkpoint", "owner": vm.vm_id, "label": marked}
+    assert listed["snapshot"] not in [each["id"] for each in http.get("/api/snapshots").json()]
     assert listed == {name: getattr(known[0], name) for name in known[0].__slots__}
     assert http.get(f"/api/snapshots/{listed['snapshot']}").json()["source_vm_id"] == vm.vm_id
     assert http.post(f"{path}/checkpoints", json={"label": marked}).json()["code"] == "conflict"

@@ -243,9 +243,9 @@ class Snapshots:
         """
         return await asyncio.to_thread(self.shelf.table.get, id_or_name)
 
-    async def all(self) -> Sequence[Snapshot]:
-        """All snapshots that belong to nothing else, newest first."""
-        return await asyncio.to_thread(functools.partial(self.shelf.table.list, of_their_own=True))
+    async def all(self, *, of_their_own: bool = True) -> Sequence[Snapshot]:
+        """All snapshots that belong to nothing else, newest first; without `of_their_own` also checkpoints, templates and memories."""
+        return await asyncio.to_thread(functools.partial(self.shelf.table.list, of_their_own=of_their_own))
 
     async def rename(self, id_or_name: str, name: str) -> Snapshot:
         """Give a snapshot another name.

@@ -46,7 +46,7 @@ async def list_vms(
         and image in {None, record.spec.image, record.image_id}
     ]
     shown, headers = page(records, limit, after)
-    return plain_reply([vm_info(record) for record in shown], headers=headers)
+    return plain_reply([_with_pool(service, vm_info(record)) for record in shown], headers=headers)
 
 
 @router.post("/vms", response_model=shapes.CreatedVM)
@@ -96,7 +96,13 @@ async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOp
 @demands(Scope.READ)
 async def get_vm(service: TheService, caller: TheCaller, vm: str) -> Response:
     """What is known of a VM. Wherever a path has a VM, it is an id, the beginning of one, or a name."""
-    return json_reply(await (await service.machine(caller, vm)).info())
+    return json_reply(_with_pool(service, await (await service.machine(caller, vm)).info()))
+
+
+def _with_pool(service: Service, info: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a VM; of one that waits in a pool of this server also which that is."""
+    pool = service.pools.having(info["id"])
+    return info if pool is None else {**info, "pool": pool}
 
 
 @router.delete("/vms/{vm}", response_model=shapes.Status)

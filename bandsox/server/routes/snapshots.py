@@ -75,9 +75,11 @@ async def list_snapshots(
     after: After = None,
     metadata_equals: MetadataEquals = None,
     source_vm_id: Annotated[str | None, Query(description="only snapshots of the VM with this id")] = None,
+    belonging: Annotated[bool, Query(description="those too that belong to a VM or a template")] = False,
 ) -> Response:
     """List the snapshots, newest first. The header `X-Next-After` is there when there are more, and is the `after` of the next page."""
-    found = [each for each in await service.snapshots(caller) if source_vm_id in {None, each.source_vm_id}]
+    existing = await service.snapshots(caller, of_their_own=not belonging)
+    found = [each for each in existing if source_vm_id in {None, each.source_vm_id}]
     shown, headers = page(having(found, metadata_equals), limit, after)
     return json_reply([await _info(service, each) for each in shown], headers=headers)
 

@@ -111,6 +111,7 @@ class VM(Given):
     idle_timeout: float | None
     on_expiry: str
     auto_resume: bool
+    pool: str | None = Field(None, description="the warm pool of this server in which it waits to be taken")
 
 
 class NewName(Shape):

@@ -58,6 +58,14 @@ class Forked(Given):
     vms: list[VM]
 
 
+class Belonging(Given):
+    """What a snapshot is there for that was not taken for itself."""
+
+    purpose: Literal["checkpoint", "memory", "template"]
+    owner: str = Field(description="the id of the VM whose checkpoint or memory it is, or the template's key", examples=[ID])
+    label: str = Field(description="the checkpoint's", examples=["installed"])
+
+
 class SnapshotInfo(Given):
     """All that is known of a snapshot."""
 
@@ -77,6 +85,7 @@ class SnapshotInfo(Given):
     metadata: dict[str, Any]
     created_at: float = Field(description="seconds since the epoch")
     parent: str | None
+    belongs_to: Belonging | None = Field(description="null for one that was taken for itself")
     vmm: str
     vmm_version: str
     accelerator: str

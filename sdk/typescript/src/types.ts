@@ -121,6 +121,8 @@ export interface ListSnapshotsOptions {
   metadata_equals?: Record<string, unknown> | undefined;
   /** Only those of the VM with this id. */
   source_vm_id?: string | undefined;
+  /** Those too that belong to a VM or a template: checkpoints, memories, and what templates are made of. */
+  belonging?: boolean | undefined;
 }
 
 /** How a snapshot is packed. */

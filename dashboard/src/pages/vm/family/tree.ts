@@ -2,11 +2,15 @@
 
 import type { Snapshot, Vm } from "../../../api/types";
 
+export type Kind = "vm" | "snapshot" | "checkpoint" | "template" | "gone";
+
 export interface Relative {
   id: string;
-  kind: "vm" | "snapshot" | "gone";
+  kind: Kind;
   name: string;
   vm: Vm | null;
+  /** The VM whose checkpoint it is, or the template's key. */
+  owner: string | null;
   children: Relative[];
 }
 
@@ -18,26 +22,67 @@ export interface Placed {
   parent: Placed | null;
 }
 
-/** The tree that a VM belongs to, from its oldest known ancestor on. */
+/** The tree that a VM belongs to, from its oldest known ancestor on.
+ *
+ * What belongs to something (a checkpoint, a template) has a place in it where another VM came of it. That a VM was rewound is no descent: it
+ * comes from where it came from before.
+ */
 export function familyOf(vm: Vm, vms: readonly Vm[], snapshots: readonly Snapshot[]): Relative {
-  const origins = new Map<string, string>();
+  const taken = new Map(snapshots.map((each) => [each.id, each]));
   const known = new Map<string, Relative>();
+  const origins = new Map<string, string>();
+  const descends = (machine: string, from: string | null): void => {
+    const origin = beforeRewinds(machine, from, taken);
+    if (origin !== null) origins.set(machine, origin);
+  };
   for (const each of snapshots) {
-    known.set(each.id, { id: each.id, kind: "snapshot", name: each.snapshot_name, vm: null, children: [] });
-    origins.set(each.id, each.source_vm_id);
-    if (each.parent) origins.set(each.source_vm_id, each.parent); // the machine may be gone; its snapshot remembers
+    known.set(each.id, {
+      id: each.id,
+      kind: kindOf(each),
+      name: nameOf(each),
+      vm: null,
+      owner: each.belongs_to?.owner ?? null,
+      children: [],
+    });
+    if (!each.belongs_to) origins.set(each.id, each.source_vm_id);
+    descends(each.source_vm_id, each.parent); // the machine may be gone; its snapshot remembers
   }
   for (const each of vms) {
-    known.set(each.id, { id: each.id, kind: "vm", name: each.name, vm: each, children: [] });
-    if (each.restored_from) origins.set(each.id, each.restored_from);
+    known.set(each.id, { id: each.id, kind: "vm", name: each.name, vm: each, owner: null, children: [] });
+    descends(each.id, each.restored_from);
+  }
+  for (const origin of new Set(origins.values())) {
+    const snapshot = taken.get(origin);
+    if (snapshot?.belongs_to?.purpose === "checkpoint") origins.set(origin, snapshot.source_vm_id);
   }
   for (const [child, parent] of [...origins]) {
     for (const id of [child, parent]) {
-      if (!known.has(id)) known.set(id, { id, kind: "gone", name: id.slice(0, 12), vm: null, children: [] });
+      if (!known.has(id)) known.set(id, { id, kind: "gone", name: id.slice(0, 12), vm: null, owner: null, children: [] });
     }
     known.get(parent)!.children.push(known.get(child)!);
   }
   return known.get(oldest(vm.id, origins))!;
+}
+
+function kindOf({ belongs_to }: Snapshot): Kind {
+  return belongs_to?.purpose === "checkpoint" || belongs_to?.purpose === "template" ? belongs_to.purpose : "snapshot";
+}
+
+function nameOf({ belongs_to, snapshot_name }: Snapshot): string {
+  if (belongs_to?.purpose === "checkpoint") return belongs_to.label;
+  return belongs_to?.purpose === "template" ? belongs_to.owner.slice(0, 12) : snapshot_name;
+}
+
+/** Of what a machine was made that went on `from` there the last time: its own checkpoints, each of which remembers its forerunner, are left out. */
+function beforeRewinds(machine: string, from: string | null, taken: ReadonlyMap<string, Snapshot>): string | null {
+  const met = new Set<string>();
+  for (let at = from; at !== null && !met.has(at);) {
+    met.add(at);
+    const snapshot = taken.get(at);
+    if (snapshot?.source_vm_id !== machine) return at;
+    at = snapshot.parent;
+  }
+  return null;
 }
 
 /** The first of the line that leads to `id`. What the records say is not trusted to have no circle. */
