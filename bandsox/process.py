@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 _STATE_FIELD = 0
 _PARENT_FIELD = 1
@@ -110,8 +109,13 @@ async def _readable(descriptor: int) -> None:
 
 def _stat_fields(pid: int) -> list[str] | None:
     try:
-        with Path(f"/proc/{pid}/stat").open("rb", buffering=0) as file:
-            text = file.read(4096).decode(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return None
+    try:
+        text = os.read(file, 4096).decode(errors="replace")
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(file)
     return text[text.rindex(")") + 2 :].split()

@@ -85,8 +85,8 @@ class RemoteGuest(GuestClient):
 
     # ── commands and sessions ──
 
-    async def execute(self, *, stdin: bool = False, **options: Unpack[CommandOptions]) -> Execution:
-        """Start a command and return it while it runs."""
+    async def _start(self, options: CommandOptions, *, stdin: bool, terse: bool = False) -> Execution:
+        del terse
         first = {**_command(options), "stdin": stdin, "format": "binary"}
         return await self._following("/exec-stream", first, options.get("timeout"))
 

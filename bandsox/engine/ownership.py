@@ -8,6 +8,7 @@ never by its name.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +97,12 @@ def process_of(record: VMRecord, directories: Path) -> ProcessId | None:
     if record.pid is None or record.pid_start is None:
         return None
     process = ProcessId(record.pid, record.pid_start)
-    return process if _owner(process, directories.resolve()) == record.id and process.is_alive() else None
+    return process if _owner(process, _real(directories)) == record.id and process.is_alive() else None
+
+
+@functools.cache
+def _real(directories: Path) -> Path:
+    return directories.resolve()
 
 
 def as_it_is(record: VMRecord, directories: Path) -> VMRecord:

@@ -156,6 +156,7 @@ class Exec(Request, tag="exec"):
     detached: bool = False
     session: str | None = None
     merge_stderr: bool = False
+    terse: bool = False
 
 
 class Attach(Request, tag="attach"):

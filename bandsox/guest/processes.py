@@ -65,10 +65,7 @@ class ProcessOperations(Operations):
         ----------
         stdin: whether it reads what `Execution.write` sends; else ``/dev/null``.
         """
-        request = _exec_request(options, stdin=stdin)
-        with span("start"):
-            execution = Execution(await self._connector.open(request, timeout=DEFAULT_TIMEOUT), StartedEvent)
-            return await self._follow(execution, options.get("timeout"))
+        return await self._start(options, stdin=stdin)
 
     @traced("exec")
     async def run(
@@ -93,7 +90,7 @@ class ProcessOperations(Operations):
         LimitExceeded: it printed more than `max_output` and was killed.
         """
         collected: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        async with await self.execute(stdin=stdin is not None, **options) as execution:
+        async with await self._start(options, stdin=stdin is not None, terse=True) as execution:
             try:
                 with span("run"):
                     async with _feeding(execution, stdin):
@@ -216,6 +213,13 @@ class ProcessOperations(Operations):
         """
         await self._connector.call(Forget(session=session), Answer)
 
+    async def _start(self, options: CommandOptions, *, stdin: bool, terse: bool = False) -> Execution:
+        """Start a command; `terse`: that it has started may be told with its first output or its end, if those come soon."""
+        request = _exec_request(options, stdin=stdin, terse=terse)
+        with span("start"):
+            execution = Execution(await self._connector.open(request, timeout=DEFAULT_TIMEOUT), StartedEvent)
+            return await self._follow(execution, options.get("timeout"))
+
     async def _follow(self, execution: Execution, timeout: float | None) -> Execution:
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(execution.aclose)
@@ -224,7 +228,7 @@ class ProcessOperations(Operations):
         return execution
 
 
-def _exec_request(options: CommandOptions, *, stdin: bool, session: str | None = None) -> Exec:
+def _exec_request(options: CommandOptions, *, stdin: bool, session: str | None = None, terse: bool = False) -> Exec:
     """The request for a command; with `session` as a detached one."""
     argv, shell = options.get("argv", ()), options.get("shell")
     if bool(argv) == (shell is not None):
@@ -246,6 +250,7 @@ def _exec_request(options: CommandOptions, *, stdin: bool, session: str | None =
         detached=session is not None,
         session=session,
         merge_stderr=options.get("merge_stderr", False),
+        terse=terse,
     )
 
 

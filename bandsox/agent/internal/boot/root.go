@@ -91,7 +91,7 @@ func mountOverlay(s *System) error {
 	default:
 		var device string
 		if device, err = s.awaitDevice(s.Settings.Overlay); err == nil {
-			err = mountPoint{device, layerDir, "ext4", unix.MS_NOATIME, ""}.mount()
+			err = mountPoint{device, layerDir, "ext4", unix.MS_NOATIME, "noinit_itable"}.mount() // its inode tables are zeros: the host made it as holes
 		}
 	}
 	if err != nil {

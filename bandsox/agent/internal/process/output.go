@@ -2,6 +2,7 @@ package process
 
 import (
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,16 +34,24 @@ type output struct {
 // Follow carries the output to the sink until the process has ended and everything that it had
 // written by then was delivered. It is one thread that sleeps in poll(2) and is woken by the
 // kernel itself: neither Go's poller nor another goroutine stands between a program's output
-// or end and the host.
-func (p *Process) Follow(sink Sink) Exit {
+// or end and the host. It calls settled once, unless the process has ended soon after its start.
+func (p *Process) Follow(sink Sink, settled func()) Exit {
 	exited, busy := false, false
+	unsettled := settleTime
 	for {
 		if exited && p.outputs[0].fd < 0 && p.outputs[1].fd < 0 {
 			return p.exitOnce()
 		}
 		var fds [4]unix.PollFd
 		n := p.pollSet(fds[:], sink, exited)
-		if _, err := unix.Poll(fds[:n], -1); err != nil {
+		_, err := unix.Poll(fds[:n], pollTimeout(unsettled))
+		if unsettled > 0 {
+			if unsettled = settleTime - time.Since(p.Started); unsettled <= 0 {
+				p.table.lookAfter()
+				settled()
+			}
+		}
+		if err != nil {
 			continue // EINTR
 		}
 		if busy && !exited {
@@ -55,6 +64,7 @@ func (p *Process) Follow(sink Sink) Exit {
 			case fd == p.exitFD:
 				if exited = p.table.collect(p); exited {
 					p.measureRest()
+					unsettled = 0
 				}
 			case fd == p.wakeFD:
 				drainEvent(fd)
@@ -64,6 +74,18 @@ func (p *Process) Follow(sink Sink) Exit {
 			}
 		}
 	}
+}
+
+// settleTime is how long a process has run that is no passing one. Most are, on a machine that answers one command after the other, and
+// what is not done for them saves switches between threads, which are dear under emulation; the shortest program takes 25 ms there.
+const settleTime = 50 * time.Millisecond
+
+// pollTimeout is what poll(2) takes: milliseconds, -1 for as long as it lasts.
+func pollTimeout(left time.Duration) int {
+	if left <= 0 {
+		return -1
+	}
+	return int(left.Milliseconds()) + 1
 }
 
 // yield lets a program that has begun to write go on writing. The kernel wakes us at its first

@@ -179,6 +179,7 @@ func (p *Process) Close() {
 	if group != nil {
 		p.groups.put(group)
 	}
+	p.table.lookAfter()
 }
 
 // wake makes Follow ask its sink for space again.

@@ -343,10 +343,7 @@ func (t *Table) fork(p *Process, c *command, stdin int) error {
 		p.exitFD, _ = unix.Eventfd(0, unix.EFD_CLOEXEC)
 	}
 	t.byPid[pid] = p
-	if t.waiting {
-		t.waiting = false
-		t.started.Signal()
-	}
+	t.waiting = false
 	return nil
 }
 

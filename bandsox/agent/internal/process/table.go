@@ -37,8 +37,8 @@ type Table struct {
 	// always finds its process, and a registered pid is never another process's.
 	mu      sync.Mutex
 	byPid   map[int]*Process
-	started sync.Cond // waits on mu for a first child
-	waiting bool      // the reaper found no child at all
+	started sync.Cond // the reaper waits on mu, having found no child at all, until it is to look again
+	waiting bool      // it does, and none was started since
 	alone   sync.Cond // waits on mu until there is no child at all
 
 	sessionMu sync.Mutex
@@ -103,7 +103,15 @@ func (t *Table) collectLocked(p *Process) bool {
 	return true
 }
 
-// awaitChild returns when the next process was started. Without children there are no
+// lookAfter makes the reaper look for children again. That follows every start, but not at once: a process that ends soon is
+// collected by who follows it, and the reaper has nothing but its orphans, when it has gone.
+func (t *Table) lookAfter() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.started.Signal()
+}
+
+// awaitChild returns when a process was started and is to be looked after. Without children there are no
 // orphans either: every process descends from PID 1.
 func (t *Table) awaitChild() {
 	t.waiting = true

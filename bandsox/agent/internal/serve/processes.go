@@ -27,8 +27,18 @@ func exec(k *call) (any, error) {
 	k.after = p.Close
 	stop := context.AfterFunc(k, p.Kill)
 	defer stop()
-	if err := k.event(wire.StartedEvent{Kind: "started", Pid: p.Pid}); err != nil {
-		p.Kill()
+	started, err := wire.MessageFrame(wire.Event, wire.StartedEvent{Kind: "started", Pid: p.Pid})
+	if err != nil {
+		return nil, err
+	}
+	k.hold(started)
+	tell := func() {
+		if k.frame(nil) != nil {
+			p.Kill()
+		}
+	}
+	if !r.Terse {
+		tell()
 	}
 	k.handleControl(func(m wire.ControlMessage) { applyControl(p, m) })
 	if p.TakesInput() {
@@ -36,7 +46,7 @@ func exec(k *call) (any, error) {
 	}
 	sink := newOutputSink(k)
 	defer sink.close()
-	exit := p.Follow(sink)
+	exit := p.Follow(sink, tell)
 	if k.Err() != nil {
 		return nil, context.Cause(k)
 	}

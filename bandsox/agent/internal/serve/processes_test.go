@@ -100,6 +100,44 @@ func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
 	h.fails(wire.CodeInvalid, "exec", fields{"argv": argv("a\x00b")})
 }
 
+func TestATerseStartIsToldWithWhatComesNextOrSoon(t *testing.T) {
+	h := open(t)
+	a := h.ok("exec", fields{"shell": []byte("echo here; read line </dev/null; exit 3"), "terse": true})
+	if len(a.events) != 1 || a.stdout.String() != "here\n" || a.number(t, "exit_code") != 3 {
+		t.Fatal(a)
+	}
+	h.request("exec", fields{"argv": argv("sleep", "1000"), "terse": true})
+	silent := &answer{}
+	for len(silent.events) == 0 {
+		if h.step(silent) {
+			t.Fatal(silent)
+		}
+	}
+	pid := strconv.FormatInt(toInt(silent.events[0]["pid"]), 10)
+	if !alive(pid) {
+		t.Fatal("it is told of a process that does not run")
+	}
+	h.message(wire.Control, fields{"kind": "signal", "signal": 9})
+	if a := h.answer(); a.number(t, "signal") != 9 {
+		t.Fatal(a)
+	}
+}
+
+func TestOrphansOfProgramsThatHaveEndedAreReaped(t *testing.T) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) })
+	h := open(t)
+	for _, script := range []string{"sleep 0.2 >/dev/null 2>&1 & echo $!", "(sleep 0.01 & echo $!) 2>&1; sleep 0.3"} {
+		pid := strings.TrimSpace(h.sh(script).stdout.String())
+		eventually(t, "no zombie stays of it", func() bool {
+			_, err := os.Stat("/proc/" + pid)
+			return os.IsNotExist(err)
+		})
+	}
+}
+
 func TestFastCommandsLoseNoOutput(t *testing.T) {
 	h := open(t)
 	for i := range 100 {

@@ -39,6 +39,7 @@ type ExecRequest struct {
 	Detached    bool              `msgpack:"detached"`
 	Session     string            `msgpack:"session"`
 	MergeStderr bool              `msgpack:"merge_stderr"`
+	Terse       bool              `msgpack:"terse"`
 }
 
 // StartedEvent is the first answer to an attached exec.
