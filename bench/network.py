@@ -32,6 +32,7 @@ async def measure(bandsox: AsyncBandSox) -> None:
             with tempfile.TemporaryDirectory(dir=bandsox.engine.layout.temporary) as directory:
                 with samples.measuring():
                     _, namespace = await asyncio.to_thread(bandsox.engine.networks.make, Path(directory), policy=policy)
+                    await namespace.completed()
                 namespace.close()
     extra = (within.median - without.median) * 1000
     filtered = (making_policed.median - making.median) * 1000

@@ -87,6 +87,19 @@ class Beginnings(Lines):
         ----------
         past: what it goes on from; None: it boots. attached: further disks for this time.
         """
+        from bandsox.engine import networking
+
+        report(progress, "boot", f"{'booting' if past is None else 'going on'} on {record.vmm} ({record.accelerator})")
+        try:
+            running = await self._come_up(record, past, attached)
+        except networking.NoNetwork as refused:
+            running = await self._come_up(record, past, attached, refused.reason)
+        deadlines.begin(self.layout, running)
+        report(progress, "boot", "the machine is up", finished=True)
+        return running
+
+    async def _come_up(self, record: VMRecord, past: Past | None, attached: Sequence[Path], without_network: str | None = None) -> VMRecord:
+        """As `bring_up`; `without_network` as for `networking.attached`."""
         import anyio
 
         from bandsox.engine import networking, publishing
@@ -95,11 +108,10 @@ class Beginnings(Lines):
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
         owner = self.confiner.user(record.id, record.confinement) if vmm.opens_taps else None
-        report(progress, "boot", f"{'booting' if past is None else 'going on'} on {record.vmm} ({record.accelerator})")
         try:
             async with (
                 publishing.Listeners(record.spec.publish) as published,
-                networking.attached(self.networks, directory, record, owner) as (connected, namespace),
+                networking.attached(self.networks, directory, record, owner, without_network) as (connected, namespace),
             ):
                 device = networking.device(connected.network, namespace, owner)
                 running = await self._boot(connected, device, namespace, past, attached)
@@ -111,15 +123,13 @@ class Beginnings(Lines):
                 await ownership.end_all(self.layout.vms, record.id)
             shutil.rmtree(sockets, ignore_errors=True)
             raise
-        deadlines.begin(self.layout, running)
-        report(progress, "boot", "the machine is up", finished=True)
         return running
 
     async def _boot(
         self, record: VMRecord, device: NetworkDevice | None, namespace: Namespace | None, past: Past | None, attached: Sequence[Path]
     ) -> VMRecord:
-        """Boot a machine whose network is there, or let it go on."""
-        from bandsox.engine import boot, launch
+        """Boot a machine whose network is about to be there, or let it go on. No program of the guest's runs before it is."""
+        from bandsox.engine import boot, launch, networking
         from bandsox.network import vault
 
         vmm = self.vmms[record.vmm]
@@ -132,6 +142,8 @@ class Beginnings(Lines):
             confinement = {"confinement": record.confinement, "confinement_reason": record.confinement_reason}
             network = {"network": record.network, "network_reason": record.network_reason}
             await self.update(record.id, **process, **confinement, **network, token=record.token)
+            if namespace is not None:
+                await networking.complete(record, namespace)
             if past is not None:
                 renew = functools.partial(launch.renew, record=record, itself=past.itself, trust=trust, deadline_s=BOOT_DEADLINE_S)
                 receipt = await boot.first_answer(vmm, spec, booting, renew, bytes.fromhex(past.token), BOOT_DEADLINE_S)

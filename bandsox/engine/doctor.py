@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import shutil
@@ -114,10 +115,11 @@ def _network(engine: Engine) -> Finding:
     with tempfile.TemporaryDirectory(dir=engine.layout.temporary) as directory:
         try:
             config, namespace = engine.networks.make(Path(directory))
+            with contextlib.closing(namespace):
+                namespace.complete()
         except BandSoxError as error:
             cause = error.message if error.cause is None else error.cause
             return Finding("network", "note", f"VMs have no network: {cause}", error.remedy)
-        namespace.close()
     servers = ", ".join(config.dns) or "none that VMs could reach; name some with dns="
     return Finding("network", "ok" if config.dns else "note", f"{config.uplink}; name servers: {servers}")
 

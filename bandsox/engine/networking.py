@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,35 +24,65 @@ if TYPE_CHECKING:
     from bandsox.network.networks import Networks
 
 
+class NoNetwork(Exception):
+    """This host cannot give a network to a machine that need not have one.
+
+    Parameters
+    ----------
+    reason: what its record is to say of it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @contextlib.asynccontextmanager
 async def attached(
-    networks: Networks, directory: Path, record: VMRecord, owner: int | None
+    networks: Networks, directory: Path, record: VMRecord, owner: int | None, without: str | None = None
 ) -> AsyncIterator[tuple[VMRecord, Namespace | None]]:
-    """The record with its network, which is there, and the namespace, to which the VMM is to be bound within the block.
+    """The record with its network, and the namespace, to which the VMM is to be bound within the block.
 
-    Where a machine that need not have a network cannot get one, the record says why.
+    The VMM can be started in it; for the rest of it see `complete`.
 
     Parameters
     ----------
     owner: the user who opens the TAP device; None: the VMM inherits it.
+    without: why it gets none; None: it gets one, unless it was asked for without.
 
     Raises
     ------
-    HostError: it must have one, and this host cannot give it.
+    HostError: it must have one, and this host cannot give it. NoNetwork: it need not.
     """
-    if record.spec.enable_networking is False:
-        yield dataclasses.replace(record, network=None, network_reason="it was asked for without"), None
+    if record.spec.enable_networking is False or without is not None:
+        yield dataclasses.replace(record, network=None, network_reason=without or "it was asked for without"), None
         return
-    try:
+    with _refusing(record):
         config, namespace = await _make(networks, directory, record, owner)
+    with contextlib.closing(namespace):
+        yield dataclasses.replace(record, network=config, network_reason=_reason(config, record)), namespace
+
+
+@traced("uplink")
+async def complete(record: VMRecord, namespace: Namespace) -> None:
+    """Return when packets of a machine that is being started get through. Before, none does.
+
+    Raises
+    ------
+    HostError, NoNetwork: as `attached`.
+    """
+    with _refusing(record):
+        await namespace.completed()
+
+
+@contextlib.contextmanager
+def _refusing(record: VMRecord) -> Iterator[None]:
+    try:
+        yield
     except HostError as error:
         if record.spec.enable_networking:
             raise
-        reason = ": ".join(filter(None, (error.message, error.cause)))
-        yield dataclasses.replace(record, network=None, network_reason=reason), None
-        return
-    with contextlib.closing(namespace):
-        yield dataclasses.replace(record, network=config, network_reason=_reason(config, record)), namespace
+        raise NoNetwork(": ".join(filter(None, (error.message, error.cause)))) from error
 
 
 def _reason(config: NetworkConfig, record: VMRecord) -> str:

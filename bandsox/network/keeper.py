@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 
 from bandsox.errors import HostError, MissingTool
@@ -40,7 +42,7 @@ _ALLOW = "let this user make user namespaces: see kernel.unprivileged_userns_clo
 
 
 class Reply(msgspec.Struct):
-    """What the keeper says of its work (``agent/internal/keeper``, ``Reply``)."""
+    """What the keeper says (``agent/internal/keeper``, ``Reply``), twice: when a VMM can be started, and when packets get through."""
 
     mtu: int
     ipv6: bool
@@ -63,6 +65,33 @@ class Namespace:
     users: int | None
     keeper: socket.socket
     reply: Reply
+
+    def complete(self) -> None:
+        """Return when packets get through: rules, uplink and filter are there. Before, none does. Blocks, for some 50 ms after `make`.
+
+        Raises
+        ------
+        HostError: this host cannot give it.
+        """
+        try:
+            answer = self.keeper.recv(_ANSWER_LIMIT)
+        except TimeoutError as error:
+            raise _late() from error
+        except OSError as error:
+            raise _ended(error) from error
+        _completed(answer)
+
+    async def completed(self) -> None:
+        """As `complete`, without blocking."""
+        self.keeper.setblocking(False)
+        try:
+            with anyio.fail_after(_DEADLINE_S):
+                answer = await asyncio.get_running_loop().sock_recv(self.keeper, _ANSWER_LIMIT)
+        except TimeoutError as error:
+            raise _late() from error
+        except OSError as error:
+            raise _ended(error) from error
+        _completed(answer)
 
     def bind(self, vmm: ProcessId) -> None:
         """Have the keeper stay until `vmm` has ended; without this word it ends when this process lets go of the namespace."""
@@ -97,7 +126,7 @@ def make(
     secrets: Mapping[str, Any] | None = None,
     cni: Mapping[str, Any] | None = None,
 ) -> Namespace:
-    """Make a machine's namespace. Blocks for some 50 ms.
+    """Begin to make a machine's network: return when its namespace has the TAP device, and the rest is on its way. Blocks for some 20 ms.
 
     Parameters
     ----------
@@ -135,8 +164,8 @@ def make(
         answer, descriptors = _ask(here, request)
         if answer.collision:
             raise AddressesTaken
-        if answer.error is not None or not descriptors:
-            raise _refusal(answer.error or "the keeper of the network ended")
+        if answer.error is not None:
+            raise _refusal(answer.error)
         users = fcntl.ioctl(descriptors[0], _NS_GET_USERNS) if config.uplink == "pasta" else None
         undo.pop_all()
     return Namespace(descriptors[0], descriptors[1] if len(descriptors) > 1 else None, users, here, answer)
@@ -152,14 +181,24 @@ def _ask(keeper: socket.socket, request: bytes) -> tuple[Reply, list[int]]:
         keeper.sendall(request)
         answer, descriptors, _, _ = socket.recv_fds(keeper, _ANSWER_LIMIT, 2)
     except TimeoutError as error:
-        raise HostError(f"a network was not there within {_DEADLINE_S:.0f} s", cause="this host is too busy for it") from error
+        raise _late() from error
     except OSError as error:
-        raise _refusal(f"the keeper of the network ended: {error}") from error
+        raise _ended(error) from error
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
+    return _read(answer), descriptors
+
+
+def _completed(answer: bytes) -> None:
+    reply = _read(answer)
+    if reply.error is not None:
+        raise _refusal(reply.error)
+
+
+def _read(answer: bytes) -> Reply:
     if not answer:
-        raise _refusal("the keeper of the network ended")
-    return msgspec.json.decode(answer, type=Reply), descriptors
+        raise _ended()
+    return msgspec.json.decode(answer, type=Reply)
 
 
 def _request(
@@ -212,6 +251,14 @@ def _tool(name: str, package: str) -> str:
 
 def _owner_only(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _late() -> HostError:
+    return HostError(f"a network was not there within {_DEADLINE_S:.0f} s", cause="this host is too busy for it")
+
+
+def _ended(error: OSError | None = None) -> HostError:
+    return _refusal("the keeper of the network ended" + (f": {error}" if error is not None else ""))
 
 
 def _refusal(cause: str) -> HostError:

@@ -49,7 +49,7 @@ class Networks:
         before: NetworkConfig | None = None,
         owner: int | None = None,
     ) -> tuple[NetworkConfig, Namespace]:
-        """Make the network of the machine with this directory. Blocks for some 50 ms.
+        """Begin to make the network of the machine with this directory, as `keeper.make` does: nothing gets through before it is complete.
 
         Parameters
         ----------

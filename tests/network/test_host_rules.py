@@ -14,88 +14,51 @@ from tests.network.lab import Lab
 
 _ROUNDS = max(8, int(os.environ.get("BANDSOX_TEST_ROUNDS", "0")))
 
-_TOOLS = """
-    import concurrent.futures, json, os, select, subprocess, tempfile
-    from pathlib import Path
-    from bandsox.engine.rooms import network_programs
+_LAST = """
+    import concurrent.futures, json
     from bandsox.models import Policy
-    from bandsox.network.networks import Networks
-    from bandsox.process import ProcessId
+    from tests.network.bare import bare, end, table
 
-    def table():
-        done = subprocess.run(["nft", "list", "table", "inet", "bandsox"], capture_output=True, text=True)
-        return done.stdout if done.returncode == 0 else None
+    with bare() as made:
+        seen = {"before": table()}
+        first, second = made.make(1), made.make(2)
+        seen["with two"] = table() is not None
+        end(first[0], first[2])
+        seen["with one"] = table() is not None
+        end(second[0], second[2])
+        seen["after"] = table()
 
-    def processes(directory):
-        # those that work there or below
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and (process := ProcessId.of(int(entry.name))) is not None:
-                try:
-                    if os.readlink(entry / "cwd").startswith(str(directory)):
-                        found.append(process)
-                except OSError:  # it has ended
-                    pass
-        return found
+        def one(number):
+            directory, _, namespace = made.make(number, Policy() if number % 2 else None)
+            kept = table() is not None
+            end(directory, namespace)
+            return kept
 
-    def network(number, policy=None):
-        directory = storage / f"{number:011x}00000"
-        directory.mkdir()
-        config, namespace = networks.make(directory, dns=["198.51.100.53"], policy=policy)
-        return directory, config, namespace
-
-    def end(directory, namespace):
-        of_it = processes(directory)
-        namespace.close()
-        for process in of_it:
-            with process.handle() as handle:
-                if handle is not None:
-                    assert select.select([handle], [], [], 60)[0], "a keeper does not end"
-
-    room = tempfile.TemporaryDirectory()
-    storage = Path(room.name)
-    networks = Networks(storage / "leases", network_programs, storage / "cni")
-"""
-
-_LAST = f"""
-    {_TOOLS}
-    seen = {{"before": table()}}
-    first, second = network(1), network(2)
-    seen["with two"] = table() is not None
-    end(first[0], first[2])
-    seen["with one"] = table() is not None
-    end(second[0], second[2])
-    seen["after"] = table()
-
-    def one(number):
-        directory, _, namespace = network(number, Policy() if number % 2 else None)
-        kept = table() is not None
-        end(directory, namespace)
-        return kept
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        seen["kept"] = all(pool.map(one, range(3, 63)))
-    seen["after all"] = table()
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            seen["kept"] = all(pool.map(one, range(3, 63)))
+        seen["after all"] = table()
     print(json.dumps(seen))
 """
 
-_LEAKS = f"""
-    {_TOOLS}
-    def state():
-        links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout
-        rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
-        return {{
-            "interfaces": sorted(line.split(":")[1].strip() for line in links.splitlines()),
-            "rules": rules,
-            "processes": len(processes(storage)),
-            "files": len(os.listdir("/proc/self/fd")),
-        }}
+_LEAKS = """
+    import json, os, subprocess
+    from bandsox.models import Policy
+    from tests.network.bare import bare, end, interfaces, processes
 
-    before = state()
-    for number in range(int(os.environ["ROUNDS"])):
-        directory, _, namespace = network(number, Policy() if number % 2 else None)
-        end(directory, namespace)
-    print(json.dumps([before, state()]))
+    with bare() as made:
+        def state():
+            return {
+                "interfaces": interfaces(),
+                "rules": subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout,
+                "processes": len(processes(made.storage)),
+                "files": len(os.listdir("/proc/self/fd")),
+            }
+
+        before = state()
+        for number in range(int(os.environ["ROUNDS"])):
+            directory, _, namespace = made.make(number, Policy() if number % 2 else None)
+            end(directory, namespace)
+        print(json.dumps([before, state()]))
 """
 
 

@@ -1,6 +1,6 @@
 // Command bandsox-filter decides what of one machine's network traffic gets out (internal/filter). The keeper of the machine's network starts
-// it in the machine's namespace: its configuration is on standard input; it says on standard output, in one line, that it is ready, or why
-// not; descriptors 3 to 5 are the control socket and the two files of the log.
+// it in the machine's namespace: its configuration is on standard input, and after it, once there is an uplink, "true"; it says on standard
+// output, in one line, that it is ready, or why not; descriptors 3 to 5 are the control socket and the two files of the log.
 //
 // As "bandsox-filter authority" it makes an authority for the names that are on standard input, a list in JSON, and writes that to standard
 // output: certificate, key and what OpenSSL calls the certificate's file.
@@ -34,6 +34,7 @@ const (
 // given is what the keeper sends.
 type given struct {
 	Config filter.Config `json:"config"`
+	Rules  string        `json:"rules"` // to be in force before its own
 	Host   []netip.Addr  `json:"host"`  // the host's own addresses
 	Roots  string        `json:"roots"` // whom to trust upstream, in PEM; empty: whom the host trusts
 }
@@ -78,7 +79,8 @@ func start() (func() error, error) {
 		return nil, err
 	}
 	var config given
-	if err := json.NewDecoder(io.LimitReader(os.Stdin, 8<<20)).Decode(&config); err != nil {
+	keeper := json.NewDecoder(io.LimitReader(os.Stdin, 8<<20))
+	if err := keeper.Decode(&config); err != nil {
 		return nil, fmt.Errorf("the configuration: %w", err)
 	}
 	config.Config.Place.Host = config.Host
@@ -99,7 +101,7 @@ func start() (func() error, error) {
 	log := filter.NewLog([2]*os.File{os.NewFile(firstLog, "log"), os.NewFile(secondLog, "log")})
 	changes := make(chan os.Signal, 1)
 	signal.Notify(changes, unix.SIGHUP) // the keeper's word that the uplink is another one
-	made, serve, err := filter.New(&config.Config, log)
+	made, serve, err := filter.New(&config.Config, log, config.Rules, func() error { return awaitUplink(keeper) })
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +112,14 @@ func start() (func() error, error) {
 		go func() { failed <- made.Obey(commands) }()
 		return <-failed
 	}, nil
+}
+
+func awaitUplink(keeper *json.Decoder) error {
+	var there bool
+	if err := keeper.Decode(&there); err != nil {
+		return fmt.Errorf("the uplink: %w", err)
+	}
+	return nil
 }
 
 // reshape limits each new uplink as the old one was, or fails.

@@ -51,7 +51,9 @@ type Filter struct {
 }
 
 // New makes a filter that listens and has its rules in force; nothing gets through before.
-func New(config *Config, log *Log) (*Filter, func() error, error) {
+//
+// rules are in force with them, first; uplinked returns when there is an uplink.
+func New(config *Config, log *Log, rules string, uplinked func() error) (*Filter, func() error, error) {
 	f := &Filter{place: config.Place, nft: config.Nft, log: log}
 	f.dns, f.proxy = newResolver(f), newProxy(f)
 	if config.Vault != nil {
@@ -80,7 +82,17 @@ func New(config *Config, log *Log) (*Filter, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := f.apply(config.Policy); err != nil {
+	policy, err := f.checked(config.Policy)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := f.enforce(policy, rules); err != nil {
+		return nil, nil, err
+	}
+	if err := uplinked(); err != nil {
+		return nil, nil, err
+	}
+	if err := policy.shape(f.place.TAP); err != nil {
 		return nil, nil, err
 	}
 	return f, func() error {
@@ -123,19 +135,33 @@ func (f *Filter) policy() *Policy { return f.rules.Load() }
 
 // apply puts a policy in force: for new connections, and for those that are there with their next packet.
 func (f *Filter) apply(policy *Policy) error {
-	if err := policy.check(); err != nil {
+	policy, err := f.checked(policy)
+	if err != nil {
 		return err
-	}
-	if f.vault != nil {
-		policy = policy.with(f.vault.hosts)
 	}
 	f.changing.Lock()
 	defer f.changing.Unlock()
 	if err := policy.shape(f.place.TAP); err != nil {
 		return err
 	}
+	return f.enforce(policy, "")
+}
+
+// checked is a policy that can be put in force, with the hosts of the secrets.
+func (f *Filter) checked(policy *Policy) (*Policy, error) {
+	if err := policy.check(); err != nil {
+		return nil, err
+	}
+	if f.vault != nil {
+		policy = policy.with(f.vault.hosts)
+	}
+	return policy, nil
+}
+
+// enforce is apply but for the limits of the devices; `before` are rules that come first.
+func (f *Filter) enforce(policy *Policy, before string) error {
 	rules := ruleset{&f.place, policy, f.ports, f.generation + 1}
-	if err := f.load(rules.text(f.sets)); err != nil {
+	if err := f.load(before + rules.text(f.sets)); err != nil {
 		return err
 	}
 	f.kernel.forget()

@@ -47,7 +47,7 @@ func (n *network) attachCNI(config *Config) error {
 		return err
 	}
 	n.host = now.addresses
-	return n.inside(func() error { return applyRules(config.Nft, elements(now.addresses)) })
+	return nil
 }
 
 // fitMTU gives the TAP device the MTU that the plugins have given the uplink.

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +26,9 @@ const (
 
 	// largestRoots is the largest file of authorities, in bytes.
 	largestRoots = 4 << 20
+
+	// uplinkedWord is what the filter reads second, when there is an uplink.
+	uplinkedWord = "true\n"
 
 	// highDescriptor is above all that a child is given.
 	highDescriptor = 64
@@ -56,20 +58,7 @@ func (f *filterProcess) uplinkChanged() {
 	}
 }
 
-// readyFilter makes the socket on which the filter takes commands, and starts the filter if it is wanted now.
-func (n *network) readyFilter(config *Config) error {
-	if config.Filter.Program == "" {
-		return nil
-	}
-	if err := n.filter.listen(); err != nil {
-		return fmt.Errorf("the filter's socket: %w", err)
-	}
-	if !config.Filter.Now {
-		return nil
-	}
-	return n.startFilter(config)
-}
-
+// listen makes the socket on which the filter takes commands.
 func (f *filterProcess) listen() error {
 	if err := os.Remove(filterSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -91,7 +80,7 @@ func (n *network) keepFilter(config *Config) error {
 		if err := awaitEnd(n.filter.socket); err != nil { // readable: somebody has connected
 			return err
 		}
-		if err := n.startFilter(config); err != nil {
+		if err := n.startFilter(config, "", func() error { return nil }); err != nil {
 			return err
 		}
 	}
@@ -103,22 +92,34 @@ func (n *network) keepFilter(config *Config) error {
 }
 
 // startFilter returns when the filter's rules are in force.
-func (n *network) startFilter(config *Config) error {
-	err := n.inside(func() error { return n.filter.start(&config.Filter, n.host) })
+//
+// rules are to be in force with them, first; uplinked returns when there is an uplink, which the filter limits.
+func (n *network) startFilter(config *Config, rules string, uplinked func() error) error {
+	err := n.inside(func() error {
+		return n.filter.start(&config.Filter, given{config.Filter.Config, rules, n.host, ""}, uplinked)
+	})
 	if err != nil {
 		return fmt.Errorf("the filter: %w", err)
 	}
 	return nil
 }
 
-func (f *filterProcess) start(config *Filter, host []netip.Addr) error {
+// given is what the filter reads first (cmd/bandsox-filter).
+type given struct {
+	Config json.RawMessage `json:"config"`
+	Rules  string          `json:"rules"`
+	Host   []netip.Addr    `json:"host"`
+	Roots  string          `json:"roots"`
+}
+
+func (f *filterProcess) start(config *Filter, first given, uplinked func() error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	roots, err := readRoots(config.Roots)
-	if err != nil {
+	var err error
+	if first.Roots, err = readRoots(config.Roots); err != nil {
 		return err
 	}
-	input, err := json.Marshal(map[string]any{"config": config.Config, "host": host, "roots": roots})
+	input, err := json.Marshal(first)
 	if err != nil {
 		return err
 	}
@@ -145,7 +146,6 @@ func (f *filterProcess) start(config *Filter, host []netip.Addr) error {
 		Path:       fmt.Sprintf("/proc/self/fd/%d", program), // its own path may be none that nobody can go
 		Args:       []string{"bandsox-filter"},
 		Env:        []string{},
-		Stdin:      bytes.NewReader(input),
 		Stdout:     heard,
 		Stderr:     os.Stderr,
 		ExtraFiles: files,
@@ -156,17 +156,29 @@ func (f *filterProcess) start(config *Filter, host []netip.Addr) error {
 			AmbientCaps: []uintptr{unix.CAP_NET_ADMIN},
 		}
 	}
+	telling, err := command.StdinPipe()
+	if err != nil {
+		return err
+	}
+	defer telling.Close()
 	err = command.Start()
 	heard.Close()
 	if err != nil {
 		return err
 	}
 	f.process = command.Process
+	_, unheard := telling.Write(input)
+	if err := uplinked(); err != nil {
+		return err
+	}
+	if unheard == nil {
+		_, unheard = telling.Write([]byte(uplinkedWord))
+	}
 	word, err := bufio.NewReader(io.LimitReader(said, largest)).ReadString('\n')
 	if word = strings.TrimSpace(word); word == "ready" {
 		return nil
 	}
-	return errors.Join(errors.New(word), err)
+	return errors.Join(errors.New(word), err, unheard)
 }
 
 // readRoots reads a file of authorities, of bounded size.

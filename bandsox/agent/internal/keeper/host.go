@@ -14,7 +14,7 @@ import (
 const forget = "table inet bandsox\ndelete table inet bandsox\n"
 
 // lockHost locks the network namespace that this thread is in: every keeper of a host with a pair of devices holds it, with others, from
-// the moment at which it applies the host's rules until its pair is there, and who removes the rules holds it alone. The kernel lets go of
+// before its pair is there until the host's rules are in force, and who removes the rules holds it alone. The kernel lets go of
 // it for whoever is killed. Nobody else locks that file.
 func lockHost(how int) (*os.File, error) {
 	file, err := os.Open("/proc/thread-self/ns/net")

@@ -66,7 +66,8 @@ type Filter struct {
 	Now     bool            `json:"now"`   // start it at once, and not only when somebody has a command for it
 }
 
-// Reply is what has come of it: with it go the TAP device (unless it has an owner) and the namespace.
+// Reply is what has come of it. There are two: with the first go the TAP device (unless it has an owner) and the namespace, in which a VMM
+// can be started; after the second, packets get through. An error is the last reply.
 type Reply struct {
 	Error     string `json:"error,omitempty"`
 	Collision bool   `json:"collision,omitempty"` // somebody else has these addresses
@@ -103,6 +104,12 @@ func Keep() error {
 	}
 	for _, descriptor := range made.handed {
 		unix.Close(descriptor)
+	}
+	if err := made.finish(config); err != nil {
+		return send(Reply{Error: err.Error()})
+	}
+	if err := send(made.reply); err != nil {
+		return err
 	}
 	machine, err := receiveMachine()
 	if err != nil {

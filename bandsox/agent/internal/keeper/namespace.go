@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 
 	"bandsox.dev/agent/internal/netlink"
 
@@ -30,7 +31,7 @@ type network struct {
 	host      []netip.Addr
 	filter    filterProcess
 	attached  bool     // to a CNI network
-	hostLock  *os.File // held until there is a pair of devices
+	hostLock  *os.File // held until the host has a pair of devices, and the rules for it
 }
 
 // inside runs a function on the thread that is in the namespace.
@@ -40,8 +41,8 @@ func (n *network) inside(task func() error) error {
 	return <-done
 }
 
-// build makes namespace, TAP device, rules and uplink. Nobody uses them before it returns, so the rules and what of the uplink takes as
-// long are made side by side.
+// build makes what a VMM needs to be started: the namespace with its TAP device, and whatever claims the machine's addresses. Nothing is
+// forwarded there before finish has come to its end.
 func build(config *Config) (*network, error) {
 	host, err := look()
 	if err != nil {
@@ -57,20 +58,36 @@ func build(config *Config) (*network, error) {
 	if err := n.inside(func() error { return n.furnish(config) }); err != nil {
 		return nil, err
 	}
-	ready := make(chan error)
-	go func() { ready <- n.prepareUplink(config, host) }()
-	err = n.inside(func() error { return applyRules(config.Nft, config.Rules+elements(host.addresses)) })
-	if err != nil {
-		err = fmt.Errorf("the namespace's rules: %w", err)
-	}
-	if err = errors.Join(err, <-ready); err == nil {
-		err = n.connect(config)
-	}
-	if err != nil {
+	if err := n.claim(config); err != nil {
 		n.takeDown(config)
 		return nil, err
 	}
 	return n, nil
+}
+
+// finish makes the rest while the VMM is being started: rules, uplink and filter, side by side. What fails leaves a network that lets
+// nothing through.
+func (n *network) finish(config *Config) error {
+	made := make(chan error)
+	go func() { made <- n.makeUplink(config) }()
+	uplinked := sync.OnceValue(func() error { return <-made })
+	defer uplinked() // whoever takes the network down finds all of it there
+	rules := config.Rules + elements(n.host)
+	if config.Filter.Program != "" {
+		if err := n.filter.listen(); err != nil {
+			return fmt.Errorf("the filter's socket: %w", err)
+		}
+	}
+	var err error
+	if config.Filter.Now {
+		err = n.startFilter(config, rules, uplinked)
+	} else if err = n.inside(func() error { return applyRules(config.Nft, rules) }); err != nil {
+		err = fmt.Errorf("the namespace's rules: %w", err)
+	}
+	if err = errors.Join(err, uplinked()); err != nil {
+		return err
+	}
+	return n.inside(func() error { return forward("1") })
 }
 
 // takeDown undoes what outlives the namespace, or would for a while.
@@ -80,19 +97,15 @@ func (n *network) takeDown(config *Config) {
 	n.leaveHost(config)
 }
 
-// connect makes what of the uplink needs all else, and has the filter decide what goes over it.
-func (n *network) connect(config *Config) error {
+// claim makes what of the uplink tells whether the machine can have its addresses, and which others.
+func (n *network) claim(config *Config) error {
 	switch {
 	case config.CNI.Program != "":
-		if err := n.attachCNI(config); err != nil {
-			return err
-		}
+		return n.attachCNI(config)
 	case len(config.Pasta) == 0:
-		if err := n.addVeth(config); err != nil {
-			return err
-		}
+		return n.addVeth(config)
 	}
-	return n.readyFilter(config)
+	return nil
 }
 
 // hostNetwork is what has to be known of the host's.
@@ -210,20 +223,34 @@ func openTAP(config TAP) (int, error) {
 	return fd, nil
 }
 
-// setSwitches makes the namespace a router that asks nobody whether its addresses are free.
+// setSwitches has the namespace forward nothing yet, and ask nobody whether its addresses are free.
 func setSwitches(tap string) error {
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+	if err := forward("0"); err != nil { // a new namespace may have it from the host
 		return err
 	}
 	for _, device := range []string{"all", "default", tap} {
-		for name, value := range map[string]string{"accept_dad": "0", "dad_transmits": "0", "accept_ra": "0", "forwarding": "1"} {
-			err := os.WriteFile("/proc/sys/net/ipv6/conf/"+device+"/"+name, []byte(value), 0)
-			if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+		for _, name := range []string{"accept_dad", "dad_transmits", "accept_ra"} {
+			if err := setSwitch("ipv6/conf/"+device+"/"+name, "0"); err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// forward makes the namespace a router ("1") or none ("0"), of the devices that it has and of those that it gets.
+func forward(value string) error {
+	if err := setSwitch("ipv4/ip_forward", value); err != nil {
+		return err
+	}
+	if err := setSwitch("ipv6/conf/all/forwarding", value); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func setSwitch(name, value string) error {
+	return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0)
 }
 
 func configureTAP(conn *netlink.Conn, config *Config, mtu int) error {

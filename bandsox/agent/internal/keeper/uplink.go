@@ -23,20 +23,17 @@ var (
 	everywhere6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 )
 
-// prepareUplink does what takes long: it starts pasta, or readies the host for a pair of devices.
-func (n *network) prepareUplink(config *Config, host *hostNetwork) error {
-	if len(config.Pasta) > 0 {
+// makeUplink makes what claim has left: it starts pasta, or makes the host ready for a pair of devices.
+func (n *network) makeUplink(config *Config) error {
+	switch {
+	case len(config.Pasta) > 0:
 		return n.startPasta(config)
-	}
-	if config.CNI.Program != "" { // its plugins do what it takes
+	case config.CNI.Program != "": // its plugins have done what it takes
 		return nil
 	}
-	if err := forwardOnHost(host.ipv6); err != nil {
+	defer n.hostLock.Close()
+	if err := forwardOnHost(n.reply.IPv6); err != nil {
 		return err
-	}
-	var err error
-	if n.hostLock, err = lockHost(unix.LOCK_SH); err != nil {
-		return fmt.Errorf("locking the host's rules: %w", err)
 	}
 	if err := applyRules(config.Nft, config.HostRules); err != nil {
 		return fmt.Errorf("the host's rules: %w", err)
@@ -47,7 +44,10 @@ func (n *network) prepareUplink(config *Config, host *hostNetwork) error {
 // addVeth connects the namespace with the host by a pair of devices. The route to the guest is the claim to its address:
 // the kernel lets nobody else have it until the pair is gone, and removes it with the pair.
 func (n *network) addVeth(config *Config) error {
-	defer n.hostLock.Close()
+	var err error
+	if n.hostLock, err = lockHost(unix.LOCK_SH); err != nil {
+		return fmt.Errorf("locking the host's rules: %w", err)
+	}
 	conn, err := netlink.Dial()
 	if err != nil {
 		return err
