@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bandsox.engine import ownership
-from bandsox.errors import VMNotFound
+from bandsox.errors import MissingTool, VMNotFound
 from bandsox.locks import Locks
 from bandsox.models import VMStatus
 from bandsox.process import ProcessId
@@ -71,6 +71,25 @@ async def detach(layout: Layout, vms: VMs, networks: Networks) -> int:
                 await asyncio.to_thread(networks.detach, vm_id)
                 left += 1
     return left
+
+
+async def sweep(layout: Layout, vms: VMs, networks: Networks) -> None:
+    """Remove from the host what is left of root's networks, since somebody has killed their keepers.
+
+    Raises
+    ------
+    HostError: it cannot be removed; it can be tried again.
+    """
+    from bandsox.engine.networking import left_on_host
+
+    with contextlib.ExitStack() as locked:
+        left = []
+        for record in await asyncio.to_thread(vms.list):
+            directory = layout.vm(record.id)
+            if left_on_host(record, directory) and locked.enter_context(Locks(directory / "lock").try_hold()):
+                left += [directory] if not _runs(layout, vms, record.id) else []
+        with contextlib.suppress(MissingTool):  # without nft(8) there never were any
+            await asyncio.to_thread(networks.sweep, *left)
 
 
 def _runs(layout: Layout, vms: VMs, vm_id: str) -> bool:

@@ -293,7 +293,7 @@ class Engine(Beginnings):
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left (their ephemeral and half-made machines, VMMs without a record, work files), and
         machines whose time to live is over."""
-        from bandsox.engine.cleanup import clean, detach
+        from bandsox.engine.cleanup import clean, detach, sweep
 
         overdue = await self.remove_overdue()
         removed = await clean(self.layout, self.vms)
@@ -303,6 +303,7 @@ class Engine(Beginnings):
         abandoned = await asyncio.to_thread(shelf.remove_abandoned) + await asyncio.to_thread(shelf.remove_unused_kernels, self.vms.list)
         if self.layout.attachments.exists():
             await detach(self.layout, self.vms, self.networks)
+        await sweep(self.layout, self.vms, self.networks)
         return dataclasses.replace(removed, machines=(*overdue, *removed.machines), files=removed.files + abandoned)
 
     async def remove_overdue(self) -> tuple[str, ...]:
@@ -346,9 +347,13 @@ class Engine(Beginnings):
             raise Conflict(f"VM {record.spec.name} is {record.status.value}", cause="perhaps its time was over", remedy="resume it first")
 
     async def _detach(self, record: VMRecord) -> None:
-        """Give back what a machine that does not run holds of a CNI network, where its keeper had no time to."""
+        """Remove what a machine that does not run has left of its network on this host, where its keeper had no time to."""
+        from bandsox.engine import networking
+
         if record.spec.cni is not None:
             await asyncio.to_thread(self.networks.detach, record.id)
+        elif networking.left_on_host(record, directory := self.layout.vm(record.id)):
+            await asyncio.to_thread(self.networks.sweep, directory)
 
     async def _turn(self, record: VMRecord, before: VMStatus, after: VMStatus) -> VMRecord:
         """Stop a machine's CPUs, or let them go on. Its lock is held."""

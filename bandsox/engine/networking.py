@@ -15,6 +15,7 @@ import anyio
 
 from bandsox.errors import BandSoxError, HostError
 from bandsox.models import NetworkConfig, VMRecord
+from bandsox.network import filter as filtering
 from bandsox.network.plan import with_length
 from bandsox.tracing import traced
 from bandsox.vmm.base import NetworkDevice
@@ -107,6 +108,11 @@ async def _make(networks: Networks, directory: Path, record: VMRecord, owner: in
         raise
 
 
+def left_on_host(record: VMRecord, directory: Path) -> bool:
+    """Whether something of the network of a machine that does not run may be left on this host, as its keeper was killed."""
+    return record.network is not None and record.network.uplink == "veth" and filtering.was_killed(directory)
+
+
 def device(config: NetworkConfig | None, namespace: Namespace | None, owner: int | None) -> NetworkDevice | None:
     """What the VMM gets of it; `owner` as for `attached`."""
     if config is None or namespace is None:
@@ -128,7 +134,10 @@ def guest_side(config: NetworkConfig) -> dict[str, Any]:
 def resolv_conf(config: NetworkConfig) -> bytes:
     """The guest's ``/etc/resolv.conf``."""
     usable = [address for address in config.dns if config.ipv6 or ip_address(address).version == 4]
-    return "".join(f"nameserver {address}\n" for address in usable).encode()
+    lines = [f"nameserver {address}" for address in usable]
+    lines += [f"search {' '.join(config.search)}"] if config.search else []
+    lines += [f"options {' '.join(config.resolver_options)}"] if config.resolver_options else []
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def hosts(config: NetworkConfig | None, name: str) -> bytes:

@@ -11,7 +11,8 @@ class NetworkConfig:
     """A machine's place in its network.
 
     ``host_…`` is the end of the namespace, the guest's gateway. ``ipv6``: the host reaches the world over IPv6 too, so the guest has a way
-    there. ``dns``: its name servers. ``mtu`` is in bytes. ``addresses`` are those of a CNI network, at which others reach the guest.
+    there. ``dns``: its name servers. ``mtu`` is in bytes. Of a CNI network are ``addresses``, at which others reach the guest,
+    ``search``, the domains in which its names are looked for, and ``resolver_options`` (resolv.conf(5)).
     """
 
     uplink: Literal["veth", "pasta", "cni"]
@@ -26,6 +27,8 @@ class NetworkConfig:
     mtu: int = 1500
     ipv6: bool = False
     addresses: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    resolver_options: tuple[str, ...] = ()
 
     @property
     def reached_at(self) -> str:

@@ -3,11 +3,11 @@
     guest eth0 ── TAP │ namespace: rules, NAT, filter │ uplink ── host
                       └── held by the keeper and the VMM ──┘
 
-The *keeper* (``bandsox-network``, a Go program of the agent's module) makes the namespace before the VMM starts, hands the library the
-TAP device as a descriptor, makes the rest while the VMM starts, and stays until that has ended, which it learns from a pidfd. It works in the machine's directory
-(`bandsox.engine.ownership`) and is the first process of a process namespace, so that the kernel ends with it whatever it has started.
-The VMM inherits the TAP device and needs neither the namespace nor ``/dev/net/tun``. Nothing of all this has a name that outlives it:
-the kernel removes namespace, devices, rules and addresses when the last of keeper and VMM is gone, whoever killed them.
+The *keeper* (``bandsox-network``, a Go program of the agent's module) makes the namespace before the VMM starts, hands the library the TAP
+device as a descriptor, makes the rest while the VMM starts, and stays until that has ended, which it learns from a pidfd. It works in the
+machine's directory (`bandsox.engine.ownership`) and is the first process of a process namespace, so that the kernel ends with it whatever
+it has started. The VMM inherits the TAP device and needs neither the namespace nor ``/dev/net/tun``. Nothing of all this has a name that
+outlives it: the kernel removes namespace, devices, rules and addresses when the last of keeper and VMM is gone, whoever killed them.
 
 The *uplink* is a pair of devices (veth) with NAT in a table of BandSox's own for root, and pasta(1) for everybody else. A pasta that
 is killed is followed by another one.

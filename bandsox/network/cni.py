@@ -39,12 +39,13 @@ def network_of(name: str) -> str:
     return name
 
 
-def configuration(program: Path, state: Path, vm_id: str, network: str) -> dict[str, Any]:
+def configuration(program: Path, state: Path, vm_id: str, network: str, *, dns: bool) -> dict[str, Any]:
     """The keeper's ``CNI``: what the program is to be run with.
 
     Parameters
     ----------
     state: the directory in which attachments are kept.
+    dns: take the network's name servers, if it has some.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def configuration(program: Path, state: Path, vm_id: str, network: str) -> dict[
     """
     if os.geteuid() != 0:
         raise HostError("CNI networks need root", cause="their plugins change the host's network", remedy="leave out network=")
-    return {"program": str(program), "request": {**_places(), "network": network, **_attachment(state / vm_id)}}
+    return {"program": str(program), "request": {**_places(), "network": network, **_attachment(state / vm_id)}, "dns": dns}
 
 
 def remedy_for(cause: str) -> str | None:

@@ -57,7 +57,6 @@ def configuration(
         "gateway": [config.host_ip, config.host_ipv6],
         "machines": [str(plan.POOL4), str(plan.POOL6)],
         "special": [*rules.NOT_INTERNET4, *rules.NOT_INTERNET6],
-        "resolvers": list(config.dns),
     }
     settings = {"place": place, "nft": nft, "policy": compiled(policy or INTERNET), "vault": secrets}
     roots = "" if secrets is None else vault.trusted_file()
@@ -78,6 +77,11 @@ def command(directory: Path, **fields: Any) -> State:
         except OSError as error:
             raise _gone(error) from error
         return _read(answer)
+
+
+def was_killed(directory: Path) -> bool:
+    """Whether the keeper of a machine that does not run had no time to take its network down."""
+    return (directory / _SOCKET).exists()
 
 
 def is_alive(directory: Path) -> bool:

@@ -49,6 +49,9 @@ class Reply(msgspec.Struct):
     error: str | None = None
     collision: bool = False
     addresses: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 class AddressesTaken(Exception):
@@ -171,6 +174,25 @@ def make(
     return Namespace(descriptors[0], descriptors[1] if len(descriptors) > 1 else None, users, here, answer)
 
 
+def sweep(program: Path, vm_ids: Sequence[str]) -> None:
+    """Remove what keepers of root's that were killed have left on the host. Blocks for some 10 ms.
+
+    Parameters
+    ----------
+    vm_ids: machines that do not run, whose pairs of devices may still be there; the host's rules go with the last pair of any machine.
+
+    Raises
+    ------
+    HostError: it cannot be removed.
+    """
+    names = (interface_of(vm_id) for vm_id in vm_ids)
+    command = [str(program), "sweep", _tool("nft", "nftables"), str(rules.GROUP), *names]
+    done = subprocess.run(command, capture_output=True, env={}, check=False)
+    if done.returncode != 0:
+        cause = done.stderr.decode(errors="replace").strip()
+        raise HostError("what a killed network has left cannot be removed", cause=cause, remedy="mend the cause, and try again")
+
+
 def interface_of(vm_id: str) -> str:
     """What the host's end of a machine's veth pair is called, in the 15 characters of a device's name."""
     return f"bsx{vm_id[:11]}"
@@ -224,6 +246,7 @@ def _request(
         },
         "guest": {"mac": config.guest_mac, "addresses": [config.guest_ip, config.guest_ipv6]},
         "rules": rules.namespace_rules(config),
+        "resolvers": config.dns,
         "nft": nft,
         "pasta": _pasta() if rootless else [],
         "veth": {"name": interface_of(vm_id), "group": rules.GROUP, "host": host, "inner": inner},

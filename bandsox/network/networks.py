@@ -53,7 +53,7 @@ class Networks:
 
         Parameters
         ----------
-        dns: its name servers; none: the host's.
+        dns: its name servers; none: those of its CNI network, or else the host's.
         policy: where it may go, as for `keeper.make`.
         uses: its secrets, whose values are kept in its directory (`bandsox.network.vault`).
         cni: the CNI network that it is to be attached to.
@@ -65,7 +65,7 @@ class Networks:
         MissingTool, HostError: this host cannot give one.
         """
         programs = self._programs()
-        attaching = cni_of(programs.cni, self._attachments, directory.name, cni) if cni is not None else None
+        attaching = cni_of(programs.cni, self._attachments, directory.name, cni, dns=not dns) if cni is not None else None
         secrets = vault.opened(directory, uses or {}, programs.filter)
         uplink: Literal["veth", "pasta", "cni"] = "cni" if cni is not None else "veth" if os.geteuid() == 0 else "pasta"
         for number, lease in self._free(Plan.of(before.guest_ip).number if before is not None else None):
@@ -77,7 +77,8 @@ class Networks:
             finally:
                 os.close(lease)
             reply = namespace.reply
-            return dataclasses.replace(config, mtu=reply.mtu, ipv6=reply.ipv6, addresses=reply.addresses), namespace
+            config = dataclasses.replace(config, mtu=reply.mtu, ipv6=reply.ipv6, addresses=reply.addresses, dns=reply.resolvers)
+            return dataclasses.replace(config, search=reply.search, resolver_options=reply.options), namespace
         raise HostError("no addresses are left for another VM", remedy="delete VMs that are not needed")
 
     def detach(self, vm_id: str) -> None:
@@ -90,6 +91,16 @@ class Networks:
         attachment = self._attachments / vm_id
         if attachment.exists():
             cni_detach(self._programs().cni, attachment)
+
+    def sweep(self, *directories: Path) -> None:
+        """Remove from the host what was left of root's networks by keepers that were killed; as `keeper.sweep`.
+
+        Parameters
+        ----------
+        directories: of machines that do not run, of whose networks something may be left.
+        """
+        if os.geteuid() == 0:
+            keeper.sweep(self._programs().keeper, [directory.name for directory in directories])
 
     def attached(self) -> list[str]:
         """The ids of the machines that hold something of a CNI network."""

@@ -4,7 +4,7 @@ In the namespace nothing passes that is not allowed. The guest is only believed 
 Internet, but no other machine, nothing of the host and nothing in a range that is not the Internet's (IANA, special-purpose address
 registries); that is refused at once, not dropped. A filter (``agent/internal/filter``) puts rules of its own into the chains ``passage``
 (connections that are known), ``egress`` (where the guest may go), ``services`` (what of the namespace itself it reaches) and ``noted``
-(what is done about what is refused).
+(what is done about what is refused). The keeper puts the host's addresses and the machine's name servers into the sets that are for them.
 
 ``ct state invalid drop``: Debian 12's pasta answers the first data of a connection with a segment that has no flags, which the kernel
 would take for none of the connection's and reset.
@@ -12,8 +12,7 @@ would take for none of the connection's and reset.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_interface
 
 from bandsox.models import NetworkConfig
 from bandsox.network import plan
@@ -34,13 +33,12 @@ NOT_INTERNET6 = ("::/8", "64:ff9b:1::/48", "100::/64", "2001::/32", "2002::/16",
 def namespace_rules(config: NetworkConfig) -> str:
     """The rules of a machine's namespace."""
     tap = config.tap_name
-    of4, of6 = _by_version(config.dns)
     return f"""
 table inet bandsox {{
     set host4 {{ type ipv4_addr; flags interval; auto-merge; }}
     set host6 {{ type ipv6_addr; flags interval; auto-merge; }}
-    set resolvers4 {{ type ipv4_addr; {_elements(of4)} }}
-    set resolvers6 {{ type ipv6_addr; {_elements(of6)} }}
+    set resolvers4 {{ type ipv4_addr; }}
+    set resolvers6 {{ type ipv6_addr; }}
     chain prerouting {{
         type filter hook prerouting priority mangle; policy accept;
         ct state invalid drop
@@ -156,12 +154,3 @@ def _to_guest(config: NetworkConfig) -> str:
         iifname "{UPLINK}" meta nfproto ipv6 dnat ip6 to {config.guest_ipv6}
     }}
     """
-
-
-def _by_version(addresses: Iterable[str]) -> tuple[list[str], list[str]]:
-    parsed = [ip_address(address) for address in addresses]
-    return [str(ip) for ip in parsed if ip.version == 4], [str(ip) for ip in parsed if ip.version == 6]
-
-
-def _elements(members: list[str]) -> str:
-    return f"elements = {{ {', '.join(members)} }};" if members else ""

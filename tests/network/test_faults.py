@@ -28,6 +28,7 @@ _TOOLS = """
     from bandsox import BandSox
     from bandsox.engine import ownership
     from bandsox.process import ProcessId
+    from tests.network.bare import table
 
     def interfaces():
         return sorted(name for _, name in socket.if_nameindex())
@@ -79,7 +80,9 @@ _HOST = f"""
             kill(keeper)
             seen["pasta ends with the keeper"] = ended(pastas)
             seen["goes on"] = vm.run("echo on").text
-            vm.stop(), vm.start()
+            vm.stop()
+            seen["rules"] = table()
+            vm.start()
             seen["same address"] = vm.get_guest_ip() == ip
             seen["after a new start"] = reach(vm)
 
@@ -111,6 +114,7 @@ def test_a_pasta_that_is_killed_is_followed_by_another(seen: Any) -> None:
 def test_a_machine_outlives_its_keeper_and_gets_another_at_its_next_start(seen: Any) -> None:
     assert seen["pasta ends with the keeper"]
     assert seen["goes on"] == "on\n"
+    assert seen["rules"] is None
     assert seen["same address"]
     assert seen["after a new start"] == "reached\n"
 

@@ -40,6 +40,36 @@ _LAST = """
     print(json.dumps(seen))
 """
 
+_KILLED = """
+    import json, signal, subprocess
+    from bandsox import BandSox
+    from bandsox.network.keeper import interface_of
+    from tests.network.bare import bare, end, interfaces, processes, table
+
+    def kill(directory, namespace):
+        of_it = processes(directory)
+        for process in of_it:
+            process.signal(signal.SIGKILL)
+        end(directory, namespace)
+
+    with bare() as made:
+        before, seen = interfaces(), {}
+        first, second = made.make(1), made.make(2)
+        kill(first[0], first[2])
+        seen["one lives"] = [table() is not None, made.networks.sweep(first[0]), table() is not None]
+        kill(second[0], second[2])
+        seen["none lives"] = [table() is not None, made.networks.sweep(second[0]), table() is not None]
+        seen["interfaces"] = interfaces() == before
+        third = made.make(3)
+        kill(third[0], third[2])
+        subprocess.run(["ip", "link", "delete", interface_of(third[0].name)], check=False)  # the kernel may have been faster
+        seen["nobody asks"] = table() is not None
+        with BandSox() as bandsox:
+            bandsox.cleanup()
+        seen["cleaned up"] = table() is not None
+    print(json.dumps(seen))
+"""
+
 _LEAKS = """
     import json, os, subprocess
     from bandsox.models import Policy
@@ -82,6 +112,15 @@ def test_the_hosts_rules_go_with_the_last_network(seen: Any) -> None:
 def test_nobody_who_makes_a_network_loses_the_hosts_rules_to_one_who_ends(seen: Any) -> None:
     assert seen["kept"]
     assert seen["after all"] is None
+
+
+def test_what_keepers_that_were_killed_have_left_is_removed_when_nobody_needs_it(world: Lab, storage: Path) -> None:
+    seen = outcome(runner(world, "root", storage), _KILLED)
+    assert seen["one lives"] == [True, None, True]
+    assert seen["none lives"] == [True, None, False]
+    assert seen["interfaces"]
+    assert seen["nobody asks"]
+    assert not seen["cleaned up"]
 
 
 @pytest.mark.timeout(1800)

@@ -273,11 +273,16 @@ export interface NetworkConfig {
   tap_name: string;
   host_ipv6?: string | null;
   guest_ipv6?: string | null;
-  uplink?: "pasta" | "veth";
+  uplink?: "pasta" | "veth" | "cni";
   dns?: string[];
   mtu?: number;
   /** Whether there is a way to the world over IPv6. */
   ipv6?: boolean;
+  /** Those of a CNI network, at which others reach the guest. */
+  addresses?: string[];
+  /** The domains in which names are looked for, and options, of a CNI network's `resolv.conf`. */
+  search?: string[];
+  resolver_options?: string[];
 }
 
 /** The virtual socket of a VM. */

@@ -33,10 +33,11 @@ const (
 
 // given is what the keeper sends.
 type given struct {
-	Config filter.Config `json:"config"`
-	Rules  string        `json:"rules"` // to be in force before its own
-	Host   []netip.Addr  `json:"host"`  // the host's own addresses
-	Roots  string        `json:"roots"` // whom to trust upstream, in PEM; empty: whom the host trusts
+	Config    filter.Config `json:"config"`
+	Rules     string        `json:"rules"`     // to be in force before its own
+	Host      []netip.Addr  `json:"host"`      // the host's own addresses
+	Resolvers []netip.Addr  `json:"resolvers"` // name servers to ask
+	Roots     string        `json:"roots"`     // whom to trust upstream, in PEM; empty: whom the host trusts
 }
 
 func main() {
@@ -83,7 +84,7 @@ func start() (func() error, error) {
 	if err := keeper.Decode(&config); err != nil {
 		return nil, fmt.Errorf("the configuration: %w", err)
 	}
-	config.Config.Place.Host = config.Host
+	config.Config.Place.Host, config.Config.Place.Resolvers = config.Host, config.Resolvers
 	if config.Config.Vault != nil {
 		config.Config.Vault.Roots = config.Roots
 	}

@@ -2,7 +2,7 @@
 // and an uplink, as long as the machine's VMM runs. bandsox/network/__init__.py says how it fits in.
 //
 // It talks to the library over a socket that is its standard input, and reports what goes wrong later on
-// standard error.
+// standard error. As "bandsox-network sweep NFT GROUP NAME…" it removes what others that were killed have left on the host.
 package main
 
 import (
@@ -29,6 +29,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 3 && os.Args[1] == "sweep" {
+		if err := sweep(os.Args[2], os.Args[3], os.Args[4:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	held, err := strconv.ParseUint(strings.Join(os.Args[1:], " "), 10, 16)
 	if err == nil {
 		err = detach(uintptr(held))
@@ -37,6 +44,14 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bandsox-network:", err)
 		os.Exit(1)
 	}
+}
+
+func sweep(nft, group string, names []string) error {
+	number, err := strconv.Atoi(group)
+	if err != nil {
+		return err
+	}
+	return keeper.Sweep(nft, number, names)
 }
 
 // detach starts the keeper as the first process of a process namespace, and leaves it alone. So whatever it

@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 )
@@ -21,6 +24,9 @@ import (
 const (
 	// patience is how long the plugins of a network may take together.
 	patience = 60 * time.Second
+
+	// longestWord is the length of the longest name that there is, as text.
+	longestWord = 253
 
 	// searchPath is where plugins find iptables(8) and its like.
 	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,6 +49,9 @@ type Request struct {
 // Result is what has come of it, as JSON on standard output.
 type Result struct {
 	Addresses []string `json:"addresses"` // the interface's, with prefix lengths
+	Servers   []string `json:"servers"`   // name servers, and for names the domains to look in, and options, as in resolv.conf(5)
+	Search    []string `json:"search"`
+	Options   []string `json:"options"`
 }
 
 // attachment is what is kept of an attachment: the configuration as it was.
@@ -114,7 +123,29 @@ func attach(kept *attachment, list *libcni.NetworkConfigList, r *Request) (*Resu
 	if len(found.Addresses) == 0 {
 		return nil, fmt.Errorf("the CNI network %s gives no address", list.Name)
 	}
+	if err := found.takeDNS(&result.DNS); err != nil {
+		return nil, fmt.Errorf("the name servers of the CNI network %s: %w", list.Name, err)
+	}
 	return found, nil
+}
+
+// takeDNS takes over what stands in a resolv.conf(5), one word each.
+func (r *Result) takeDNS(dns *types.DNS) error {
+	r.Servers, r.Search, r.Options = dns.Nameservers, dns.Search, dns.Options
+	if len(r.Search) == 0 && dns.Domain != "" {
+		r.Search = []string{dns.Domain}
+	}
+	for _, server := range r.Servers {
+		if _, err := netip.ParseAddr(server); err != nil {
+			return err
+		}
+	}
+	for _, word := range slices.Concat(r.Search, r.Options) {
+		if word == "" || len(word) > longestWord || strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return fmt.Errorf("%q is no word of a resolv.conf", word)
+		}
+	}
+	return nil
 }
 
 // Detach runs DEL of the plugins of what is attached. Nothing happens where nothing is.

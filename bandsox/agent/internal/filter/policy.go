@@ -35,11 +35,11 @@ type Policy struct {
 type Place struct {
 	TAP       string         `json:"tap"`
 	Guest     []netip.Addr   `json:"guest"`
-	Gateway   []netip.Addr   `json:"gateway"`   // the namespace's on the TAP device, IPv4 and IPv6
-	Host      []netip.Addr   `json:"host"`      // the host's own
-	Machines  []netip.Prefix `json:"machines"`  // of all machines of all hosts: never reached
-	Special   []netip.Prefix `json:"special"`   // not the Internet's
-	Resolvers []netip.Addr   `json:"resolvers"` // name servers to ask
+	Gateway   []netip.Addr   `json:"gateway"`  // the namespace's on the TAP device, IPv4 and IPv6
+	Host      []netip.Addr   `json:"-"`        // the host's own
+	Machines  []netip.Prefix `json:"machines"` // of all machines of all hosts: never reached
+	Special   []netip.Prefix `json:"special"`  // not the Internet's
+	Resolvers []netip.Addr   `json:"-"`        // name servers to ask
 }
 
 // matchesName tells whether the rule is of this name.

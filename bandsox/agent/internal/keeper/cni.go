@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -19,6 +20,7 @@ import (
 type CNI struct {
 	Program string         `json:"program"` // empty: there is none
 	Request map[string]any `json:"request"`
+	DNS     bool           `json:"dns"` // take its name servers, if it has some, and not those that the library names
 }
 
 // attachCNI has the namespace attached, and takes over what has come of it.
@@ -30,10 +32,19 @@ func (n *network) attachCNI(config *Config) error {
 	}
 	n.attached = true
 	var result struct {
-		Addresses []string `json:"addresses"`
+		Addresses []string     `json:"addresses"`
+		Servers   []netip.Addr `json:"servers"`
+		Search    []string     `json:"search"`
+		Options   []string     `json:"options"`
 	}
 	if err := json.Unmarshal(answer, &result); err != nil {
 		return fmt.Errorf("the CNI network: %w", err)
+	}
+	if config.CNI.DNS && len(result.Servers) > 0 {
+		n.resolvers = result.Servers
+	}
+	if config.CNI.DNS {
+		n.reply.Search, n.reply.Options = result.Search, result.Options
 	}
 	n.reply.Addresses, n.reply.IPv6 = result.Addresses, false
 	for _, address := range result.Addresses {

@@ -96,7 +96,7 @@ func (n *network) keepFilter(config *Config) error {
 // rules are to be in force with them, first; uplinked returns when there is an uplink, which the filter limits.
 func (n *network) startFilter(config *Config, rules string, uplinked func() error) error {
 	err := n.inside(func() error {
-		return n.filter.start(&config.Filter, given{config.Filter.Config, rules, n.host, ""}, uplinked)
+		return n.filter.start(&config.Filter, given{config.Filter.Config, rules, n.host, n.resolvers, ""}, uplinked)
 	})
 	if err != nil {
 		return fmt.Errorf("the filter: %w", err)
@@ -106,10 +106,11 @@ func (n *network) startFilter(config *Config, rules string, uplinked func() erro
 
 // given is what the filter reads first (cmd/bandsox-filter).
 type given struct {
-	Config json.RawMessage `json:"config"`
-	Rules  string          `json:"rules"`
-	Host   []netip.Addr    `json:"host"`
-	Roots  string          `json:"roots"`
+	Config    json.RawMessage `json:"config"`
+	Rules     string          `json:"rules"`
+	Host      []netip.Addr    `json:"host"`
+	Resolvers []netip.Addr    `json:"resolvers"`
+	Roots     string          `json:"roots"`
 }
 
 func (f *filterProcess) start(config *Filter, first given, uplinked func() error) error {

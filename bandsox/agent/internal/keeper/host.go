@@ -62,6 +62,22 @@ func sweepHost(nft string, group int) error {
 	return nil
 }
 
+// Sweep removes what keepers that were killed have left on the host: their ends of pairs, of which the names are given, and the host's rules
+// if that were the last.
+func Sweep(nft string, group int, names []string) error {
+	conn, err := netlink.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for _, name := range names {
+		if err := removeStale(conn, name); err != nil {
+			return fmt.Errorf("the pair of devices %s: %w", name, err)
+		}
+	}
+	return sweepHost(nft, group)
+}
+
 // leaveHost takes with the last pair of devices what the host had for all of them.
 func (n *network) leaveHost(config *Config) {
 	if n.hostLock == nil { // it had none

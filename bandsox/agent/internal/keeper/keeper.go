@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -26,13 +27,15 @@ const (
 type Config struct {
 	TAP       TAP      `json:"tap"`
 	Guest     Guest    `json:"guest"`
-	Rules     string   `json:"rules"` // nftables, for the namespace; sets host4 and host6 get the host's addresses
+	Rules     string   `json:"rules"` // nftables, for the namespace; the sets host4, host6, resolvers4 and resolvers6 get their members
 	Nft       string   `json:"nft"`
 	Pasta     []string `json:"pasta"` // its command line, but for the namespace; empty: the uplink is a veth pair
 	Veth      Veth     `json:"veth"`
 	HostRules string   `json:"host_rules"` // nftables, for the host, where the uplink is a veth pair
 	Filter    Filter   `json:"filter"`     // the program that decides what gets through
 	CNI       CNI      `json:"cni"`        // in place of pasta and veth pair
+
+	Resolvers []netip.Addr `json:"resolvers"` // name servers
 }
 
 // TAP is the device of which the VMM has the other end.
@@ -74,7 +77,10 @@ type Reply struct {
 	MTU       int    `json:"mtu"`
 	IPv6      bool   `json:"ipv6"` // the host reaches the world over IPv6 too
 
-	Addresses []string `json:"addresses,omitempty"` // of a CNI network, at which others reach the machine
+	Addresses []string     `json:"addresses,omitempty"` // of a CNI network, at which others reach the machine
+	Resolvers []netip.Addr `json:"resolvers,omitempty"` // that it has: those that were named, or a CNI network's
+	Search    []string     `json:"search,omitempty"`    // as CNI's plugins say it
+	Options   []string     `json:"options,omitempty"`
 }
 
 var errCollision = errors.New("the addresses are in use on this host")

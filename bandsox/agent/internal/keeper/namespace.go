@@ -29,6 +29,7 @@ type network struct {
 	namespace int
 	tasks     chan func() // for the thread in the namespace
 	host      []netip.Addr
+	resolvers []netip.Addr
 	filter    filterProcess
 	attached  bool     // to a CNI network
 	hostLock  *os.File // held until the host has a pair of devices, and the rules for it
@@ -48,7 +49,9 @@ func build(config *Config) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &network{reply: Reply{MTU: host.mtu, IPv6: host.ipv6}, tasks: make(chan func()), host: host.addresses}
+	n := &network{
+		reply: Reply{MTU: host.mtu, IPv6: host.ipv6}, tasks: make(chan func()), host: host.addresses, resolvers: config.Resolvers,
+	}
 	if len(config.Pasta) > 0 {
 		n.reply.MTU = config.TAP.MTU
 	}
@@ -62,6 +65,7 @@ func build(config *Config) (*network, error) {
 		n.takeDown(config)
 		return nil, err
 	}
+	n.reply.Resolvers = n.resolvers
 	return n, nil
 }
 
@@ -72,7 +76,7 @@ func (n *network) finish(config *Config) error {
 	go func() { made <- n.makeUplink(config) }()
 	uplinked := sync.OnceValue(func() error { return <-made })
 	defer uplinked() // whoever takes the network down finds all of it there
-	rules := config.Rules + elements(n.host)
+	rules := config.Rules + elements("host", n.host) + elements("resolvers", n.resolvers)
 	if config.Filter.Program != "" {
 		if err := n.filter.listen(); err != nil {
 			return fmt.Errorf("the filter's socket: %w", err)
@@ -95,6 +99,7 @@ func (n *network) takeDown(config *Config) {
 	n.detachCNI(config)
 	n.cut()
 	n.leaveHost(config)
+	_ = os.Remove(filterSocket) // what a keeper that was killed leaves, by which the library knows it
 }
 
 // claim makes what of the uplink tells whether the machine can have its addresses, and which others.
@@ -306,8 +311,8 @@ func noVersion6(address netip.Addr, err error) bool {
 	return address.Is6() && missing != nil && err != nil
 }
 
-// elements puts the host's own addresses into the sets that the rules have for them.
-func elements(addresses []netip.Addr) string {
+// elements puts addresses into the two sets that the rules have for them, by their version.
+func elements(sets string, addresses []netip.Addr) string {
 	var of4, of6 []string
 	for _, address := range addresses {
 		switch {
@@ -319,9 +324,9 @@ func elements(addresses []netip.Addr) string {
 		}
 	}
 	text := ""
-	for set, members := range map[string][]string{"host4": of4, "host6": of6} {
+	for version, members := range map[string][]string{"4": of4, "6": of6} {
 		if len(members) > 0 {
-			text += "add element inet bandsox " + set + " { " + strings.Join(members, ", ") + " }\n"
+			text += "add element inet bandsox " + sets + version + " { " + strings.Join(members, ", ") + " }\n"
 		}
 	}
 	return text
