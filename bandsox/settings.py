@@ -202,6 +202,11 @@ class Layout:
         return self.root / "cni"
 
     @property
+    def cni_plugins(self) -> Path:
+        """A link to the CNI plugins that were installed here."""
+        return self.root / "plugins" / "cni"
+
+    @property
     def database(self) -> Path:
         """The registry of machines, images and snapshots (SQLite)."""
         return self.root / "bandsox.db"

@@ -59,6 +59,7 @@ class BandSox:
     cleanup = sync(AsyncBandSox.cleanup)
     install_kernel = sync(AsyncBandSox.install_kernel)
     install_firecracker = sync(AsyncBandSox.install_firecracker)
+    install_cni_plugins = sync(AsyncBandSox.install_cni_plugins)
     install_image = sync(AsyncBandSox.install_image)
     doctor = sync(AsyncBandSox.doctor)
     pull_image = sync(AsyncBandSox.pull_image)

@@ -75,6 +75,30 @@ class Host(Opening):
         source = provision.Source(url, sha256) if url is not None else None
         return await provision.install_firecracker(self.engine, source, force=force, progress=progress)
 
+    async def install_cni_plugins(
+        self, url: str | None = None, *, sha256: str | None = None, force: bool = False, progress: ProgressCallback | None = None
+    ) -> Path:
+        """Install the pinned release of the CNI plugins, and return the directory that they are in.
+
+        Root's machines use them before those of the host.
+
+        Parameters
+        ----------
+        url: the archive of a release, as a file or an http(s) address; by default the project's own.
+        sha256: what its content must be; by default that of the pinned release.
+        force: fetch it although it is here.
+
+        Raises
+        ------
+        Unsupported: there is no pinned release for this machine.
+        CorruptImage: it is no archive of plugins.
+        DownloadFailed, DigestMismatch: it cannot be had.
+        """
+        from bandsox.engine import provision
+
+        source = provision.Source(url, sha256) if url is not None else None
+        return await provision.install_cni_plugins(self.engine, source, force=force, progress=progress)
+
     async def install_image(
         self,
         url: str | None = None,

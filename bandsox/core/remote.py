@@ -292,6 +292,10 @@ class RemoteBandSox(RemoteSnapshots, RemoteTemplates, AsyncBandSox):
         """Refused: what is installed on the server's host is decided there."""
         _not_here()
 
+    async def install_cni_plugins(self, *arguments: Any, **options: Any) -> Path:
+        """Refused: what is installed on the server's host is decided there."""
+        _not_here()
+
     async def install_image(self, *arguments: Any, **options: Any) -> Image:
         """Refused: what is installed on the server's host is decided there."""
         _not_here()

@@ -16,6 +16,7 @@ from bandsox.engine import doctor_vmms
 from bandsox.engine.findings import Finding
 from bandsox.errors import BandSoxError
 from bandsox.models import Confinement
+from bandsox.network import cni, plugins
 from bandsox.vmm import initramfs
 from bandsox.vmm.confinement import Offer
 
@@ -49,6 +50,8 @@ async def examine(engine: Engine) -> list[Finding]:
     offer = await asyncio.to_thread(engine.confiner.offer, afresh=True)
     findings.append(_confinement(offer))
     findings.append(await asyncio.to_thread(_network, engine))
+    if os.geteuid() == 0:
+        findings.append(await asyncio.to_thread(_cni, engine))
     findings.append(_kernel(engine))
     if findings[-1].state == "ok":
         findings += await doctor_vmms.examine(engine, offer.confinement)
@@ -122,6 +125,22 @@ def _network(engine: Engine) -> Finding:
             return Finding("network", "note", f"VMs have no network: {cause}", error.remedy)
     servers = ", ".join(config.dns) or "none that VMs could reach; name some with dns="
     return Finding("network", "ok" if config.dns else "note", f"{config.uplink}; name servers: {servers}")
+
+
+def _cni(engine: Engine) -> Finding:
+    """The CNI networks that root's machines can be attached to."""
+    places = cni.Places.of(engine.layout.cni_plugins)
+    networks = plugins.networks(places.configurations)
+    if not networks:
+        return Finding("CNI", "ok", f"no network is configured in {':'.join(map(str, places.configurations))}; VMs need none")
+    faults = [f"{network.file}: {network.fault}" for network in networks if network.fault is not None]
+    if faults:
+        return Finding("CNI", "note", "; ".join(faults), "correct the file: VMs cannot be attached to its network")
+    lacking = {network.name: plugins.missing(network, places.plugins) for network in networks}
+    if any(lacking.values()):
+        text = "; ".join(f"{name} lacks {', '.join(names)}" for name, names in lacking.items() if names)
+        return Finding("CNI", "note", text, "bandsox init --cni, or install them where BANDSOX_CNI_PLUGINS says")
+    return Finding("CNI", "ok", f"networks: {', '.join(lacking)}, with all their plugins")
 
 
 def _kernel(engine: Engine) -> Finding:

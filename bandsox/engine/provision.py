@@ -1,4 +1,4 @@
-"""What a host needs before its first machine: a guest kernel, Firecracker, a default image.
+"""What a host needs before its first machine: a guest kernel, Firecracker, CNI plugins, a default image.
 
 Each step stands alone, leaves what is here already as it is, and can be done again with ``force``. What is fetched is verified where it
 is known what must come, and a download that broke off is gone on with.
@@ -112,6 +112,57 @@ async def install_firecracker(
         digest = Digest.parse(source.sha256 or "").value
         await asyncio.to_thread(release.install, path, digest, engine.layout.vmms, engine.layout.temporary)
     return await asyncio.to_thread(release.find, "firecracker", installed)
+
+
+async def install_cni_plugins(
+    engine: Engine,
+    source: Source | None = None,
+    *,
+    force: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Path:
+    """Install the CNI plugins, and return the directory that they are in.
+
+    Parameters
+    ----------
+    source: the archive of a release; by default the pinned one, which is fetched when none is installed, or with `force`. Its content must
+        be the pinned release's unless a digest is given.
+
+    Raises
+    ------
+    Unsupported: there is no pinned release for this machine.
+    CorruptImage: it is no archive of a release.
+    DownloadFailed, DigestMismatch: it cannot be had.
+    """
+    from bandsox.download import Digest
+    from bandsox.network import plugins
+
+    installed = engine.layout.cni_plugins
+    if source is None and not force and installed.is_dir():
+        return installed.resolve()
+    url, digest = plugins.archive()
+    source = Source(source.url if source is not None else url, (source.sha256 if source is not None else None) or digest)
+    installed.parent.mkdir(mode=0o700, exist_ok=True)
+    async with _fetched(engine, source, f"the CNI plugins {plugins.VERSION}", _MAX_RELEASE, progress) as path:
+        digest = Digest.parse(source.sha256 or "").value
+        await asyncio.to_thread(plugins.install, path, digest, installed, engine.layout.temporary)
+    return installed.resolve()
+
+
+def cni_plugins_are_of_no_use(engine: Engine) -> str | None:
+    """Why CNI plugins would be of no use on this host; None where a network lacks some."""
+    from bandsox.network import plugins
+    from bandsox.network.cni import Places
+
+    if os.geteuid() != 0:
+        return "CNI networks need root"
+    places = Places.of(engine.layout.cni_plugins)
+    networks = plugins.networks(places.configurations)
+    if not networks:
+        return f"no network is configured in {':'.join(map(str, places.configurations))}"
+    if not any(plugins.missing(network, places.plugins) for network in networks):
+        return "the host has those that its networks need"
+    return None
 
 
 async def firecracker_is_of_no_use(engine: Engine, progress: ProgressCallback | None = None) -> str | None:

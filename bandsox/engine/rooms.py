@@ -83,7 +83,7 @@ class Rooms:
         """The machines' networks."""
         from bandsox.network.networks import Networks
 
-        return Networks(self.layout.locks / "networks", network_programs, self.layout.attachments)
+        return Networks(self.layout.locks / "networks", network_programs, self.layout.attachments, self.layout.cni_plugins)
 
     @functools.cached_property
     def accelerators(self) -> Accelerators:

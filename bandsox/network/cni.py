@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,32 @@ _PLUGINS = "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni"
 """Where plugins are by custom, in Debian's package, and in Fedora's."""
 
 _LONGEST_NAME = 128
-_INSTALL = "apt-get install containernetworking-plugins, or name their directory with BANDSOX_CNI_PLUGINS"
+_INSTALL = "bandsox init --cni, or apt-get install containernetworking-plugins, or name their directory with BANDSOX_CNI_PLUGINS"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The directories of configurations, and of plugins, in which they are looked for in this order."""
+
+    configurations: tuple[Path, ...]
+    plugins: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, installed: Path | None) -> Places:
+        """Those that the environment names, or else those of custom.
+
+        Parameters
+        ----------
+        installed: the directory of the plugins that `bandsox init` has installed, if it has.
+        """
+        configurations = os.environ.get("BANDSOX_CNI_CONFIG") or _CONFIGURATIONS
+        plugins = os.environ.get("BANDSOX_CNI_PLUGINS")
+        own = [installed] if installed is not None and not plugins else []
+        return cls(tuple(map(Path, configurations.split(":"))), (*own, *map(Path, (plugins or _PLUGINS).split(":"))))
+
+    def request(self) -> dict[str, Any]:
+        """Their part of a request to ``bandsox-cni``."""
+        return {"configs": list(map(str, self.configurations)), "plugins": list(map(str, self.plugins))}
 
 
 def network_of(name: str) -> str:
@@ -39,12 +65,12 @@ def network_of(name: str) -> str:
     return name
 
 
-def configuration(program: Path, state: Path, vm_id: str, network: str, *, dns: bool) -> dict[str, Any]:
+def configuration(program: Path, places: Places, attachment: Path, network: str, *, dns: bool) -> dict[str, Any]:
     """The keeper's ``CNI``: what the program is to be run with.
 
     Parameters
     ----------
-    state: the directory in which attachments are kept.
+    attachment: the directory in which the machine's is kept, with its id as name.
     dns: take the network's name servers, if it has some.
 
     Raises
@@ -53,7 +79,7 @@ def configuration(program: Path, state: Path, vm_id: str, network: str, *, dns: 
     """
     if os.geteuid() != 0:
         raise HostError("CNI networks need root", cause="their plugins change the host's network", remedy="leave out network=")
-    return {"program": str(program), "request": {**_places(), "network": network, **_attachment(state / vm_id)}, "dns": dns}
+    return {"program": str(program), "request": {**places.request(), "network": network, **_attachment(attachment)}, "dns": dns}
 
 
 def remedy_for(cause: str) -> str | None:
@@ -65,7 +91,7 @@ def remedy_for(cause: str) -> str | None:
     return None
 
 
-def detach(program: Path, attachment: Path) -> None:
+def detach(program: Path, places: Places, attachment: Path) -> None:
     """Have the plugins give back what they hold for a machine that does not run. Blocks for as long as they take.
 
     Raises
@@ -74,19 +100,13 @@ def detach(program: Path, attachment: Path) -> None:
     """
     if not attachment.exists():
         return
-    request = msgspec.json.encode({**_places(), "network": "", "namespace": "", **_attachment(attachment)})
+    request = msgspec.json.encode({**places.request(), "network": "", "namespace": "", **_attachment(attachment)})
     done = subprocess.run([str(program), "detach"], input=request, capture_output=True, env={}, check=False)
     if done.returncode != 0:
         cause = done.stderr.decode(errors="replace").strip()
         raise HostError(
             "a VM cannot be detached from its CNI network", cause=cause, remedy=remedy_for(cause) or "mend the cause, and try again"
         )
-
-
-def _places() -> dict[str, Any]:
-    configurations = os.environ.get("BANDSOX_CNI_CONFIG") or _CONFIGURATIONS
-    plugins = os.environ.get("BANDSOX_CNI_PLUGINS") or _PLUGINS
-    return {"configs": configurations.split(":"), "plugins": plugins.split(":")}
 
 
 def _attachment(state: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bandsox.errors import HostError
 from bandsox.locks import Locks
 from bandsox.models import NetworkConfig, Policy, SecretUse
 from bandsox.network import keeper, vault
+from bandsox.network.cni import Places
 from bandsox.network.cni import configuration as cni_of
 from bandsox.network.cni import detach as cni_detach
 from bandsox.network.keeper import AddressesTaken, Namespace, Programs
@@ -31,12 +32,14 @@ class Networks:
     leases: the file with the claims to addresses.
     programs: finds the keeper's program and the others, once they are needed.
     attachments: the directory that says what machines hold of CNI networks.
+    plugins: the directory of the CNI plugins that were installed here, where some are; they come before the host's.
     """
 
-    def __init__(self, leases: Path, programs: Callable[[], Programs], attachments: Path) -> None:
+    def __init__(self, leases: Path, programs: Callable[[], Programs], attachments: Path, plugins: Path | None = None) -> None:
         self._leases = Locks(leases)
         self._programs = programs
         self._attachments = attachments
+        self._cni = Places.of(plugins)
 
     def make(
         self,
@@ -65,7 +68,7 @@ class Networks:
         MissingTool, HostError: this host cannot give one.
         """
         programs = self._programs()
-        attaching = cni_of(programs.cni, self._attachments, directory.name, cni, dns=not dns) if cni is not None else None
+        attaching = cni_of(programs.cni, self._cni, self._attachments / directory.name, cni, dns=not dns) if cni is not None else None
         secrets = vault.opened(directory, uses or {}, programs.filter)
         uplink: Literal["veth", "pasta", "cni"] = "cni" if cni is not None else "veth" if os.geteuid() == 0 else "pasta"
         for number, lease in self._free(Plan.of(before.guest_ip).number if before is not None else None):
@@ -90,7 +93,7 @@ class Networks:
         """
         attachment = self._attachments / vm_id
         if attachment.exists():
-            cni_detach(self._programs().cni, attachment)
+            cni_detach(self._programs().cni, self._cni, attachment)
 
     def sweep(self, *directories: Path) -> None:
         """Remove from the host what was left of root's networks by keepers that were killed; as `keeper.sweep`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import secrets
 import tarfile
 from pathlib import Path
@@ -87,13 +88,16 @@ def test_init_with_a_kernel_of_ones_own(cli: Cli, storage: Path, tmp_path: Path)
     assert not (tmp_path / "other/kernels/default").exists()
 
 
-def test_doctor(cli: Cli) -> None:
-    done = cli("--json", "doctor")
+def test_doctor(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "lan.conf").write_text('{"cniVersion": "1.0.0", "name": "lan", "type": "no-such-plugin"}')
+    done = cli("--json", "doctor", BANDSOX_CNI_CONFIG=str(tmp_path))
     answer = done.json
     assert answer["ok"] is True
     assert done.status == 0
     assert {"host", "guest agent", "guest kernel", "storage", "qemu"} <= {finding["subject"] for finding in answer["findings"]}
     assert set(answer["findings"][0]) == {"subject", "state", "text", "remedy"}
+    cni = [(finding["state"], finding["text"]) for finding in answer["findings"] if finding["subject"] == "CNI"]
+    assert cni == ([("note", "lan lacks no-such-plugin")] if os.geteuid() == 0 else [])
     assert cli("doctor", "--quiet").stdout == b""
 
 

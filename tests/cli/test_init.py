@@ -216,6 +216,6 @@ def test_options_of_earlier_versions_are_taken_and_change_nothing(fresh: Cli) ->
     skipped = [f"--skip-{part}" for part in ("kernel", "rootfs", "firecracker", "cni")]
     done = fresh("init", *skipped, "--cni-url", "http://127.0.0.1:1/cni.tgz", "--cni-dir", "/nowhere")
     assert done.status == 0
-    assert "no CNI plugins" in done.errors
+    assert "--cni-dir" in done.errors
     assert not Path("/nowhere").exists()
-    assert "cni" not in fresh("init", "--help").text
+    assert "--cni-dir" not in fresh("init", "--help").text

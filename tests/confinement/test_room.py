@@ -58,6 +58,7 @@ _LAUNCH = f"""
         vmm = confiner.launch([str(probe), os.environ["TARGETS"]], room, confinement, output=log, errors=log)
     if namespace is not None:
         namespace.bind(vmm)
+        namespace.complete()
         assert os.fstat(namespace.descriptor).st_ino != os.stat("/proc/self/ns/net").st_ino
         namespace.close()
     asyncio.run(ownership.wait(vmm))

@@ -12,6 +12,7 @@ from typing import Any
 
 from bandsox import BandSox, BandSoxError, MicroVM
 from bandsox.engine import ownership
+from bandsox.network.resolvers import host_resolvers
 from tests.network.lab import FORBIDDEN, HOST4, INTERNET4
 from tests.network.watching import Printed, kill
 
@@ -42,7 +43,7 @@ print(json.dumps({address: reach(address, int(port)) for address, port in json.l
 def outcome() -> dict[str, Any]:
     with BandSox() as bandsox:
         bandsox.pull_image("debootstrap:bookworm?include=python3", "missing")
-        seen = {name: _failure(bandsox, name) for name in ("lacking", "nowhere")}
+        seen = {name: _failure(bandsox, name) for name in ("lacking", "nowhere", "wordy")}
         with _machine(bandsox, "chain") as vm, _machine(bandsox, "pair") as other:
             seen["pair"] = _attached(other, {})
             seen["chain"] = {**_attached(vm, {"GATEWAY": "10.88.0.1", "NEIGHBOUR": other.get_guest_ip()}), "leases": _leases("chain")}
@@ -79,6 +80,9 @@ def _attached(vm: MicroVM, others: dict[str, str | None]) -> dict[str, Any]:
         "id": vm.vm_id,
         "ip": ip,
         "mtu": vm.info()["network_config"]["mtu"],
+        "dns": list(vm.info()["network_config"]["dns"]),
+        "host's dns": list(host_resolvers()),
+        "resolv.conf": vm.read_text("/etc/resolv.conf"),
         "reach": {name: found[str(address)] for name, address in named.items()},
         "from the host": _from_host(ip),
     }

@@ -37,15 +37,18 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"type": "host-local", "dataDir": str(directory / "leases"), "ranges": [[{"subnet": subnet}]], "routes": routes}
 
     bridge = {"type": "bridge", "bridge": "labbr0", "isGateway": True, "ipMasq": True, "mtu": 1400, "ipam": addresses("10.88.0.0/24")}
+    bridge["dns"] = {"nameservers": ["10.88.0.53", "203.0.113.10"], "domain": "lab.test", "options": ["ndots:2"]}
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
     missing = {"type": "no-such-plugin"}
     pair = {"type": "ptp", "ipMasq": True, "ipam": addresses("10.89.0.0/24")}
     only = {"subnet": "10.90.0.0/24", "rangeStart": "10.90.0.9", "rangeEnd": "10.90.0.9"}
+    wordy = {**bridge, "bridge": "labbr2", "ipam": addresses("10.91.0.0/24"), "dns": {"search": ["lab.test\nnameserver 10.1.2.3"]}}
     full = {**bridge, "bridge": "labbr1", "ipam": {**addresses("10.90.0.0/24"), "ranges": [[only]]}}
     for name, version, plugins in (
         ("chain", "1.0.0", [bridge, portmap]),
         ("lacking", "1.0.0", [bridge, missing]),
         ("full", "1.0.0", [full]),
+        ("wordy", "1.0.0", [wordy]),
     ):
         (directory / f"{name}.conflist").write_text(json.dumps({"cniVersion": version, "name": name, "plugins": plugins}))
     (directory / "pair.conf").write_text(json.dumps({"cniVersion": "0.4.0", "name": "pair", **pair}))
@@ -78,6 +81,21 @@ def test_it_reaches_the_internet_and_what_is_on_its_host_reaches_it(seen: Any, n
 @pytest.mark.parametrize("address", [*FORBIDDEN4, HOST4, "GATEWAY", "NEIGHBOUR"])
 def test_it_reaches_nobody_else(seen: Any, address: str) -> None:
     assert seen["chain"]["reach"][address] == "ECONNREFUSED"
+
+
+def test_its_name_servers_are_those_of_the_network(seen: Any) -> None:
+    expected = "nameserver 10.88.0.53\nnameserver 203.0.113.10\nsearch lab.test\noptions ndots:2\n"
+    assert seen["chain"]["resolv.conf"] == expected
+    assert seen["chain"]["dns"] == ["10.88.0.53", "203.0.113.10"]
+
+
+def test_name_servers_of_a_network_that_says_none_are_the_hosts(seen: Any) -> None:
+    assert seen["pair"]["dns"] == seen["pair"]["host's dns"]
+
+
+def test_what_is_no_word_of_a_resolv_conf_is_refused_and_nothing_stays_attached(seen: Any) -> None:
+    assert "is no word of a resolv.conf" in seen["wordy"]["cause"]
+    assert seen["wordy"]["leases"] == {}
 
 
 def test_a_policy_holds_on_it_too(seen: Any) -> None:

@@ -35,8 +35,10 @@ class _Choices:
     skip_kernel: bool
     skip_image: bool
     skip_firecracker: bool
+    cni: bool
     skip_cni: bool
     cni_url: str | None
+    cni_sha256: str | None
     cni_dir: str | None
     force: bool
 
@@ -65,22 +67,24 @@ class _Choices:
 @click.option("--skip-kernel", is_flag=True, help="Leave the kernel alone.")
 @click.option("--skip-rootfs", "--skip-image", "skip_image", is_flag=True, help="Leave the default image alone.")
 @click.option("--skip-firecracker", is_flag=True, help="Leave Firecracker alone.")
-@click.option("--skip-cni", is_flag=True, hidden=True)
-@click.option("--cni-url", hidden=True, metavar="URL")
+@click.option("--cni", is_flag=True, help="Install the CNI plugins, although no network of this host lacks one.")
+@click.option("--cni-url", metavar="URL", help="The archive of a release of the CNI plugins: a file, or an http(s) URL.")
+@click.option("--cni-sha256", metavar="HEX", help="What that archive's content must be; that of the pinned release when it is not said.")
+@click.option("--skip-cni", is_flag=True, help="Leave the CNI plugins alone.")
 @click.option("--cni-dir", hidden=True, metavar="DIR")
 @click.option("--force", is_flag=True, help="Fetch everything although it is here.")
 @operation
 async def init(call: Call, /, **values: Any) -> None:
-    """Install the guest kernel, the default image, and Firecracker where this host can run it.
+    """Install the guest kernel, the default image, Firecracker where this host can run it, and CNI plugins that a network of root's lacks.
 
     What is here already is left as it is, and a download that broke off is gone on with. Then it finds out how VMs run best on this
     host. Nothing outside the storage directory changes.
     """
     choices = _Choices(**values)
-    if choices.cni_url is not None or choices.cni_dir is not None:
-        notice("VMs need no CNI plugins: --cni-url and --cni-dir are taken for the sake of scripts, and change nothing", call.state)
+    if choices.cni_dir is not None:
+        notice("CNI plugins are kept in the storage directory: --cni-dir is taken for the sake of scripts, and changes nothing", call.state)
     result: dict[str, Any] = {"storage": str(call.bandsox.storage_dir)}
-    result.update(kernel=None, image=None, firecracker=None, accelerator=None)
+    result.update(kernel=None, image=None, firecracker=None, cni=None, accelerator=None)
     if not choices.skip_kernel:
         result["kernel"] = await call.bandsox.install_kernel(
             choices.kernel_url,
@@ -102,6 +106,8 @@ async def init(call: Call, /, **values: Any) -> None:
         _say(call, "default image", ", ".join(image.references) or image.id)
     if not choices.skip_firecracker:
         result["firecracker"] = await _firecracker(call, choices)
+    if not choices.skip_cni:
+        result["cni"] = await _cni(call, choices)
     if not choices.skip_kernel:
         result["accelerator"] = await _accelerator(call)
         _say(call, "accelerator", "{vmm}/{name}: {reason}".format_map(result["accelerator"]))
@@ -128,6 +134,22 @@ async def _firecracker(call: Call, choices: _Choices) -> dict[str, str] | None:
     )
     _say(call, "firecracker", f"{program.version_text} ({program.origin})")
     return {"path": str(program.path), "version": program.version_text, "origin": program.origin}
+
+
+async def _cni(call: Call, choices: _Choices) -> str | None:
+    """Install them if they were asked for by name, or are of use."""
+    from bandsox.engine.provision import cni_plugins_are_of_no_use
+
+    asked = choices.cni or choices.cni_url is not None
+    reason = None if asked else cni_plugins_are_of_no_use(call.engine)
+    if reason is not None:
+        _say(call, "CNI plugins", f"not installed: {reason}")
+        return None
+    place: Path = await call.bandsox.install_cni_plugins(
+        choices.cni_url, sha256=choices.cni_sha256, force=choices.force, progress=call.progress
+    )
+    _say(call, "CNI plugins", str(place))
+    return str(place)
 
 
 async def _accelerator(call: Call) -> dict[str, str]:

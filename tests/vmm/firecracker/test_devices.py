@@ -46,6 +46,7 @@ def networked(spec: MakeSpec, confiner: Confiner, tmp_path: Path) -> Iterator[Ma
         owner = confiner.user(machine.vm_id, machine.confinement)
         config, namespace = networks.make(machine.directory, owner=owner)
         namespaces.append(namespace)
+        namespace.complete()
         device = NetworkDevice(config.guest_mac, config.tap_name, namespace.tap, namespace.descriptor, namespace.users, owner)
         return replace(machine, network=device)
 

@@ -57,6 +57,7 @@ _SCENARIO = """
                           network=device, network_limits=RateLimits(bandwidth=1_000_000, operations=1000), origin=origin)
         process = await firecracker.start(spec)
         namespace.bind(process)
+        await namespace.completed()
         found = links(namespace)
         with Client(sockets / configuration.API_SOCKET) as client:
             (seen,) = client.get("/vm/config", dict)["network-interfaces"]
