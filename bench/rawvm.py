@@ -32,6 +32,15 @@ from bandsox.vmm.qemu.command import MAX_PORTS, START_PORTS, command, console_lo
 RAW_PORT = "org.bench.raw"
 
 
+@dataclass(frozen=True)
+class RawDevice:
+    """A TAP device, by its name in the network namespace that a command leads into; with the guest's hardware address."""
+
+    within: tuple[str, ...]
+    name: str
+    mac: str
+
+
 @dataclass
 class RawVM:
     """A machine that the library knows nothing of."""
@@ -63,7 +72,9 @@ class RawVM:
 
 
 @asynccontextmanager
-async def raw_vm(bandsox: AsyncBandSox, like: VMRecord, origin: Origin | None = None) -> AsyncIterator[RawVM]:
+async def raw_vm(
+    bandsox: AsyncBandSox, like: VMRecord, origin: Origin | None = None, device: RawDevice | None = None
+) -> AsyncIterator[RawVM]:
     """Start a machine with the artefacts of the machine `like`, which is reached over ports too.
 
     It has only begun to boot, or goes on from `origin`.
@@ -90,7 +101,7 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord, origin: Origin | None = 
             kernel=like.kernel,
             initramfs=like.initramfs,
             disks=(Disk(like.rootfs, True), Disk(directory / "disk.img", False)),
-            boot_args="bandsox.root=vda bandsox.overlay=vdb bandsox.transport=virtio-serial",
+            boot_args="bandsox.root=vda bandsox.overlay=vdb bandsox.transport=virtio-serial" + (" bandsox.network" if device else ""),
             accelerator=Accelerator(like.accelerator, like.isolation, ""),
             confinement=Confinement.NONE,
             transport="virtio-serial",
@@ -100,6 +111,9 @@ async def raw_vm(bandsox: AsyncBandSox, like: VMRecord, origin: Origin | None = 
         khz = int((bandsox.engine.layout.runtime / "tsc-khz").read_text())
         binary = shutil.which("qemu-system-x86_64") or ""
         arguments = command(spec, binary, descriptors[0], descriptors[1:], khz)
+        if device is not None:
+            arguments = [*device.within, *arguments, "-netdev", f"tap,id=net0,ifname={device.name},script=no,downscript=no"]
+            arguments += ["-device", f"virtio-net-device,netdev=net0,mac={device.mac}"]
         environment = dict(os.environ)
         if origin is None:  # what goes on has the devices that were saved
             arguments += ["-chardev", f"socket,id=raw,fd={raw.fileno()},server=on,wait=off"]

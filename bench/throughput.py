@@ -1,0 +1,185 @@
+"""TCP between a guest and a server: over BandSox's network, with and without policies, against the bare VMM over an uplink of the same kind.
+
+It runs as root on the host of the network tests' lab (`tests.network.lab`), whose world has the server: nothing of this machine's network
+takes part. The bare VMM has a TAP device in a namespace that a pair of devices leads out of, made by ip(8), with NAT by the host and
+without any rules besides. The guests take turns, since the speed of an emulated one changes in the course of minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from bandsox.core import AsyncBandSox
+from bandsox.engine import networking
+from bandsox.guest import GuestClient
+from bandsox.models import NetworkConfig, Policy
+from bench.rawvm import RawDevice, raw_vm
+from tests.network.internet import API4, RESOLVER
+from tests.network.lab import lab
+
+_ROUNDS = 10
+_SIZE = 48_000_000
+_PORT = 9
+_HOST, _NAMESPACE, _GATEWAY, _GUEST = "192.168.77.1", "192.168.77.2", "192.168.78.1", "192.168.78.2"
+_MAC = "06:00:c0:a8:4e:02"
+
+_SERVER = f"""
+import socket, threading
+from tests.network.internet import RESOLVER, answer
+
+def serve(connection):
+    block = bytearray(1 << 20)
+    with connection:
+        if connection.recv(1) == b"<":
+            left = {_SIZE}
+            while left:
+                left -= connection.send(memoryview(block)[:left])
+        else:
+            left = {_SIZE}
+            while left:
+                left -= connection.recv_into(block)
+            connection.sendall(b"!")
+
+def resolve(sock):
+    while True:
+        query, address = sock.recvfrom(2048)
+        sock.sendto(answer(query), address)
+
+names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+names.bind((RESOLVER, 53))
+threading.Thread(target=resolve, args=(names,), daemon=True).start()
+listener = socket.create_server(("", {_PORT}), backlog=16)
+print("ready", flush=True)
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+_CLIENT = f"""
+import socket, sys, time
+block, left = bytearray(1 << 20), {_SIZE}
+connection = socket.create_connection((sys.argv[1], {_PORT}), 60)
+started = time.monotonic()
+connection.sendall(sys.argv[2].encode())
+while left:
+    left -= connection.recv_into(block) if sys.argv[2] == "<" else connection.send(memoryview(block)[:left])
+if sys.argv[2] == ">":
+    assert connection.recv(1) == b"!"
+print({_SIZE} / (time.monotonic() - started))
+"""
+
+Run = Callable[[list[str]], Awaitable[str]]
+
+
+def begin(storage: Path) -> None:
+    """Measure in a process on the host of a lab, which prints the table."""
+    if os.geteuid() != 0:
+        print("\nThroughput is measured by root: the lab needs namespaces.")
+        return
+    checkout = str(Path(__file__).parents[1])
+    server = ["env", f"PYTHONPATH={checkout}", sys.executable, "-c", _SERVER]
+    with lab((API4, RESOLVER), server) as world:
+        environment = {**os.environ, "BANDSOX_STORAGE": str(storage), "PYTHONPATH": checkout}
+        subprocess.run([*world.within, sys.executable, "-m", "bench.throughput"], env=environment, check=True)
+
+
+async def _measure(bandsox: AsyncBandSox) -> None:
+    async with AsyncExitStack() as stack:
+        ways = {"bare VMM": await stack.enter_async_context(_bare(bandsox))}
+        for way, policy in {
+            "no policy": None,
+            "a policy of addresses": Policy(allow=("203.0.113.0/24", "10.0.0.0/8:22", "*.example.org")),
+            "a policy of names, carried by the filter": Policy(allow=(f"api.example.com:{_PORT}",)),
+        }.items():
+            ways[way] = await stack.enter_async_context(_machine(bandsox, policy))
+        rates: dict[str, dict[str, list[float]]] = {way: {"<": [], ">": []} for way in ways}
+        for _ in range(_ROUNDS):
+            for way, run in ways.items():
+                for direction, samples in rates[way].items():
+                    place = "api.example.com" if "names" in way else API4
+                    samples.append(float(await run(["python3", "-c", _CLIENT, place, direction])))
+    print("\n### TCP of a guest\n\n| way | runs | in MB/s | of bare | out MB/s | of bare |\n|---|---|---|---|---|---|")
+    floor = {direction: statistics.median(samples) for direction, samples in rates["bare VMM"].items()}
+    for way, directions in rates.items():
+        cells = [(statistics.median(samples) / 1e6, statistics.median(samples) / floor[sign]) for sign, samples in directions.items()]
+        print(f"| {way} | {_ROUNDS} | " + " | ".join(f"{rate:.0f} | {ratio:.2f}" for rate, ratio in cells) + " |")
+    cost = [1 - statistics.median(rates["a policy of addresses"][sign]) / statistics.median(rates["no policy"][sign]) for sign in "<>"]
+    print(f"\nA policy costs {max(cost):.0%} (target: at most 10 %); without one at least 70 % of the bare VMM's are wanted.")
+
+
+@asynccontextmanager
+async def _machine(bandsox: AsyncBandSox, policy: Policy | None) -> AsyncIterator[Run]:
+    vm = await bandsox.create_vm(mem_mib=256, enable_networking=True, network=policy, dns=[RESOLVER])
+    try:
+        yield lambda command: _text(vm.guest, command)
+    finally:
+        await vm.delete()
+
+
+@asynccontextmanager
+async def _bare(bandsox: AsyncBandSox) -> AsyncIterator[Run]:
+    like = await bandsox.create_vm(mem_mib=256, enable_networking=False)
+    try:
+        with _uplink() as device:
+            async with raw_vm(bandsox, like._record, device=device) as raw:
+                await raw.client.setup(network=networking.guest_side(_CONFIG), timeout=60)
+                yield lambda command: _text(raw.client, command)
+    finally:
+        await like.delete()
+
+
+_CONFIG = NetworkConfig("veth", _GATEWAY, _GUEST, "", _MAC, "tap0", "fd00:78::1", "fd00:78::2")
+
+
+async def _text(guest: GuestClient, command: list[str]) -> str:
+    done = await guest.run(argv=command, timeout=300)
+    assert done.exit_code == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+@contextmanager
+def _uplink() -> Iterator[RawDevice]:
+    """A namespace with a TAP device and a way out of it, made by hand; gone with the process that holds it."""
+    code = "import ctypes; assert ctypes.CDLL(None).unshare(0x40000000) == 0; print(flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        within = ("nsenter", f"--net=/proc/{holder.pid}/ns/net")
+        for line in (
+            f"ip link add bare0 type veth peer name uplink netns {holder.pid}",
+            f"ip address add {_HOST}/30 dev bare0",
+            "ip link set bare0 up",
+            f"{' '.join(within)} ip address add {_NAMESPACE}/30 dev uplink",
+            f"{' '.join(within)} ip link set uplink up",
+            f"{' '.join(within)} ip route add default via {_HOST}",
+            f"{' '.join(within)} ip tuntap add tap0 mode tap vnet_hdr",
+            f"{' '.join(within)} ip address add {_GATEWAY}/30 dev tap0",
+            f"{' '.join(within)} ip link set tap0 up",
+            f"{' '.join(within)} sysctl -qw net.ipv4.ip_forward=1",
+            f"ip route add {_GUEST} via {_NAMESPACE}",
+            "sysctl -qw net.ipv4.ip_forward=1",
+            "nft add table ip bare",
+            "nft add chain ip bare out { type nat hook postrouting priority srcnat ; }",
+            f"nft add rule ip bare out ip saddr {_GUEST} oifname net0 masquerade",
+        ):
+            subprocess.run(line.split(), check=True)
+        yield RawDevice(within, "tap0", _MAC)
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+async def _main() -> None:
+    async with AsyncBandSox() as bandsox:
+        await _measure(bandsox)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())
