@@ -1,4 +1,4 @@
-"""TCP between a guest and a server: over BandSox's network, with and without policies, against the bare VMM over an uplink of the same kind.
+"""TCP between a guest and a server: over BandSox's network, with policies and without, and over an uplink of the same kind by the bare VMM.
 
 It runs as root on the host of the network tests' lab (`tests.network.lab`), whose world has the server: nothing of this machine's network
 takes part. The bare VMM has a TAP device in a namespace that a pair of devices leads out of, made by ip(8), with NAT by the host and

@@ -74,9 +74,9 @@ def test_init_is_quiet_about_what_is_there(cli: Cli) -> None:
     done = cli("init", "--quiet", check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
     lines = cli("init", check=True).text.splitlines()
-    assert [line[:14].strip() for line in lines] == ["guest kernel", "default image", "firecracker", "accelerator"]
+    assert [line[:14].strip() for line in lines] == ["guest kernel", "default image", "firecracker", "CNI plugins", "accelerator"]
     answer = cli("--json", "init").json
-    assert set(answer) == {"storage", "kernel", "image", "firecracker", "accelerator"}
+    assert set(answer) == {"storage", "kernel", "image", "firecracker", "cni", "accelerator"}
     assert set(answer["accelerator"]) == {"vmm", "name", "isolation", "reason"}
 
 

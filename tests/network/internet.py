@@ -16,9 +16,10 @@ import sys
 from ipaddress import ip_address
 
 API4, API6, SHARED, DIRECT = "203.0.113.10", "2001:db8:80::10", "203.0.113.11", "203.0.113.12"
-PRIVATE, METADATA, PRIVATE6 = "10.1.2.3", "169.254.169.254", "fd00::99"
+SHARED6, DIRECT6 = "2001:db8:80::11", "2001:db8:80::12"
+PRIVATE, METADATA, PRIVATE6, METADATA6 = "10.1.2.3", "169.254.169.254", "fd00::99", "fd00:ec2::254"
 RESOLVER = "198.51.100.53"
-ADDRESSES = (API4, API6, SHARED, DIRECT, PRIVATE, METADATA, PRIVATE6, RESOLVER)
+ADDRESSES = (API4, API6, SHARED, SHARED6, DIRECT, DIRECT6, PRIVATE, PRIVATE6, METADATA, METADATA6, RESOLVER)
 ZONE = {
     "api.example.com": [API4, API6],
     "www.example.org": ["host.cdn.test"],
@@ -30,6 +31,13 @@ ZONE = {
     "metadata.example.com": [METADATA],
     "mixed.example.com": [PRIVATE, API4],
     "time.example.net": [DIRECT],
+    "www6.example.org": ["host6.cdn.test"],
+    "host6.cdn.test": [SHARED6],
+    "other6.example.com": [SHARED6],
+    "evil6.test": [SHARED6],
+    "metadata6.example.com": [METADATA6],
+    "mixed6.example.com": [PRIVATE6, API6],
+    "time6.example.net": [DIRECT6],
     "many.example.com": [f"203.0.114.{number}" for number in range(1, 61)],
 }
 _A, _CNAME, _AAAA, _HTTPS = 1, 5, 28, 65

@@ -42,6 +42,58 @@ input()
 both()
 """
 
+_DOWNLOAD = f"""
+import errno, http.client, json, os, socket, threading
+blocks, ends = [0], {{}}
+
+def take(name, piece):
+    try:
+        while piece():
+            pass
+        ends[name] = "complete"
+    except OSError as error:
+        ends[name] = errno.errorcode.get(error.errno, repr(error))
+
+def block():
+    blocks[0] += 1
+    print("block", blocks[0], flush=True)
+    return response.read(1 << 18)
+
+def answer():
+    while True:
+        input()
+        print("asked at", blocks[0], flush=True)
+
+web = http.client.HTTPConnection("{API4}", 80)
+web.request("GET", "/bytes/{256 << 20}", headers={{"Host": "api.example.com"}})
+response = web.getresponse()
+held = {{"over4": socket.create_connection(("{SHARED}", 2222)), "over6": socket.create_connection(("{API6}", 2222))}}
+waiting = {{name: (lambda sock=sock: sock.recv(64)) for name, sock in held.items()}}
+with open("/root/downloader", "w") as file:
+    file.write(str(os.getpid()))
+threading.Thread(target=answer, daemon=True).start()
+threads = [threading.Thread(target=take, args=item) for item in {{"carried": block, **waiting}}.items()]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+with open("/root/ended", "w") as file:
+    json.dump(ends, file)
+os._exit(0)
+"""
+
+_ENDED = """
+import os, select
+with open("/root/downloader") as file:
+    pid = int(file.read())
+try:
+    select.select([os.pidfd_open(pid)], [], [], 120)
+except ProcessLookupError:
+    pass
+with open("/root/ended") as file:
+    print(file.read())
+"""
+
 
 def outcome(vm: MicroVM, other: MicroVM, scenarios: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
@@ -140,20 +192,24 @@ def _limits(vm: MicroVM) -> dict[str, Any]:
 
 def _clones(vm: MicroVM) -> dict[str, Any]:
     """A machine that is forked in the middle of a download, and its clones."""
-    vm.set_network_policy({"allow": ["api.example.com"], "download_mbit": 8})
+    vm.set_network_policy({"allow": ["api.example.com", f"{SHARED}:2222", f"[{API6}]:2222"], "download_mbit": 8})
     resolved = ["resolve", "api.example.com"]
     probe(vm, [resolved])
-    steps = json.dumps([["download", API4, "api.example.com", 4 << 20]])
     printed = Printed()
-    vm.start_session(["sh", "-c", f"echo begun; python3 /root/probe.py '{steps}'"], on_stdout=printed.put)
-    printed.lines(1)
+    session, _ = vm.start_session(["python3", "-c", _DOWNLOAD], on_stdout=printed.put)
+    printed.lines(2)
     clones = vm.fork(2)
     try:
         found = [probe(clone, [resolved, ["web", API4, 80, "api.example.com"], ["tcp", DIRECT, 80]])[1:] for clone in clones]
+        ends = [json.loads(clone.run(["python3", "-c", _ENDED], timeout=150).text) for clone in clones]
     finally:
         for clone in clones:
             clone.delete()
-    return {"clones": found, "rate": json.loads(printed.lines(2)[1])[0]}
+    vm.send_session_input(session, "\n")
+    asked = int(printed.until("asked at").split()[2])
+    printed.until(f"block {asked + 2}")
+    vm.kill_session(session)
+    return {"clones": found, "ends": ends}
 
 
 def _later(other: MicroVM) -> Any:
@@ -216,6 +272,13 @@ class Printed:
         self._pieces: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._text = ""
         self.put = self._pieces.put
+
+    def until(self, beginning: str) -> str:
+        """The first line that begins so, once it is there."""
+        count = 1
+        while not (line := self.lines(count)[-1]).startswith(beginning):
+            count += 1
+        return line
 
     def lines(self, count: int) -> list[str]:
         """The first so many lines, once they are there."""

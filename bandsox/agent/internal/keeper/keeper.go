@@ -112,7 +112,9 @@ func Keep() error {
 		unix.Close(descriptor)
 	}
 	if err := made.finish(config); err != nil {
-		return send(Reply{Error: err.Error()})
+		err = send(Reply{Error: err.Error()})
+		awaitClose() // who closes with a word unread takes its own back
+		return err
 	}
 	if err := send(made.reply); err != nil {
 		return err
@@ -151,6 +153,16 @@ func send(reply Reply, descriptors ...int) error {
 		rights = unix.UnixRights(descriptors...)
 	}
 	return os.NewSyscallError("replying", unix.Sendmsg(control, message, rights, nil, unix.MSG_NOSIGNAL))
+}
+
+// awaitClose returns when the library has let go of the network.
+func awaitClose() {
+	for word := make([]byte, 16); ; {
+		n, _, err := unix.Recvfrom(control, word, 0)
+		if err != unix.EINTR && (err != nil || n == 0) {
+			return
+		}
+	}
 }
 
 // receiveMachine waits for a pidfd of the VMM.

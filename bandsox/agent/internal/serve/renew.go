@@ -127,6 +127,7 @@ func (n *renewal) essentials(r *wire.RenewRequest) error {
 		if err := n.step("network", func() error { return network.Configure(r.Network) }); err != nil {
 			return err
 		}
+		_ = n.step("sockets", func() error { _, err := network.CloseDead(); return err })
 	}
 	token := [32]byte(r.Token)
 	s.token.Store(&token)
