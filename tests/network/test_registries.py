@@ -1,4 +1,4 @@
-"""Packages from where packages come from, in a machine on this host's own network: `apt-get update` and `pip install`, through a policy too.
+"""Packages from where packages come from, in a machine on this host's own network: `apt-get update`, `pip install`, through a policy too.
 
 A host that does not reach the registries skips this.
 """
