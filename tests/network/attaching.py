@@ -82,7 +82,7 @@ def _attached(vm: MicroVM, others: dict[str, str | None]) -> dict[str, Any]:
         "mtu": vm.info()["network_config"]["mtu"],
         "dns": list(vm.info()["network_config"]["dns"]),
         "host's dns": list(host_resolvers()),
-        "resolv.conf": vm.read_text("/etc/resolv.conf"),
+        "resolv.conf": vm.get_file_contents("/etc/resolv.conf"),
         "reach": {name: found[str(address)] for name, address in named.items()},
         "from the host": _from_host(ip),
     }

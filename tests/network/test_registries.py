@@ -39,7 +39,8 @@ class Guest:
         self.run("rm -rf /var/lib/apt/lists/* /root/packages")
         assert f"{SUITE} InRelease" in self.run("apt-get -o APT::Update::Error-Mode=any -o Acquire::Languages=none update")
         trust = "--cert /root/authorities.pem" if AUTHORITIES else ""
-        self.run(f"python3 /root/pip.whl/pip --no-input install {trust} --index-url {INDEX} --target /root/packages {PACKAGE}")
+        options = f"--no-input install --no-compile {trust} --index-url {INDEX} --target /root/packages"
+        self.run(f"PYTHONPATH=/root/pip python3 -m pip {options} {PACKAGE}")
         assert self.run(f"PYTHONPATH=/root/packages python3 -c 'import {PACKAGE}; print({PACKAGE}.__file__)'").startswith("/root/packages/")
 
     def run(self, line: str) -> str:
@@ -52,12 +53,13 @@ class Guest:
 def guest(bandsox: BandSox) -> Iterator[Guest]:
     reach(f"{INDEX}{PACKAGE}/")
     with bandsox.create_vm(mem_mib=512, enable_networking=True) as vm:
-        words = vm.read_text("/etc/apt/sources.list").split()
+        words = vm.get_file_contents("/etc/apt/sources.list").split()
         mirror = next(word for word in words if word.startswith(("http://", "https://")))
         reach(f"{mirror.rstrip('/')}/dists/{SUITE}/InRelease")
         vm.write_text("/etc/apt/sources.list", f"deb {mirror} {SUITE} main\n")
         (wheel,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
         vm.write_bytes("/root/pip.whl", wheel.read_bytes())
+        assert vm.run("python3 -m zipfile -e /root/pip.whl /root/pip").exit_code == 0
         if AUTHORITIES:
             vm.write_bytes("/root/authorities.pem", Path(AUTHORITIES).read_bytes())
         yield Guest(vm, str(urlsplit(mirror).hostname))
