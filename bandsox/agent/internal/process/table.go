@@ -65,7 +65,7 @@ func (t *Table) Release() { t.starting.Unlock() }
 // ended (WNOWAIT), so that the child is reaped while the table is locked.
 func (t *Table) reap() {
 	for {
-		pid, err := nextEnded()
+		pid, err := ended(0)
 		if err == unix.EINTR {
 			continue
 		}
@@ -112,8 +112,11 @@ func (t *Table) lookAfter() {
 }
 
 // awaitChild returns when a process was started and is to be looked after. Without children there are no
-// orphans either: every process descends from PID 1.
+// orphans either: every process descends from PID 1. It looks once more, since mu was not held when none was found.
 func (t *Table) awaitChild() {
+	if _, err := ended(unix.WNOHANG); err == nil {
+		return
+	}
 	t.waiting = true
 	t.alone.Broadcast()
 	for t.waiting {
@@ -130,15 +133,15 @@ func (t *Table) AwaitAlone() {
 	}
 }
 
-// nextEnded blocks until a child has ended and returns its pid without reaping it.
-func nextEnded() (int, error) {
+// ended returns the pid of a child that has ended, without reaping it. It waits for one, or with WNOHANG says 0.
+func ended(options int) (int, error) {
 	// siginfo_t with the fields of SIGCHLD (Linux, include/uapi/asm-generic/siginfo.h)
 	type childInfo struct {
 		signo, errno, code, _ int32
 		pid                   int32
 	}
 	var info unix.Siginfo
-	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil)
+	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT|options, nil)
 	return int((*childInfo)(unsafe.Pointer(&info)).pid), err
 }
 

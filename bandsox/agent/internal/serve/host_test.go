@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 	var groups *process.Groups
 	var dir string
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		dir = filepath.Join(root, "bandsox-agent-test")
+		dir = filepath.Join(root, "bandsox-agent-test-"+strconv.Itoa(os.Getpid()))
 		if g, err := process.NewGroups(dir); err == nil {
 			groups, withCgroups = g, true
 			break
