@@ -299,7 +299,7 @@ func (a *answer) number(t *testing.T, key string) int64 {
 // eventually waits for something outside the connection that tells of itself no other way.
 func eventually(t *testing.T, what string, true_ func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for !true_() {
 		if time.Now().After(deadline) {
 			t.Fatal("never: " + what)
