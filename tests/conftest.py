@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bandsox import BandSox, MicroVM
 from bandsox.settings import DEFAULT_IMAGE, Layout
@@ -23,6 +24,12 @@ from tests import firecracker
 
 PREPARED = Path(os.environ.get("BANDSOX_TEST_STORAGE", "~/.cache/bandsox-tests/storage")).expanduser()
 """Where kernel and image are prepared."""
+
+# The machine may be busy, and a change is not to fail for an example that nobody had before: `make soak` looks for those.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="BANDSOX_TEST_ROUNDS" not in os.environ
+)
+settings.load_profile("tests")
 
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 STORAGE = PREPARED if _WORKER is None else PREPARED.with_name(f"{PREPARED.name}-{_WORKER}")

@@ -74,7 +74,7 @@ class Cli:
         """Start a command line on a terminal, under a shell that can say how the terminal was left."""
         script = 'stty -a > "$BEFORE"; "$@"; status=$?; stty -a > "$AFTER"; echo "STATUS=$status"'
         words: Sequence[str] = ["-c", script, "sh", *COMMAND, *arguments]
-        return pexpect.spawn("/bin/sh", list(words), env=self.environment, dimensions=(rows, cols), timeout=60)
+        return pexpect.spawn("/bin/sh", list(words), env=self.environment, dimensions=(rows, cols), timeout=180)
 
     def names(self) -> list[str]:
         return [info["name"] for info in self("--json", "vm", "list", check=True).json]

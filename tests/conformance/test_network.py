@@ -16,7 +16,7 @@ gateways = [socket.inet_ntoa(struct.pack("<I", int(route[2], 16))) for route in 
 found = {"devices": sorted(path.name for path in Path("/sys/class/net").iterdir()), "gateways": gateways}
 for gateway in gateways:
     try:
-        socket.create_connection((gateway, 9), 20).close()
+        socket.create_connection((gateway, 9), 60).close()
         found["answer"] = "connected"
     except OSError as error:
         found["answer"] = errno.errorcode.get(error.errno, repr(error))

@@ -13,7 +13,7 @@ from bandsox import BandSox, MicroVM
 from tests.dashboard.elsewhere import CHROMIUM_ELSEWHERE, elsewhere
 
 CHROMIUM = "/usr/bin/chromium"
-PATIENCE_MS = 40_000
+PATIENCE_MS = 120_000
 """How long to wait for anything; a loaded machine is slow."""
 
 AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"

@@ -66,6 +66,6 @@ def test_matches_as_go_does(pattern: str, name: str, matches: bool) -> None:
 
 
 def test_a_hostile_pattern_takes_no_time() -> None:
-    begin = time.monotonic()
+    begin = time.thread_time()
     assert not compile_match("*a" * 100 + "*b").match("a" * 255)
-    assert time.monotonic() - begin < 1
+    assert time.thread_time() - begin < 1

@@ -164,6 +164,9 @@ def test_a_client_killed_in_the_middle_leaves_its_connection_usable(own: MicroVM
         script = [sys.executable, "-c", textwrap.dedent(_CLIENT), str(storage), own.vm_id, operation, str(large)]
         assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
     assert own.run(["echo", "still there"]).stdout == b"still there\n"
+    # The agent hears of the last one's end when the host's kernel tells it.
+    gone = "while cat /proc/[0-9]*/comm | grep -qx yes || ls -A /root | grep -q '^[.]bandsox-'; do sleep 0.1; done"
+    assert own.run(gone, timeout=60).exit_code == 0
     assert not any(process.name == b"yes" for process in own.metrics(processes=True).processes)
     assert own.run("ls /root").stdout == b""
 

@@ -54,7 +54,7 @@ def mirror() -> Iterator[int]:
 
 
 async def ask(
-    guest: GuestClient, port: int, path: str = "/", method: str = "GET", *, timeout: float = 10, max_bytes: int = 1 << 20, **options: Any
+    guest: GuestClient, port: int, path: str = "/", method: str = "GET", *, timeout: float = 60, max_bytes: int = 1 << 20, **options: Any
 ) -> HttpResponse:
     return await send(guest, build_request(method, port, path, **options), timeout=timeout, max_bytes=max_bytes)
 

@@ -231,7 +231,7 @@ async def test_a_port_is_usable_however_it_was_left(make_ports: MakePorts, short
                 channel.sock.sendall(channel.preamble + frames.hello(bytes(16), bytes(32)) + frames.header(FrameType.DATA, 1 << 20))
             elif "{left_in}" == "an upload":
                 client = GuestClient(link)
-                async with client._connector.operation(Write(path=b"{short_path}/upload"), timeout=5) as connection:
+                async with client._connector.operation(Write(path=b"{short_path}/upload"), timeout=60) as connection:
                     await connection.send(frames.header(FrameType.DATA, 1 << 20) + b"half")
                     die()
             elif "{left_in}" == "a running command":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import time
 
 import pytest
 
@@ -90,8 +89,11 @@ async def test_a_command_that_can_never_work(guest: GuestClient, options: dict) 
 
 async def test_a_timeout_kills_the_command_and_what_it_started(guest: GuestClient) -> None:
     mark = f"86{secrets.randbelow(10**6):06}"
-    with pytest.raises(CommandTimeout) as failure:
-        await guest.run(shell=f"echo begun; sleep {mark} & sleep {mark}", timeout=0.2)
+    for timeout in (0.2, 1, 5, 25):  # until the shell had the time to begin
+        with pytest.raises(CommandTimeout) as failure:
+            await guest.run(shell=f"echo begun; sleep {mark} & sleep {mark}", timeout=timeout)
+        if failure.value.detail["stdout"]:
+            break
     assert failure.value.detail["stdout"] == "begun\n"
     assert mark.encode() not in (await guest.run(shell="cat /proc/[0-9]*/cmdline | tr '\\0' ' '", env={})).stdout.replace(b"cat", b"")
 
@@ -111,7 +113,7 @@ async def test_cancelling_kills_the_command(guest: GuestClient) -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-    gone = await guest.run(shell=f"while [ -e /proc/{execution.pid} ]; do :; done", timeout=10)
+    gone = await guest.run(shell=f"while [ -e /proc/{execution.pid} ]; do :; done", timeout=60)
     assert gone.exit_code == 0
 
 
@@ -254,8 +256,6 @@ async def test_sessions_that_do_not_exist(guest: GuestClient) -> None:
 
 async def test_input_that_nobody_reads_ends_with_its_timeout(guest: GuestClient, session: str) -> None:
     await guest.start_session(session, argv=["sleep", "1000"])
-    started = time.monotonic()
     with pytest.raises(Exception, match="in time"):
-        await guest.send_input(session, bytes(1_000_000), timeout=0.2)
-    assert time.monotonic() - started < 5
+        await asyncio.wait_for(guest.send_input(session, bytes(1_000_000), timeout=0.2), 60)
     await guest.signal_session(session, signal.SIGKILL)

@@ -101,7 +101,7 @@ class Registry:
 
     def _client(self, repository: str) -> httpx.Client:
         headers = {"Authorization": self.authorization(repository)} if self.authorization else {}
-        return httpx.Client(base_url=f"{self.scheme}://{self.host}", auth=self.auth, headers=headers, timeout=30, verify=False)
+        return httpx.Client(base_url=f"{self.scheme}://{self.host}", auth=self.auth, headers=headers, timeout=120, verify=False)
 
 
 @contextmanager

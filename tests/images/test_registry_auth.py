@@ -178,7 +178,7 @@ def forward(registry: Registry) -> Callable[[Request], Answer]:
 
     def answer(request: Request) -> Answer:
         headers = {name: value for name, value in request.headers.items() if name in ("accept", "authorization", "range")}
-        said = httpx.get(f"{registry.scheme}://{registry.host}{request.path}", headers=headers, verify=False, timeout=30)
+        said = httpx.get(f"{registry.scheme}://{registry.host}{request.path}", headers=headers, verify=False, timeout=120)
         kept = ("content-type", "docker-content-digest", "www-authenticate", "content-range")
         return Answer(said.status_code, said.content, {name: said.headers[name] for name in kept if name in said.headers})
 

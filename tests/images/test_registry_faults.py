@@ -39,7 +39,7 @@ def name(registry: Registry, request: pytest.FixtureRequest) -> str:
 
 def forward(registry: Registry, request: Request) -> Answer:
     headers = {name: value for name, value in request.headers.items() if name in ("accept", "authorization", "range")}
-    said = httpx.get(f"http://{registry.host}{request.path}", headers=headers, timeout=30)
+    said = httpx.get(f"http://{registry.host}{request.path}", headers=headers, timeout=120)
     kept = ("content-type", "docker-content-digest", "www-authenticate", "content-range")
     return Answer(said.status_code, said.content, {name: said.headers[name] for name in kept if name in said.headers})
 

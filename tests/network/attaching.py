@@ -164,4 +164,4 @@ def _kill_all(bandsox: BandSox, vm: MicroVM) -> None:
     async def wait() -> None:
         await asyncio.gather(*(process.wait() for process in owned))
 
-    asyncio.run(asyncio.wait_for(wait(), 30))
+    asyncio.run(asyncio.wait_for(wait(), 120))

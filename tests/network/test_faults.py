@@ -12,10 +12,10 @@ from tests.network.lab import INTERNET4
 
 _REACH = f"""
 import socket, time
-deadline = time.monotonic() + 100
+deadline = time.monotonic() + 250
 while True:
     try:
-        socket.create_connection(("{INTERNET4}", 80), 5).close()
+        socket.create_connection(("{INTERNET4}", 80), 60).close()
         break
     except OSError:
         assert time.monotonic() < deadline
@@ -23,7 +23,7 @@ print("reached")
 """
 
 _TOOLS = """
-    import asyncio, json, os, signal, socket, sys
+    import asyncio, contextlib, json, os, signal, socket, sys
     from pathlib import Path
     from bandsox import BandSox
     from bandsox.engine import ownership
@@ -44,8 +44,9 @@ _TOOLS = """
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and (process := ProcessId.of(int(entry.name))) is not None:
-                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent.pid:
-                    found.append(process)
+                with contextlib.suppress(OSError):  # it has ended
+                    if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent.pid:
+                        found.append(process)
         return found
 
     def kill(process):
@@ -54,12 +55,12 @@ _TOOLS = """
 
     def ended(processes):
         async def wait():
-            await asyncio.wait_for(asyncio.gather(*(process.wait() for process in processes)), 30)
+            await asyncio.wait_for(asyncio.gather(*(process.wait() for process in processes)), 120)
         asyncio.run(wait())
         return True
 
     def reach(vm):
-        return vm.run(["python3", "-c", os.environ["REACH"]], timeout=120).text
+        return vm.run(["python3", "-c", os.environ["REACH"]], timeout=300).text
 """
 
 _HOST = f"""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 def tcp(address, port=80):
     try:
-        with socket.create_connection((address, port), 20) as connection:
+        with socket.create_connection((address, port), 60) as connection:
             connection.sendall(b"x" * 100_000)
             return connection.recv(5).decode()
     except OSError as error:
@@ -24,7 +24,7 @@ def tcp(address, port=80):
 
 def udp(address):
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         try:
             sock.connect((address, 7))
             sock.send(b"ping")
@@ -64,10 +64,10 @@ _HOST = r"""
             asyncio.run(vm._async.guest.setup(network={**place, "mac": b"\2\0\0\0\0\7", "addresses": [], "gateways": []}))
             bare = [vm.run("cat /sys/class/net/eth0/address").text.strip(), vm.run("grep -c eth0 /proc/net/route").text.strip()]
             asyncio.run(vm._async.guest.setup(network=place))
-            renewed = json.loads(vm.run(["python3", "/root/probe.py", '["203.0.113.10", "2001:db8:80::10"]'], timeout=60).text)
+            renewed = json.loads(vm.run(["python3", "/root/probe.py", '["203.0.113.10", "2001:db8:80::10"]'], timeout=250).text)
             vm.stop()
             vm.start()
-            again = json.loads(vm.run(["python3", "/root/probe.py", '["203.0.113.10"]'], timeout=60).text)
+            again = json.loads(vm.run(["python3", "/root/probe.py", '["203.0.113.10"]'], timeout=250).text)
             print(json.dumps({
                 "found": found, "again": again, "bare": bare, "renewed": renewed, "config": config, "reason": vm.info()["network_reason"],
                 "ips": [before, vm.get_guest_ip(), other.get_guest_ip()], "root": os.geteuid() == 0,

@@ -250,7 +250,7 @@ def kill(vm: MicroVM, name: str) -> None:
     async def wait() -> None:
         await asyncio.gather(owned[name].wait(), owned["bandsox-network"].wait())
 
-    asyncio.run(asyncio.wait_for(wait(), 30))
+    asyncio.run(asyncio.wait_for(wait(), 120))
 
 
 def _name(process: ProcessId) -> str:

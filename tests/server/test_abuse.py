@@ -25,6 +25,13 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that waits as long as usual: this machine may take half a second to ask."""
+    with serving(tmp_path_factory.mktemp("patient")) as server:
+        yield server
+
+
 def connected(server: Server) -> socket.socket:
     host, _, port = server.url.removeprefix("http://").partition(":")
     return socket.create_connection((host, int(port)), timeout=60)
@@ -52,21 +59,21 @@ def test_a_second_head_that_does_not_end_is_not_waited_for_either(hasty: Server)
         assert b"HTTP/1.1 408 " in said
 
 
-def test_who_is_slow_to_read_headers_is_served_beside_others(hasty: Server) -> None:
-    slow = [connected(hasty) for _ in range(200)]
+def test_who_is_slow_to_read_headers_is_served_beside_others(patient: Server) -> None:
+    slow = [connected(patient) for _ in range(200)]
     try:
         for each in slow:
             each.sendall(b"GET / HT")
-        with hasty.client() as client:
+        with patient.client() as client:
             assert client.get("/healthz").status_code == 200
     finally:
         for each in slow:
             each.close()
 
 
-def test_a_head_without_end_is_refused(hasty: Server) -> None:
+def test_a_head_without_end_is_refused(patient: Server) -> None:
     for head in (b"GET /" + b"x" * (80 << 10), b"GET / HTTP/1.1\r\n" + b"X-A: bbbbbbbb\r\n" * 8000):
-        with connected(hasty) as connection:
+        with connected(patient) as connection:
             connection.sendall(head)
             assert everything(connection).startswith(b"HTTP/1.1 400 ")
 
@@ -84,26 +91,26 @@ def test_a_head_without_end_is_refused(hasty: Server) -> None:
         b"POST /api/vms HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-def test_what_is_no_proper_request_is_refused(hasty: Server, request_text: bytes) -> None:
-    with connected(hasty) as connection:
+def test_what_is_no_proper_request_is_refused(patient: Server, request_text: bytes) -> None:
+    with connected(patient) as connection:
         connection.sendall(request_text)
         assert everything(connection)[:12] in {b"HTTP/1.1 400", b"HTTP/1.1 421", b"HTTP/1.1 404", b"HTTP/1.1 408", b"HTTP/1.1 501", b""}
-    with hasty.client() as client:
+    with patient.client() as client:
         assert client.get("/healthz").status_code == 200
 
 
-def test_a_long_body_does_not_stop_others(hasty: Server) -> None:
+def test_a_long_body_does_not_stop_others(patient: Server) -> None:
     deep = b"[" * 100_000
-    with hasty.client() as client:
+    with patient.client() as client:
         for body in (b'{"code": "' + b"x" * (15 << 20), b'{"code": ' + deep, json.dumps({"code": ["x"] * 1_000_000}).encode()):
             answer = client.post("/api/vms/none/exec-python", content=body, headers={"content-type": "application/json"})
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
-def test_bodies_that_stop_coming_are_given_up_when_the_client_goes(hasty: Server) -> None:
-    with connected(hasty) as connection:
+def test_bodies_that_stop_coming_are_given_up_when_the_client_goes(patient: Server) -> None:
+    with connected(patient) as connection:
         connection.sendall(b"PUT /api/vms/none/file?path=/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
-    with hasty.client() as client:
+    with patient.client() as client:
         assert client.get("/healthz").status_code == 200
 
 
@@ -134,7 +141,7 @@ def test_a_client_has_so_many_connections_and_gets_others_back(tmp_path: Path) -
         for each in held:
             each.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
-        with connect(server.url.replace("http", "ws") + "/api/events", proxy=None) as websocket:
+        with connect(server.url.replace("http", "ws") + "/api/events", proxy=None, open_timeout=60) as websocket:
             websocket.recv(60)
             with connected(server) as refused:
                 answer = everything(refused)
@@ -170,11 +177,11 @@ def test_who_is_one_client(one: str, other: str, same: bool) -> None:
     assert (client_of((one, 1)) == client_of((other, 2))) == same
 
 
-def test_two_hundred_clients_at_once(hasty: Server) -> None:
+def test_two_hundred_clients_at_once(patient: Server) -> None:
     statuses: list[int] = []
 
     def ask() -> None:
-        with hasty.client() as client:
+        with patient.client() as client:
             statuses.append(client.get("/api/vms").status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(200)]

@@ -177,7 +177,7 @@ def test_who_may_not_read_it(guarded: tuple[Server, AuthFile]) -> None:
 
 
 def test_a_server_without_authentication_shows_it_too(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
+    with serving(tmp_path) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=120) as client:
         assert client.get("/api/auth/audit").json() == {"entries": [], "next": None}
         client.delete("/api/vms/none")
         (entry,) = client.get("/api/auth/audit").json()["entries"]

@@ -200,7 +200,7 @@ def test_the_life_of_a_machine_is_told_over_http(http: httpx.Client, bandsox: Ba
 
 
 def test_a_machine_that_is_stopped_has_not_died(server: Server, bandsox: BandSox) -> None:
-    with connect(server.url.replace("http", "ws") + "/api/events", proxy=None) as socket:
+    with connect(server.url.replace("http", "ws") + "/api/events", proxy=None, open_timeout=60) as socket:
         assert json.loads(socket.recv(timeout=60))["type"] == "hello"
         with bandsox.create_vm(mem_mib=256) as vm:
             vm.stop()
@@ -254,7 +254,7 @@ def test_a_ticket_opens_one_websocket(guarded: tuple[Server, AuthFile]) -> None:
     made = keys.create(file, "browser", ["read"])
 
     def first(ticket: str) -> str | None:
-        with connect(f"{server.url.replace('http', 'ws')}/api/events?ticket={ticket}", proxy=None) as socket:
+        with connect(f"{server.url.replace('http', 'ws')}/api/events?ticket={ticket}", proxy=None, open_timeout=60) as socket:
             try:
                 return str(json.loads(socket.recv(timeout=60))["type"])
             except ConnectionClosed:

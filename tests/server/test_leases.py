@@ -53,8 +53,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(socketserver.ThreadingTCPServer, http.server.HTTPServer):
     daemon_threads = allow_reuse_address = True
 
+server = Server(("127.0.0.1", 8080), Handler)
 print("ready", flush=True)
-Server(("127.0.0.1", 8080), Handler).serve_forever()
+server.serve_forever()
 """
 
 

@@ -118,7 +118,7 @@ def test_a_slash_is_a_part_of_a_name_where_it_is_encoded(http: httpx.Client, ser
         assert http.put(f"{path}/metadata", json={"metadata": {"by": "name"}}).json()["metadata"] == {"by": "name"}
         assert http.post(f"{path}%2Fexec", json={"command": "true"}).status_code == 405, "it is a name, and no route of that machine"
         assert http.post(f"{path.replace('%2F', '%2f')}/exec", json={"command": "echo a"}).json()["stdout"] == "a\n"
-        with connect(f"{server.url.replace('http', 'ws')}{path}/exec-stream", proxy=None) as socket:
+        with connect(f"{server.url.replace('http', 'ws')}{path}/exec-stream", proxy=None, open_timeout=60) as socket:
             socket.send('{"command": "exit 3"}')
             assert json.loads(socket.recv(timeout=60)) == {"type": "exit", "exit_code": 3}
         assert json.loads((bandsox.storage_dir / "audit.log").read_text().splitlines()[-1])["path"].startswith(path)

@@ -106,7 +106,7 @@ def test_a_connection_carries_bytes_both_ways_at_their_own_pace(there: MicroVM) 
 
 
 def test_a_connection_ends_with_what_it_may_not_say(server: Server, path: str) -> None:
-    with connect(f"{server.url.replace('http', 'ws')}{path}/ports/7/connect", proxy=None) as socket:
+    with connect(f"{server.url.replace('http', 'ws')}{path}/ports/7/connect", proxy=None, open_timeout=60) as socket:
         assert json.loads(socket.recv(timeout=60)) == {"type": "connected"}
         socket.send(b"abc")
         assert socket.recv(timeout=60) == b"abc"

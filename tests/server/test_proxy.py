@@ -109,8 +109,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(socketserver.ThreadingTCPServer, http.server.HTTPServer):
     daemon_threads = allow_reuse_address = True
 
+server = Server(("127.0.0.1", 8080), Handler)
 print("ready", flush=True)
-Server(("127.0.0.1", 8080), Handler).serve_forever()
+server.serve_forever()
 """
 
 
@@ -241,7 +242,7 @@ def test_what_does_not_answer(proxy: httpx.Client, vm: MicroVM, port: int, path:
 
 def test_a_websocket_is_handed_on(proxied: Server, vm: MicroVM) -> None:
     url = f"{proxied.proxy_url.replace('http', 'ws')}/api/vms/{vm.vm_id}/proxy/8080/chat"
-    with connect(url, proxy=None, subprotocols=["chat"], compression=None) as socket:  # type: ignore[list-item]
+    with connect(url, proxy=None, open_timeout=60, subprotocols=["chat"], compression=None) as socket:  # type: ignore[list-item]
         assert socket.subprotocol == "chat"
         for message in ("grüß", b"\x00\xff", "x" * 60_000, b""):
             socket.send(message)
@@ -250,7 +251,7 @@ def test_a_websocket_is_handed_on(proxied: Server, vm: MicroVM) -> None:
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=60)
         assert socket.close_code == 3999
-    with pytest.raises(InvalidStatus), connect(url.replace("8080", "9"), proxy=None):
+    with pytest.raises(InvalidStatus), connect(url.replace("8080", "9"), proxy=None, open_timeout=60):
         pass
 
 
@@ -300,7 +301,7 @@ def test_a_browser_gets_a_pass_for_one_port_with_a_link(storage: Path, vm: Micro
                 assert "bandsox_pass" not in json.dumps(page.json()["headers"])
                 other = dict(browser.cookies)
                 assert browser.get(server.proxy_url + path.replace("8080", "8081"), cookies=other).status_code == 401
-                assert httpx.get(url).status_code == 401, "a ticket is good for once"
+                assert httpx.get(url, trust_env=False, timeout=120).status_code == 401, "a ticket is good for once"
                 keys.revoke(file, made["exec"].key_id)
                 assert browser.get(server.proxy_url + path).status_code == 401
     finally:

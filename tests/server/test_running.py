@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import httpx
 import pytest
 
 from bandsox import BandSox, MicroVM
@@ -19,7 +18,9 @@ def test_it_does_not_listen_for_others_without_authentication(tmp_path: Path) ->
         error = refused(tmp_path, "--host", host)
         assert (error["code"], "bandsox auth init" in str(error["remedy"])) == ("invalid_request", True)
     with serving(tmp_path, "--host", "0.0.0.0", "--insecure") as server:
-        assert httpx.get(server.url.replace("0.0.0.0", "127.0.0.1") + "/healthz", trust_env=False).status_code == 200
+        server.url = server.url.replace("0.0.0.0", "127.0.0.1")
+        with server.client() as client:
+            assert client.get("/healthz").status_code == 200
 
 
 def test_a_port_in_use_and_a_half_of_a_certificate_are_refused(tmp_path: Path) -> None:
@@ -33,14 +34,15 @@ def test_a_port_in_use_and_a_half_of_a_certificate_are_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 def test_machines_outlive_it_and_the_next_one_finds_them(storage: Path, bandsox: BandSox, vm: MicroVM, ending: str) -> None:
-    with serving(storage) as first:
-        httpx.put(f"{first.url}/api/vms/{vm.vm_id}/metadata", json={"metadata": {"by": ending}}, trust_env=False)
-        before = httpx.get(f"{first.url}/api/vms/{vm.vm_id}", trust_env=False).json()
+    path = f"/api/vms/{vm.vm_id}"
+    with serving(storage) as first, first.client() as client:
+        client.put(f"{path}/metadata", json={"metadata": {"by": ending}})
+        before = client.get(path).json()
         assert getattr(first, ending)() in {0, None}
     assert as_json(bandsox.get_vm_info(vm.vm_id)) == before
-    with serving(storage) as second:
-        assert httpx.get(f"{second.url}/api/vms/{vm.vm_id}", trust_env=False).json() == before
-        assert httpx.post(f"{second.url}/api/vms/{vm.vm_id}/exec", json={"command": "echo on"}, trust_env=False).json()["stdout"] == "on\n"
+    with serving(storage) as second, second.client() as client:
+        assert client.get(path).json() == before
+        assert client.post(f"{path}/exec", json={"command": "echo on"}).json()["stdout"] == "on\n"
 
 
 def test_short_answers_are_not_held_back() -> None:
