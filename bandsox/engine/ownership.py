@@ -49,8 +49,8 @@ def _name_of_place(process: ProcessId, directories: Path) -> str | None:
     return place.name.removesuffix(" (deleted)") if place.parent == directories else None
 
 
-HELPERS_GRACE_S = 5.0
-"""What a VMM's helpers get to end after it: the keeper of its network takes that down first."""
+HELPERS_GRACE_S = 30.0
+"""What a VMM's helpers get to end after it: the keeper of its network takes that down first, for which it runs programs of the host."""
 
 
 async def end(process: ProcessId) -> None:

@@ -26,7 +26,7 @@ CUT = "its network is cut off until it is started again"
 
 _SOCKET = "network.sock"
 _LOGS = ("connections.0", "connections.1")
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 _MAX_REPLY = 64 << 10
 
 

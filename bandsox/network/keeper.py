@@ -27,7 +27,7 @@ from bandsox.process import ProcessId
 LOG = "network.log"
 """What the keeper has to say after its start, in the machine's directory."""
 
-_DEADLINE_S = 20.0
+_DEADLINE_S = 60.0
 _ANSWER_LIMIT = 64 << 10
 _MTU_PASTA = 65520
 """pasta ends every TCP connection itself, so no path behind it bounds a segment, and the largest is the fastest (passt(1), ``--mtu``)."""

@@ -89,7 +89,7 @@ def found(bandsox: BandSox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         vm.upload_file(_place("typing_extensions"), "/srv/library/typing_extensions.py")
         vm.write_bytes("/usr/local/bin/bwrap", f'#!/bin/sh\nexec {words} "$@"\n'.encode())
         assert vm.run("chmod 0755 /usr/local/bin/bwrap && mount -t squashfs -o ro /dev/vda /mnt").exit_code == 0
-        done = vm.run(["python3", "-c", textwrap.dedent(_IN_THE_MACHINE)], env={"PYTHONPATH": "/srv/library"}, timeout=120)
+        done = vm.run(["python3", "-c", textwrap.dedent(_IN_THE_MACHINE)], env={"PYTHONPATH": "/srv/library"}, timeout=400)
         assert done.exit_code == 0, done.stderr.decode()
         yield json.loads(done.stdout)
 

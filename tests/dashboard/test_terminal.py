@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from bandsox import MicroVM
 from tests.dashboard.browsing import visiting
-from tests.server.servers import Server, serving
+from tests.server.servers import Server, free_port, serving
 
 
 def screen(page: Page) -> Locator:
@@ -68,8 +68,8 @@ def test_a_page_that_is_loaded_again_shows_the_same_terminals(page: Page, machin
 
 
 def test_a_server_that_is_killed_and_comes_back_loses_nothing_of_two_tabs(browser: Browser, storage: Path, machine: MicroVM) -> None:
-    with serving(storage) as server, visiting(browser, server.url) as context:
-        port = server.url.rpartition(":")[2]
+    port = str(free_port())
+    with serving(storage, "--port", port) as server, visiting(browser, server.url) as context:
         table, terminal = context.new_page(), context.new_page()
         table.goto("/")
         terminal.goto("/vms/shared/terminal")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,7 +21,7 @@ from bandsox import BandSox
 from bandsox.server.auth import keys
 from bandsox.server.auth.file import AuthFile
 from bandsox.settings import DEFAULT_IMAGE
-from tests.server.servers import serving
+from tests.server.servers import free_port, serving
 
 NAMES = {
     "list_vms", "read_file", "list_files", "create_vm", "run_command", "run_python", "write_file", "fork_vm", "save_vm", "restore_vm",
@@ -96,8 +95,7 @@ def test_what_goes_wrong_is_told_with_its_remedy(tmp_path: Path) -> None:
 @contextmanager
 def over_http(url: str) -> Iterator[str]:
     """``bandsox mcp --http``, for callers of the server at `url`."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "bandsox.cli", "mcp", "--http", str(port), "--host", url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

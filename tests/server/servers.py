@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +35,17 @@ class Server:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+_PORTS = itertools.count(20_000 + os.getpid() % 100 * 100)
+
+
+def free_port() -> int:
+    """A port that nobody has, and that nobody gets by chance: it is none of those that the kernel gives away (ip_local_port_range)."""
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
 @contextmanager

@@ -100,8 +100,10 @@ def test_what_was_refused_is_written_down_and_told(http: httpx.Client, path: str
     events = there.follow_network_log()
     event = next(event for event in events if event.port == 81)
     assert (event.event, event.protocol, event.address) == ("refused", "tcp", "192.0.2.77")
-    events.close()  # type: ignore[attr-defined]
     vm.kill_session(trying)
+    assert vm.run(["python3", "-c", _TRY.replace("81", "82")]).exit_code == 0
+    assert next(event for event in events if event.port == 82).event == "refused", "what came before is written down as well"
+    events.close()  # type: ignore[attr-defined]
     assert there.network_log() == vm.network_log()
     found = http.get(f"{path}/network/log").json()
     assert found == as_json([as_facts_of(entry) for entry in vm.network_log()])

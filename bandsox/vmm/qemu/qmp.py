@@ -21,7 +21,7 @@ import anyio
 from bandsox.errors import MachineStopped, VMMError
 
 _LINE_LIMIT = 1 << 20
-_DEADLINE_S = 10.0
+_DEADLINE_S = 30.0
 _EVENTS_KEPT = 64
 
 

@@ -13,6 +13,10 @@ const (
 	goodClock = 20 * time.Millisecond
 	// clockRounds is how often the host is asked for a better answer.
 	clockRounds = 8
+	// poorClock is a round trip whose answer does not do yet: on a host that is busy all round trips may be long for a while. It is
+	// asked for a better one up to mostClockRounds times.
+	poorClock       = 50 * time.Millisecond
+	mostClockRounds = 64
 )
 
 // askTheTime asks the host what time it is, which it answers at once, and takes that for the time in the middle of the round trip
@@ -29,7 +33,7 @@ func (k *call) askTheTime() (step, off time.Duration, err error) {
 		}
 	})
 	var best time.Duration
-	for round := range clockRounds {
+	for round := range mostClockRounds {
 		asked := time.Now()
 		if err := k.event(wire.ClockEvent{Kind: "clock"}); err != nil {
 			return 0, 0, err
@@ -45,7 +49,7 @@ func (k *call) askTheTime() (step, off time.Duration, err error) {
 		case <-k.Done():
 			return 0, 0, context.Cause(k)
 		}
-		if best <= goodClock {
+		if best <= goodClock || best <= poorClock && round+1 >= clockRounds {
 			break
 		}
 	}
