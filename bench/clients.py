@@ -26,7 +26,7 @@ async def _client(host: str, port: int, path: str, begin_s: float, connected: as
 
 
 async def main(host: str, port: int, count: int, *paths: str) -> None:
-    connected, answers = asyncio.Semaphore(0), []
+    connected, answers = asyncio.Semaphore(0), list[int]()
     clients = [
         asyncio.create_task(_client(host, port, paths[number % len(paths)], number / count * _EVERY_S, connected, answers))
         for number in range(count)

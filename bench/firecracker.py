@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -177,7 +178,7 @@ async def _pauses(bandsox: AsyncBandSox, record: VMRecord) -> None:
     table("Firecracker: pause and resume", samples, _over(pause, bare_pause), _over(resume, bare_resume))
 
 
-async def _creates(bandsox: AsyncBandSox, options: dict[str, str]) -> None:
+async def _creates(bandsox: AsyncBandSox, options: dict[str, Any]) -> None:
     """From an image to the first answer of the agent."""
     floor, created = Samples("bare Firecracker to the agent's first byte"), Samples("create_vm")
     model = await bandsox.create_vm(vmm="firecracker", **options)

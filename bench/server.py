@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -55,7 +56,7 @@ async def _commands(vm: AsyncMicroVM, there: AsyncMicroVM, pid: int) -> None:
     for _ in range(_ROUNDS):  # in turns: both see the same host
         for samples, machine in ((here, vm), (far, there)):
             before = time.process_time()
-            await samples.of(1, lambda machine=machine: machine.run(["true"]))
+            await samples.of(1, partial(machine.run, ["true"]))
             spent[samples.name] += time.process_time() - before
     over = (far.median - here.median) * 1000
     library, client = (spent[samples.name] / _ROUNDS * 1000 for samples in (here, far))
@@ -77,8 +78,8 @@ async def _files(vm: AsyncMicroVM, there: AsyncMicroVM) -> None:
         for _ in range(_TURNS):
             for name, machine in (("library", vm), ("server", there)):
                 for way, move in (
-                    ("upload", lambda machine=machine: machine.upload_file(source, "/dev/shm/file")),
-                    ("download", lambda machine=machine: machine.download_file("/dev/shm/file", target)),
+                    ("upload", partial(machine.upload_file, source, "/dev/shm/file")),
+                    ("download", partial(machine.download_file, "/dev/shm/file", target)),
                 ):
                     start = time.perf_counter()
                     await move()
