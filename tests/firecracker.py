@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ class Unavailable(Exception):
 
 
 @contextmanager
-def options_for(vmm: str) -> Iterator[dict[str, str]]:
+def options_for(vmm: str) -> Iterator[dict[str, Any]]:
     """The options of `create_vm` with which a machine runs on `vmm`, for the time of the block; skips the test where there are none."""
     if vmm != "firecracker":
         yield {"vmm": vmm}

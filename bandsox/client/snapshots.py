@@ -20,7 +20,7 @@ from bandsox.workers import Task
 if TYPE_CHECKING:
     import httpx
 
-    from bandsox.vm import AsyncMicroVM
+    from bandsox.vm import AsyncMicroVM, MicroVM
 
 _REGISTRY, _LAYOUT = "registry:", "oci:"
 
@@ -36,7 +36,7 @@ class RemoteSnapshots(abc.ABC):
 
     async def snapshot_vm(
         self,
-        vm: AsyncMicroVM | str,
+        vm: AsyncMicroVM | MicroVM | str,
         snapshot_name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         progress: ProgressCallback | None = None,

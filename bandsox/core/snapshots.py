@@ -14,7 +14,7 @@ from bandsox.models import ProgressCallback
 
 if TYPE_CHECKING:
     from bandsox.models import Snapshot
-    from bandsox.vm import AsyncMicroVM
+    from bandsox.vm import AsyncMicroVM, MicroVM
 
 
 class Snapshots(Opening):
@@ -22,7 +22,7 @@ class Snapshots(Opening):
 
     async def snapshot_vm(
         self,
-        vm: AsyncMicroVM | str,
+        vm: AsyncMicroVM | MicroVM | str,
         snapshot_name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         progress: ProgressCallback | None = None,

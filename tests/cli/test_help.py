@@ -151,7 +151,7 @@ def test_completion_script(empty: Cli, shell: str) -> None:
 
 
 def _completed(cli: Cli, *words: str) -> list[str]:
-    environment = {"_BANDSOX_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    environment: Any = {"_BANDSOX_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
     return [line.partition(",")[2] for line in cli(**environment).text.splitlines() if line]
 
 

@@ -10,6 +10,7 @@ import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ class Web:
 
     def __init__(self) -> None:
         self.content = RELEASE
-        self.faults: list[dict[str, int]] = []
+        self.faults: list[dict[str, Any]] = []
         self.at_request: dict[int, Callable[[], None]] = {}
 
     def answer(self, request: Request) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -142,7 +143,7 @@ def test_processes(cli: Cli, machine: str) -> None:
 def test_names_of_machines_are_completed(cli: Cli, own: str) -> None:
     name = f"complete-{secrets.token_hex(4)}"
     cli("vm", "rename", own, name, check=True)
-    words = {"_BANDSOX_COMPLETE": "bash_complete", "COMP_WORDS": "bandsox exec comp", "COMP_CWORD": "2"}
+    words: dict[str, Any] = {"_BANDSOX_COMPLETE": "bash_complete", "COMP_WORDS": "bandsox exec comp", "COMP_CWORD": "2"}
     assert cli(**words).text == f"plain,{name}\n"
     words = {"_BANDSOX_COMPLETE": "bash_complete", "COMP_WORDS": "bandsox cp comp", "COMP_CWORD": "2"}
     assert cli(**words).text == f"plain,{name}:/\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_missing_command_says_so(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("options", [{"cwd": "/no/such/place"}, {"user": "nobody-has-this-name"}])
-def test_a_command_that_cannot_start_is_an_error_of_its_own(machine: Machine, options: dict[str, str]) -> None:
+def test_a_command_that_cannot_start_is_an_error_of_its_own(machine: Machine, options: dict[str, Any]) -> None:
     try:
         exit_code = machine.run(["true"], **options).exit_code
     except BandSoxError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,9 +106,10 @@ def test_doctor_says_which_is_chosen_and_why_no_other(cli: Cli, tmp_path: Path) 
 
 def test_doctor_tells_where_a_program_is_from(cli: Cli) -> None:
     setup = found()
+    environment: dict[str, Any] = {**setup.environment}
     if not Path(setup.environment["BANDSOX_FIRECRACKER"]).exists():
         pytest.skip(f"firecracker: {setup}")
-    findings = {each["subject"]: each for each in cli("--json", "doctor", **setup.environment).json["findings"]}
+    findings = {each["subject"]: each for each in cli("--json", "doctor", **environment).json["findings"]}
     assert findings["firecracker"]["state"] == findings["jailer"]["state"] == "ok"
     assert "1.12.1" in findings["firecracker"]["text"]
     assert "(BANDSOX_FIRECRACKER)" in findings["firecracker"]["text"]

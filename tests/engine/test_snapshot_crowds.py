@@ -41,8 +41,8 @@ def test_twenty_restores_at_once_from_two_processes_are_twenty_machines(bandsox:
     clones = [clone for vm_id in ids if (clone := bandsox.get_vm(vm_id)) is not None]
     assert len(clones) == RESTORES
     with ThreadPoolExecutor(RESTORES) as threads:
-        said = list(threads.map(lambda clone: clone.run(f"cat /dev/shm/kept; echo {clone.vm_id} > /root/own; cat /root/own").text, clones))
-        assert said == [f"kept\n{clone.vm_id}\n" for clone in clones]
+        read = list(threads.map(lambda clone: clone.run(f"cat /dev/shm/kept; echo {clone.vm_id} > /root/own; cat /root/own").text, clones))
+        assert read == [f"kept\n{clone.vm_id}\n" for clone in clones]
         assert len(set(threads.map(lambda clone: clone.run("hostname; cat /run/machine-id").text, clones))) == RESTORES
         networks = [clone.info()["network_config"] for clone in clones]
         assert len({network["guest_mac"] for network in networks if network}) == sum(network is not None for network in networks)

@@ -107,7 +107,8 @@ def test_a_file_of_another_size_is_refused(bandsox: BandSox, saved: str, name: s
     size, mode = path.stat().st_size, path.stat().st_mode
     path.chmod(0o600)
     with path.open("r+b") as file:
-        last = file.seek(-1, 2) and file.read(1)
+        file.seek(-1, 2)
+        last = file.read(1)
         file.truncate(size - 1 if change == "shorter" else size + 1)
         layout = Layout.open(bandsox.storage_dir)
         before = Traces.of(layout)

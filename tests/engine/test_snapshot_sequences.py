@@ -173,6 +173,6 @@ def test_contents_are_always_what_the_model_says_and_nothing_leaks(bandsox: Band
         print_blob=True,
     )
     try:
-        run_state_machine_as_test(lambda: Sequences(bandsox, base), settings=bounded)
+        run_state_machine_as_test(lambda: Sequences(bandsox, base), settings=bounded)  # type: ignore[arg-type]
     finally:
         bandsox.delete_snapshot(base)

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.firecracker import VMMS, options_for
 @pytest.fixture(scope="module", params=VMMS)
 def source(request: pytest.FixtureRequest, bandsox: BandSox) -> Iterator[MicroVM]:
     """A machine on each hypervisor with a running program, a file in memory and one on disk."""
-    own = {"env_vars": {"OWN": "source", "KEPT": "yes"}, "metadata": {"team": "web"}}
+    own: dict[str, Any] = {"env_vars": {"OWN": "source", "KEPT": "yes"}, "metadata": {"team": "web"}}
     with options_for(request.param) as options, bandsox.create_vm(mem_mib=256, **own, **options) as machine:
         machine.run(
             "echo in memory > /dev/shm/kept; echo on disk > /root/kept; (while :; do date +%s%N > /dev/shm/beat; sleep 0.05; done) &"
@@ -113,7 +114,7 @@ def test_sessions_and_added_ports_are_there_in_a_clone(bandsox: BandSox, source:
         assert {info.id for info in clone.list_sessions() if info.running} >= set(sessions)
         stream = clone.stream("echo started; exec sleep 600")
         assert next(stream) == ("stdout", b"started\n")
-        stream.close()
+        stream.close()  # type: ignore[attr-defined]
     bandsox.delete_snapshot(name)
 
 

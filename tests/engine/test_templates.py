@@ -86,10 +86,11 @@ def test_a_template_is_no_snapshot_of_its_own(bandsox: BandSox, template: Templa
 def test_what_cannot_be(bandsox: BandSox, template: Template, put: Path) -> None:
     for options in ({"mem_mib": 512}, {"vcpu": 2}, {"boot_args": "quiet"}, {"vmm": "firecracker"}):
         with pytest.raises(InvalidRequest):
-            bandsox.create_vm(template, **options)  # type: ignore[arg-type]
-    for setup in ("a text", [""], [[]], [["echo", 1]], print):
+            bandsox.create_vm(template, **options)
+    wrong: tuple[Any, ...] = ("a text", [""], [[]], [["echo", 1]], print)
+    for setup in wrong:
         with pytest.raises(InvalidRequest):
-            bandsox.template(setup=setup)  # type: ignore[arg-type]
+            bandsox.template(setup=setup)
     with pytest.raises(FileNotFoundError):
         make(bandsox, put, files={"/etc/put": put.with_name("absent")})
     for unknown in ("template:ffffffff", "template:", "template:../x"):

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -58,7 +59,7 @@ class Peer:
         length = int.from_bytes(await self.reader.readexactly(4), "big")
         return kind, await self.reader.readexactly(length)
 
-    async def hello(self) -> dict:
+    async def hello(self) -> dict[str, Any]:
         """Take HELLO and the request, and return the request."""
         kind, payload = await self.frame()
         assert kind == FrameType.HELLO
@@ -71,7 +72,7 @@ class Peer:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def welcome(self, *following: bytes) -> dict:
+    async def welcome(self, *following: bytes) -> dict[str, Any]:
         """Take HELLO and the request, answer WELCOME and `following`."""
         request = await self.hello()
         await self.send(frames.welcome(self.nonce, bytes(16)) + b"".join(following))

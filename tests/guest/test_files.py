@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -132,7 +133,7 @@ def test_an_agent_of_an_earlier_version_does_not_say_what_devices_have_carried()
 
 
 @pytest.fixture
-def own_agent(agent_binary: Path, short_path: Path):
+def own_agent(agent_binary: Path, short_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     path = short_path / "agent.sock"
     with subprocess.Popen([agent_binary, "--listen", f"unix:{path}"]) as process:
         wait_for_file(path, lambda: process.poll() is None)

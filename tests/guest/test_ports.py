@@ -8,6 +8,7 @@ import fcntl
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.guest.conftest import MakePorts
 pytestmark = pytest.mark.anyio
 
 
-def soon(seconds: float = 10.0) -> float:
+def soon(seconds: float = 60.0) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
@@ -29,7 +30,7 @@ def port_of(channel: object) -> int:
 
 
 @contextlib.contextmanager
-def held_by_another_process(directory: Path, *ports: int):
+def held_by_another_process(directory: Path, *ports: int) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds the locks of `ports` until it is told to end (a line) or killed."""
     program = textwrap.dedent(f"""
         import fcntl

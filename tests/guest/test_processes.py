@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ async def test_commands_that_cannot_be_started(guest: GuestClient) -> None:
         {"argv": ["a" * 2_000_000]},
     ],
 )
-async def test_a_command_that_can_never_work(guest: GuestClient, options: dict) -> None:
+async def test_a_command_that_can_never_work(guest: GuestClient, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         await guest.run(**options)
 

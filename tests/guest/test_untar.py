@@ -78,7 +78,7 @@ def check_untouched(outside: Path) -> None:
 
 
 def test_a_tree(target: Path) -> None:
-    members = [
+    members: list[tarfile.TarInfo | tuple[str, bytes]] = [
         directory("tree"),
         directory("tree/a", 0o500),
         ("tree/a/file", b"data" * 1000),
@@ -125,7 +125,7 @@ def test_writing_through_a_symbolic_link(target: Path, outside: Path, kind: str)
     target.mkdir()
     (target / "link").symlink_to(outside)
     (target / "secret").symlink_to(outside / "secret")
-    attempts = {
+    attempts: dict[str, list[tarfile.TarInfo | tuple[str, bytes]]] = {
         "directory": [("tree/link/new", b"owned")],
         "file": [("tree/secret", b"replaced")],
         "hard link target": [hardlink("tree/x", "tree/link/secret"), ("tree/x", b"owned")],

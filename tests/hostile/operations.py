@@ -35,7 +35,7 @@ async def stream(vm: AsyncMicroVM, place: Path) -> None:
 async def watch(vm: AsyncMicroVM, place: Path) -> None:
     """Changes may come for ever: this user wants to see a thousand. The watch has no deadline, so he waits for the first one only."""
     seen = 0
-    async with contextlib.aclosing(vm.watch("/root", recursive=True)) as changes:
+    async with contextlib.aclosing(vm.watch("/root", recursive=True)) as changes:  # type: ignore[type-var]  # it is a generator
         async for _ in changes:
             seen += 1
             if seen == 1_000:

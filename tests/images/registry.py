@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ class Registry:
         name: str,
         layers: list[bytes],
         *,
-        config: dict[str, object] | None = None,
+        config: Mapping[str, object] | None = None,
         architecture: str = "amd64",
         docker: bool = False,
         diff_ids: list[str] | None = None,
@@ -109,8 +109,8 @@ def run_registry(
     directory: Path,
     *,
     password: bool = False,
-    auth: dict[str, object] | None = None,
-    tls: dict[str, object] | None = None,
+    auth: Mapping[str, object] | None = None,
+    tls: Mapping[str, object] | None = None,
     authorization: Callable[[str], str] | None = None,
 ) -> Iterator[Registry]:
     """Run docker-registry on a free port of the loopback interface, with all its state in `directory`.

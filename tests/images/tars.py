@@ -7,6 +7,7 @@ import hashlib
 import io
 import tarfile
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass
@@ -15,16 +16,16 @@ class Tar:
 
     data: bytearray = field(default_factory=bytearray)
 
-    def file(self, name: str | bytes, content: bytes = b"", **fields: object) -> Tar:
+    def file(self, name: str | bytes, content: bytes = b"", **fields: Any) -> Tar:
         return self.entry(name, tarfile.REGTYPE, content, **fields)
 
-    def directory(self, name: str | bytes, **fields: object) -> Tar:
+    def directory(self, name: str | bytes, **fields: Any) -> Tar:
         return self.entry(name, tarfile.DIRTYPE, **{"mode": 0o755, **fields})
 
-    def symlink(self, name: str | bytes, target: str | bytes, **fields: object) -> Tar:
+    def symlink(self, name: str | bytes, target: str | bytes, **fields: Any) -> Tar:
         return self.entry(name, tarfile.SYMTYPE, linkname=target, **fields)
 
-    def hardlink(self, name: str | bytes, target: str | bytes, **fields: object) -> Tar:
+    def hardlink(self, name: str | bytes, target: str | bytes, **fields: Any) -> Tar:
         return self.entry(name, tarfile.LNKTYPE, linkname=target, **fields)
 
     def whiteout(self, name: str) -> Tar:
@@ -42,9 +43,9 @@ class Tar:
         *,
         linkname: str | bytes = "",
         pax: dict[str | bytes, str | bytes] | None = None,
-        format: int = tarfile.PAX_FORMAT,  # noqa: A002
+        format: Literal[0, 1, 2] = tarfile.PAX_FORMAT,  # noqa: A002
         xattrs: dict[str, bytes] | None = None,
-        **fields: object,
+        **fields: Any,
     ) -> Tar:
         info = tarfile.TarInfo(_text(name))
         info.type = kind
@@ -74,11 +75,11 @@ class Tar:
         self.data += content + bytes(-len(content) % 512)
         return self
 
-    def bytes(self) -> bytes:
-        return bytes(self.data) + bytes(1024)
-
     def gzip(self) -> bytes:
         return gzip.compress(self.bytes(), mtime=0)
+
+    def bytes(self) -> bytes:
+        return bytes(self.data) + bytes(1024)
 
 
 def _record(key: bytes, value: bytes) -> bytes:
@@ -163,4 +164,4 @@ def in_chunks(data: bytes, size: int) -> io.BufferedReader:
             self.position += len(piece)
             return len(piece)
 
-    return io.BufferedReader(Slow(), size)
+    return io.BufferedReader(Slow(), size)  # type: ignore[arg-type]

@@ -176,9 +176,9 @@ def write_layout(directory: Path, archives: list[bytes]) -> None:
 def test_large_random_images_are_what_umoci_unpacks(tmp_path: Path, seed: int) -> None:
     """Wider trees than the model's, with hard links, owners, times and attributes, but no whiteouts after entries."""
     chance = random.Random(seed)
-    archives, known = [], []
+    archives, known = list[bytes](), list[str]()
     for number in range(4):
-        tar, mine = Tar(), []
+        tar, mine = Tar(), list[str]()
         for path in chance.sample(known, k=min(len(known), 6)) if number else []:
             if path not in mine and not any(other.startswith(path + "/") or path.startswith(other + "/") for other in mine):
                 tar.whiteout(path)

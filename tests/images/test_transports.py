@@ -190,7 +190,7 @@ async def test_an_archive_of_something_else_is_refused(images: Images, tmp_path:
 def old_docker_save(path: Path) -> dict[str, object]:
     """An archive as Docker before 1.10 to 24 wrote it: a directory a layer, equal layers as symbolic links."""
     low, high = Tar().file("a", b"1").bytes(), Tar().file("b", b"2").bytes()
-    config = {
+    config: dict[str, object] = {
         "architecture": "amd64",
         "os": "linux",
         "config": {"Cmd": ["x"]},

@@ -50,7 +50,7 @@ def outcome() -> dict[str, Any]:
             seen["policy"] = _policed(vm, other)
             seen["clones"] = _clones(vm)
             vm.stop()
-            left = {"stopped": _leases("chain")}
+            left: dict[str, Any] = {"stopped": _leases("chain")}
             vm.start()
         left |= {"deleted": {**_leases("chain"), **_leases("pair")}, "attachments": _attachments(bandsox)}
         with _machine(bandsox, "full"):

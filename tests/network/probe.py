@@ -139,11 +139,11 @@ def attempt(step):
     except ssl.SSLError as error:
         return type(error).__name__
     except socket.gaierror as error:
-        return {socket.EAI_NONAME: "EAI_NONAME", socket.EAI_AGAIN: "EAI_AGAIN"}.get(error.errno, str(error))
+        return {socket.EAI_NONAME: "EAI_NONAME", socket.EAI_AGAIN: "EAI_AGAIN"}.get(error.errno or 0, str(error))
     except TimeoutError:
         return "timeout"
     except OSError as error:
-        return errno.errorcode.get(error.errno, repr(error))
+        return errno.errorcode.get(error.errno or 0, repr(error))
     except http.client.HTTPException as error:
         return type(error).__name__
 

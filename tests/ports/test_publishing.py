@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import threading
 import urllib.request
@@ -61,7 +62,8 @@ def test_any_text_is_a_port_or_an_invalid_request(text: str) -> None:
 
 def test_forms_of_the_parameter() -> None:
     assert publishing.taken_from(None) == ()
-    assert publishing.taken_from({8080: 80, "127.0.0.2:81": 80}) == (PublishedPort(80, 8080), PublishedPort(80, 81, "127.0.0.2"))
+    ports: dict[int | str, int] = {8080: 80, "127.0.0.2:81": 80}
+    assert publishing.taken_from(ports) == (PublishedPort(80, 8080), PublishedPort(80, 81, "127.0.0.2"))
     assert publishing.taken_from(["80", PublishedPort(1, 2)]) == (PublishedPort(80), PublishedPort(1, 2))
     with pytest.raises(InvalidRequest):
         publishing.taken_from("80")
@@ -199,7 +201,7 @@ def test_a_port_that_is_taken(bandsox: BandSox, published: MicroVM) -> None:
 def test_a_forwarder_that_was_killed_is_mended_by_the_next_use(bandsox: BandSox, published: MicroVM) -> None:
     url = published.info()["ports"][0]["url"]
     killed = forwarder_of(bandsox, published)
-    killed.signal(9)
+    killed.signal(signal.SIGKILL)
     with ThreadPoolExecutor(4) as pool:  # several at once start one
         list(pool.map(lambda _: published.run("true"), range(4)))
     assert get(url + "/") == b"hello from /"

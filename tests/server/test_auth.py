@@ -36,7 +36,7 @@ ROUTES = [
     for router in ROUTERS
     for route in router.routes
     if isinstance(route, APIRoute)
-    for method in sorted(route.methods)
+    for method in sorted(route.methods or ())
 ]
 GUARDED = [(method, path, scope) for method, path, scope in ROUTES if isinstance(scope, Scope)]
 RANKS = list(Scope)
@@ -100,9 +100,9 @@ def test_every_route_demands_what_it_should(guarded: Server, keys: dict[str, str
         assert call(anybody, method, path, params={"token": keys["admin"]}).status_code == 401, "keys do not belong into addresses"
     for held, key in keys.items():
         with guarded.client(key) as client:
-            answer = call(client, method, path) if path != "/api/doctor" or held != "admin" else None
-            if answer is None:  # it would boot a machine
+            if path == "/api/doctor" and held == "admin":  # it would boot a machine
                 continue
+            answer = call(client, method, path)
             if RANKS.index(Scope(held)) < RANKS.index(scope):
                 assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
             else:

@@ -60,7 +60,7 @@ def test_a_file_gets_the_mode_that_is_asked_for_and_keeps_it(there: MicroVM, vm:
 
 
 def test_sessions_and_terminals(there: MicroVM) -> None:
-    ended, shown = threading.Event(), []
+    ended, shown = threading.Event(), list[str]()
     session = there.start_pty_session("stty size; read line; echo got $line", 91, 31, shown.append, lambda _: ended.set())
     there.send_session_input(session, "yes\n")
     assert ended.wait(100)

@@ -181,7 +181,7 @@ def test_the_life_of_a_machine_is_told_over_http(http: httpx.Client, bandsox: Ba
         with bandsox.create_vm(mem_mib=256, metadata={"a": 1}) as vm:  # another process than the server
             bandsox.rename_vm(vm.vm_id, f"renamed-{vm.vm_id}")
             bandsox.update_vm_metadata(vm.vm_id, {"a": 2})
-            os.kill(vm.process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            os.kill(vm.process.pid, signal.SIGKILL)
             mine = (each for each in told if each["subject"] == vm.vm_id)
             kinds = [(each["type"], each["status"]) for each in itertools.islice(mine, 5)]
         assert kinds == [

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -109,7 +110,15 @@ def test_small_contents_as_json(http: httpx.Client, path: str, vm: MicroVM) -> N
     assert http.post(f"{path}/write-file", json=body).json()["size"] == 256
     assert http.post(f"{path}/append-file", json={"path": "/root/small", "content": "grüß"}).json()["size"] == 6
     assert vm.read_bytes("/root/small") == every + "grüß".encode()
-    for wrong in ({"path": "/x", "content": "%", "encoding": "base64"}, {"path": "/x"}, {"content": ""}, {"path": "/x", "content": 1}, []):
+    odd = {"path": "/x", "content": "%", "encoding": "base64"}
+    wrongs: tuple[Any, ...] = (
+        odd,
+        {"path": "/x"},
+        {"content": ""},
+        {"path": "/x", "content": 1},
+        [],
+    )
+    for wrong in wrongs:
         assert http.post(f"{path}/write-file", json=wrong).status_code == 400
     assert http.post(f"{path}/write-file", json={"path": "relative", "content": ""}).status_code == 400
 

@@ -60,7 +60,7 @@ def test_deadlines_change_one_by_one(face: str, request: pytest.FixtureRequest) 
     assert known() == (None, None, "stop")
     for wrong in ({"ttl": 0}, {"idle_timeout": -1}, {"on_expiry": "explode"}, {"on_expiry": None}, {"colour": 1}):
         with pytest.raises(errors.InvalidRequest):
-            machine.set_deadlines(**wrong)  # type: ignore[arg-type]
+            machine.set_deadlines(**wrong)
     assert known() == (None, None, "stop")
     machine.set_deadlines(ttl=1e-6, on_expiry="pause")
     assert machine.status().value == "paused"

@@ -285,7 +285,7 @@ def test_what_has_said_nothing_yet_is_refused(gatekeeper: Gatekeeper) -> None:
 
 def test_who_does_not_end_is_told_again(gatekeeper: Gatekeeper, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "_POLITE_S", 0.01)
-    told = []
+    told: list[Lease] = []
 
     async def stubborn(lease: Lease) -> None:
         while len(told) < 3:

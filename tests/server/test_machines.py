@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_a_body_that_is_too_large_is_not_read(http: httpx.Client) -> None:
     answer = http.post("/api/vms", content=b" " * (2 << 20), headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")
 
-    def unannounced() -> object:
+    def unannounced() -> Iterator[bytes]:
         for _ in range(64):
             yield b" " * (64 << 10)
 

@@ -49,10 +49,10 @@ def vm(there: MicroVM, bandsox: BandSox) -> MicroVM:
 
 
 def test_a_policy_is_shown_and_changed(http: httpx.Client, path: str, vm: MicroVM) -> None:
-    facts = {"deny": [], "learn": False, "upload_mbit": None, "download_mbit": None, "connections": None}
+    facts: dict[str, object] = {"deny": [], "learn": False, "upload_mbit": None, "download_mbit": None, "connections": None}
     assert http.get(f"{path}/network/policy").json() == {"policy": {**facts, "allow": ["api.example.com"], "connections": 9}}
-    for wanted, known in {"none": Policy(allow=()), "learn": Policy(learn=True)}.items():
-        assert http.put(f"{path}/network/policy", json={"policy": wanted}).json()["policy"] == as_json(as_facts(known))
+    for preset, known in {"none": Policy(allow=()), "learn": Policy(learn=True)}.items():
+        assert http.put(f"{path}/network/policy", json={"policy": preset}).json()["policy"] == as_json(as_facts(known))
         assert vm.network_policy() == known
     wanted = {"allow": ["*.example.org:443", "203.0.113.0/24"], "deny": ["203.0.113.7"], "upload_mbit": 8.5}
     assert http.put(f"{path}/network/policy", json={"policy": wanted}).json()["policy"] == {**facts, **wanted}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import schemathesis
@@ -44,7 +45,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
 
 @schema.parametrize()
 @bounded
-def test_what_is_asked_with_a_key_is_answered_as_described(case: schemathesis.Case, guarded: tuple[Server, str]) -> None:
+def test_what_is_asked_with_a_key_is_answered_as_described(case: schemathesis.Case[Any], guarded: tuple[Server, str]) -> None:
     server, key = guarded
     answer = case.call(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
     assert answer.status_code != 500, answer.text
@@ -53,7 +54,7 @@ def test_what_is_asked_with_a_key_is_answered_as_described(case: schemathesis.Ca
 
 @schema.parametrize()
 @bounded
-def test_what_is_asked_without_a_key_is_refused(case: schemathesis.Case, guarded: tuple[Server, str]) -> None:
+def test_what_is_asked_without_a_key_is_refused(case: schemathesis.Case[Any], guarded: tuple[Server, str]) -> None:
     server, _ = guarded
     answer = case.call(base_url=server.url, headers={"Authorization": ""}, timeout=60)
     if "x-scope" in case.operation.definition.raw:

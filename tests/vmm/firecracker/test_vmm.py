@@ -23,7 +23,6 @@ from bandsox.vmm import console, follow
 from bandsox.vmm.base import Disk, LaunchSpec
 from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.firecracker import Firecracker, configuration, output
-from bandsox.vmm.firecracker import vmm as module
 from bandsox.vmm.firecracker.client import Client
 from bandsox.vmm.firecracker.requests import InstanceInfo
 from tests.vmm.firecracker.conftest import MakeSpec
@@ -197,7 +196,7 @@ async def test_a_firecracker_that_is_killed_while_it_is_configured(
                 process.signal(signal.SIGKILL)
         return original(client, *arguments)
 
-    monkeypatch.setattr(module.Client, step, killing)
+    monkeypatch.setattr(Client, step, killing)
     with pytest.raises(VMMError, match="ended while it was started"):
         await firecracker.start(machine)
     assert processes(machine.directory) == []
