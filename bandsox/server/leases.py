@@ -98,8 +98,7 @@ class Leases:
         scope["lease"] = lease
         self._held.add(lease)
         try:
-            if caller.until is not None:
-                self._check(lease)
+            self._check(lease)
             await app(scope, receive, answer.send)
             if lease.over.done():
                 await asyncio.sleep(0)  # cancelled when it had just ended
@@ -117,13 +116,15 @@ class Leases:
         if lease.over.done():
             return
         try:
-            may = self._gatekeeper.still(lease.caller)
+            still = self._gatekeeper.still(lease.caller)
         except BandSoxError:  # a file that cannot be read lets nobody in
-            may = False
-        if not may:
+            still = None
+        if still is None:
             lease.end()
-        elif lease.caller.until is not None:
-            left = max(0.0, lease.caller.until - time.time())
+        elif still.until is None:
+            lease.release()
+        else:
+            left = max(0.0, still.until - time.time())
             lease.call_later(min(left, _LONGEST_TIMER_S), lambda: self._check(lease))
 
     def _now(self) -> object:

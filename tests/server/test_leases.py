@@ -247,15 +247,23 @@ def gatekeeper(tmp_path: Path) -> Gatekeeper:
     return gatekeeper
 
 
-def served(gatekeeper: Gatekeeper, app: Callable[[Lease], Any], *, websocket: bool = False) -> list[Message]:
-    """What is answered when the key is revoked while `app` serves."""
+def served(
+    gatekeeper: Gatekeeper,
+    app: Callable[[Lease], Any],
+    *,
+    websocket: bool = False,
+    over: Callable[[AuthFile, str], object] = keys.revoke,
+    before: bool = False,
+) -> list[Message]:
+    """What is answered when the key is revoked, or whatever `over` does, while `app` serves, or just `before`, when nobody watches."""
 
     async def run() -> list[Message]:
         sent: list[Message] = []
         key_id, caller = known(gatekeeper)
 
         async def serving_one(scope: Scope, receive: Receive, send: Send) -> None:
-            asyncio.get_running_loop().call_soon(keys.revoke, gatekeeper.file, key_id)
+            if not before:
+                asyncio.get_running_loop().call_soon(over, gatekeeper.file, key_id)
             await app(scope["lease"])
 
         async def receive() -> Message:
@@ -265,6 +273,8 @@ def served(gatekeeper: Gatekeeper, app: Callable[[Lease], Any], *, websocket: bo
             sent.append(message)
 
         held = Leases(gatekeeper)
+        if before:
+            over(gatekeeper.file, key_id)
         with held.watching():
             await held.serve(caller, serving_one, {"type": "websocket" if websocket else "http"}, receive, send)
         assert asyncio.current_task() is not None
@@ -281,6 +291,17 @@ async def _for_ever(lease: Lease) -> None:
 def test_what_has_said_nothing_yet_is_refused(gatekeeper: Gatekeeper) -> None:
     assert [each.get("status") for each in served(gatekeeper, _for_ever)] == [401, None]
     assert served(gatekeeper, _for_ever, websocket=True) == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_a_key_that_is_given_less_time_ends_what_it_opened_when_that_is_over(gatekeeper: Gatekeeper) -> None:
+    def shorten(file: AuthFile, key_id: str) -> None:
+        keys.edit(file, key_id, {"expires_in": 1.0})
+
+    assert served(gatekeeper, _for_ever, over=shorten)[0]["status"] == 401
+
+
+def test_what_was_opened_with_a_key_that_is_none_any_more_ends_at_once(gatekeeper: Gatekeeper) -> None:
+    assert served(gatekeeper, _for_ever, before=True)[0]["status"] == 401
 
 
 def test_who_does_not_end_is_told_again(gatekeeper: Gatekeeper, monkeypatch: pytest.MonkeyPatch) -> None:

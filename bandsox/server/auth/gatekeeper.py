@@ -77,15 +77,16 @@ class Gatekeeper:
         caller = self._known(authority, credential.token) if credential.token.startswith(sessions.PREFIX) else None
         return None if caller is None else dataclasses.replace(caller, by_cookie=True)
 
-    def still(self, caller: Caller) -> bool:
-        """Whether a caller that was let in may do now what it could then."""
+    def still(self, caller: Caller) -> Caller | None:
+        """A caller that was let in, until when it may do what it could then; None where it may not any more."""
         authority = self.file.read()
         if authority is None:
-            return True
-        if caller.until is not None and caller.until <= time.time():
-            return False
+            return caller
         now = keys.owner(authority, caller.id) if caller.session is None else sessions.owner(authority, caller.session)
-        return now is not None and (now.scopes, now.prefix) == (caller.scopes, caller.prefix)
+        if now is None or (now.scopes, now.prefix) != (caller.scopes, caller.prefix):
+            return None
+        until = min((each.until for each in (caller, now) if each.until is not None), default=None)
+        return None if until is not None and until <= time.time() else dataclasses.replace(caller, until=until)
 
     def _known(self, authority: Authority, token: str) -> Caller | None:
         if len(token) > _MAX_TOKEN:
