@@ -1,4 +1,4 @@
-"""The network of a server's machine: where it may go, and where it went."""
+"""The network of a server's machine: where it may go, where it went, and what it uses there without having it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,43 @@ from typing import Any
 import msgspec
 
 from bandsox.client.access import RemoteAccess
+from bandsox.client.addresses import segment
 from bandsox.models import Connection as NetworkConnection
-from bandsox.models import NetworkEvent, NetworkStats, Policy
+from bandsox.models import NetworkEvent, NetworkStats, Policy, Secret
+from bandsox.network.cni import PREFIX, network_of
 from bandsox.network.policy import policy_of
+from bandsox.network.vault import check_value, uses_of
 
 
 class _Answer(msgspec.Struct):
     """A server's word on a policy."""
 
     policy: Policy | None
+
+
+class _SecretInfo(msgspec.Struct):
+    """What a server tells of a secret."""
+
+    name: str
+    has_value: bool
+
+
+def attachment(network: Policy | str | None) -> dict[str, Any] | str | None:
+    """What a new machine's network is to be, as a request has it: a policy, or a CNI network of the server's host. Raises as `demand`."""
+    if isinstance(network, str) and network.startswith(PREFIX):
+        return f"{PREFIX}{network_of(network.removeprefix(PREFIX))}"
+    return demand(network)
+
+
+def revealed(secrets: Mapping[str, Secret] | None) -> dict[str, Any]:
+    """Secrets as a request has them, with their values; checked here too.
+
+    Raises
+    ------
+    InvalidRequest: one of them cannot be kept as it is asked for. The message has no value.
+    """
+    uses_of(secrets)
+    return {name: {**dataclasses.asdict(secret), "hosts": list(secret.hosts)} for name, secret in (secrets or {}).items()}
 
 
 def demand(policy: Policy | str | Mapping[str, Any] | None) -> dict[str, Any] | str | None:
@@ -51,6 +79,18 @@ class RemoteNetwork(RemoteAccess):
         found = (await self._server.get(f"{self._path}/network/learned", _Answer)).policy
         assert found is not None
         return found
+
+    async def set_secret(self, name: str, value: str | None) -> None:
+        """Give one of its secrets another value, at once where it runs; None withdraws it."""
+        path = f"{self._path}/secrets/{segment(name)}"
+        if value is None:
+            await self._server.call("DELETE", path, patient=True)
+        else:
+            await self._server.call("PUT", path, json={"value": check_value(name, value)}, patient=True)
+
+    async def secrets(self) -> dict[str, bool]:
+        """The names of its secrets, and whether each has a value."""
+        return {each.name: each.has_value for each in await self._server.get(f"{self._path}/secrets", list[_SecretInfo])}
 
     async def network_stats(self) -> NetworkStats:
         """How much it has used its network since its start."""

@@ -16,7 +16,7 @@ from bandsox.client.addresses import vm_path
 from bandsox.client.connection import Connection
 from bandsox.client.guest import refuse
 from bandsox.client.machine import RemoteMicroVM
-from bandsox.client.network import demand
+from bandsox.client.network import attachment, revealed
 from bandsox.client.snapshots import RemoteSnapshots
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.core.remote_templates import RemoteTemplates
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _DOCKERFILE_OPTIONS = frozenset(
     {"enable_networking", "force_rebuild", "dns", "vmm", "disk_bandwidth_mbps", "disk_iops", "confinement", "ttl", "idle_timeout"}
-    | {"on_expiry", "auto_resume", "publish", "network_bandwidth_mbps", "balloon_mib", "mmds", "track_dirty_pages", "network"}
+    | {"on_expiry", "auto_resume", "publish", "network_bandwidth_mbps", "balloon_mib", "mmds", "track_dirty_pages", "network", "secrets"}
 )
 """What may be given to `create_vm_from_dockerfile` beyond its parameters."""
 
@@ -119,8 +119,8 @@ class RemoteBandSox(RemoteSnapshots, RemoteTemplates, AsyncBandSox):
         ephemeral: bool = False,
         progress: ProgressCallback | None = None,
     ) -> AsyncMicroVM:
-        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host, and secrets."""
-        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or secrets or ephemeral:
+        """Make a machine of an image and start it; as `AsyncBandSox.create_vm`, but for what concerns files of this host."""
+        if kernel_path is not None or boot_args or debug_console or cpu_template is not None or ephemeral:
             refuse()
         if isinstance(docker_image, Template):
             docker_image = f"{TEMPLATE_PREFIX}{docker_image.id}"
@@ -150,7 +150,8 @@ class RemoteBandSox(RemoteSnapshots, RemoteTemplates, AsyncBandSox):
             "on_expiry": on_expiry,
             "auto_resume": auto_resume,
             "publish": _published(publish),
-            "network": demand(network),
+            "network": attachment(network),
+            "secrets": revealed(secrets),
         }
         made = await self._server.make("/api/vms", progress, json=wanted)
         return await self._made(made)
@@ -192,9 +193,10 @@ class RemoteBandSox(RemoteSnapshots, RemoteTemplates, AsyncBandSox):
             "metadata": dict(metadata or {}),
             "mcp": None if mcp is None else dict(mcp),
             "build_args": dict(build_args or {}),
-            **{option: value for option, value in kwargs.items() if option not in {"publish", "network"}},
+            **{option: value for option, value in kwargs.items() if option not in {"publish", "network", "secrets"}},
             "publish": _published(kwargs.get("publish")),
-            "network": demand(kwargs.get("network")),
+            "network": attachment(kwargs.get("network")),
+            "secrets": revealed(kwargs.get("secrets")),
         }
         path = Path(dockerfile_path)
         directory = Path(context) if context is not None else path.parent

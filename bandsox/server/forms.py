@@ -42,13 +42,13 @@ BUILD_BODY: dict[str, Any] = {
                 "required": ["dockerfile"],
                 "properties": {
                     **{name: {"type": "string"} for name in ("dockerfile", "tag", "name", "vmm", "confinement", "on_expiry")},
-                    "network": {"type": "string", "description": "a preset's name, or a policy in JSON"},
+                    "network": {"type": "string", "description": "a preset's name, `cni:` and a network's, or a policy in JSON"},
                     **{name: {"type": "integer"} for name in ("vcpu", "mem_mib", "disk_size_mib", "balloon_mib", "disk_iops")},
                     **{name: {"type": "boolean"} for name in ("enable_networking", "force_rebuild", "auto_resume", "track_dirty_pages")},
                     **{name: {"type": "number"} for name in ("ttl", "idle_timeout", "disk_bandwidth_mbps", "network_bandwidth_mbps")},
                     **{
                         name: {"type": "string", "contentMediaType": "application/json"}
-                        for name in ("env_vars", "metadata", "mcp", "build_args", "publish", "dns", "mmds")
+                        for name in ("env_vars", "metadata", "mcp", "build_args", "publish", "dns", "mmds", "secrets")
                     },
                     "context": {"type": "string", "format": "binary", "description": "a tar archive of what COPY and ADD take files from"},
                 },

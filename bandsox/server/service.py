@@ -18,6 +18,7 @@ from bandsox.core import AsyncBandSox
 from bandsox.errors import BandSoxError, Forbidden, SnapshotNotFound, StorageFull, TemplateNotFound, VMNotFound
 from bandsox.guest import GuestClient
 from bandsox.models import TEMPLATE_PREFIX, Policy, Snapshot, Template, VMRecord, VMStatus
+from bandsox.network.cni import PREFIX as CNI_PREFIX
 from bandsox.network.policy import policy_of, private_rules
 from bandsox.server import shapes
 from bandsox.server.auth.attempts import Attempts
@@ -180,7 +181,24 @@ class Service:
                 remedy="name an image of a registry, or one that is here",
             )
 
-    def policy_for(self, caller: Caller, wanted: shapes.NetworkDemand) -> Policy:
+    def network_for(self, caller: Caller, wanted: shapes.NetworkDemand | str) -> Policy | str:
+        """The network that `caller` wants for a machine. Only administrators attach machines to networks of the host.
+
+        Raises
+        ------
+        As `policy_for`. Forbidden: it is such a network, and the caller none of those.
+        """
+        if not isinstance(wanted, str) or not wanted.startswith(CNI_PREFIX):
+            return self.policy_for(caller, wanted)
+        if not caller.may(Scope.ADMIN):
+            raise Forbidden(
+                f"{caller.name} may not attach VMs to the network {wanted!r}",
+                cause="what a CNI network leads to is decided by the host's configuration",
+                remedy="leave it out, or use a key of the scope admin",
+            )
+        return wanted
+
+    def policy_for(self, caller: Caller, wanted: shapes.NetworkDemand | str) -> Policy:
         """The network policy that `caller` wants for a machine. Only administrators open a way to what is not the Internet's.
 
         Raises

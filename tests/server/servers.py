@@ -49,10 +49,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(storage: Path, *options: str) -> Iterator[Server]:
-    """A server of a storage directory, on a free port, for the time of the block."""
+def serving(storage: Path, *options: str, log: Path | None = None) -> Iterator[Server]:
+    """A server of a storage directory, on a free port, for the time of the block. `log`: where what it says goes, to the end of a file."""
     command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "serve", "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with contextlib.ExitStack() as stack:
+        stderr = None if log is None else stack.enter_context(log.open("a"))
+        process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment))
         try:
             assert process.stdout is not None
             ready = json.loads(process.stdout.readline())

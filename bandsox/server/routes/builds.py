@@ -31,7 +31,7 @@ from bandsox.workers import storage_errors
 router = APIRouter(prefix="/api/vms", tags=["VMs"], route_class=GuardedRoute)
 
 _MAX_ENTRIES, _MAX_BYTES = 200_000, 8 << 30
-_JSON = ("env_vars", "metadata", "mcp", "build_args", "publish", "dns", "mmds")
+_JSON = ("env_vars", "metadata", "mcp", "build_args", "publish", "dns", "mmds", "secrets")
 
 
 @router.post("/from-dockerfile", response_model=shapes.CreatedVM, openapi_extra={"requestBody": forms.BUILD_BODY})

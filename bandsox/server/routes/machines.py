@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from bandsox.engine import identity
-from bandsox.models import TEMPLATE_PREFIX, Deadlines, ProgressCallback, PublishedPort
+from bandsox.models import TEMPLATE_PREFIX, Deadlines, ProgressCallback, PublishedPort, Secret
 from bandsox.server import recovery, shapes
 from bandsox.server.auth.callers import Caller, Scope
 from bandsox.server.configuration import is_loopback_address
@@ -74,9 +74,15 @@ def options_for(service: Service, caller: Caller, wanted: shapes.VMOptions) -> d
     return {
         **{option: getattr(wanted, option) for option in shapes.VMOptions.model_fields},
         "name": service.name_for(caller, wanted.name),
-        "network": None if wanted.network is None else service.policy_for(caller, wanted.network),
+        "network": None if wanted.network is None else service.network_for(caller, wanted.network),
+        "secrets": {name: _secret(secret) for name, secret in wanted.secrets.items()},
         "publish": [PublishedPort(port.guest_port, port.host_port, port.host) for port in wanted.publish],
     }
+
+
+def _secret(wanted: shapes.NewSecret) -> Secret:
+    value = wanted.value.get_secret_value()
+    return Secret(value, tuple(wanted.hosts), query=wanted.query, body=wanted.body, plain_http=wanted.plain_http)
 
 
 async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOptions, progress: ProgressCallback) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where machines may go in their network, and where they went."""
+"""Where machines may go in their network, and where they went; what they use there and do not have."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from bandsox.models import Policy
+from bandsox.models import Policy, VMRecord
 from bandsox.network.policy import PRESETS
 from bandsox.server import shapes
 from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, demands
 from bandsox.server.replies import json_reply, reply
-from bandsox.server.service import TheCaller, TheService
+from bandsox.server.service import Service, TheCaller, TheService
 from bandsox.server.streams import Line, described, stream
 from bandsox.vm import AsyncMicroVM
 
@@ -99,6 +99,50 @@ async def _events(machine: AsyncMicroVM) -> AsyncIterator[AsyncIterator[Line]]:
 
         async with contextlib.aclosing(lines()) as pieces:
             yield pieces
+
+
+# ── secrets ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.get("/vms/{vm}/secrets", response_model=list[shapes.SecretInfo])
+@demands(Scope.READ)
+async def list_secrets(service: TheService, caller: TheCaller, vm: str) -> Response:
+    """What a VM's programs use and do not have, without the values, which cannot be read back."""
+    return json_reply(await _secrets(service, await service.record(caller, vm)))
+
+
+@router.put("/vms/{vm}/secrets/{name}", response_model=shapes.SecretInfo)
+@demands(Scope.EXEC)
+async def set_secret(service: TheService, caller: TheCaller, vm: str, name: str, body: shapes.SecretValue) -> Response:
+    """Give one of a VM's secrets another value: at once where it runs, and for its later starts. 409 where it has no such secret."""
+    return await _set_secret(service, await service.record(caller, vm), name, body.value.get_secret_value())
+
+
+@router.delete("/vms/{vm}/secrets/{name}", response_model=shapes.SecretInfo)
+@demands(Scope.EXEC)
+async def withdraw_secret(service: TheService, caller: TheCaller, vm: str, name: str) -> Response:
+    """Take the value of a VM's secret away: requests go out with the placeholder, until it is given one again."""
+    return await _set_secret(service, await service.record(caller, vm), name, None)
+
+
+async def _set_secret(service: Service, record: VMRecord, name: str, value: str | None) -> Response:
+    await AsyncMicroVM(service.engine, record).set_secret(name, value)
+    return json_reply(next(each for each in await _secrets(service, record) if each["name"] == name))
+
+
+async def _secrets(service: Service, record: VMRecord) -> list[dict[str, Any]]:
+    known = await AsyncMicroVM(service.engine, record).secrets()
+    return [
+        {
+            "name": name,
+            "hosts": use.hosts,
+            "query": use.query,
+            "body": use.body,
+            "plain_http": use.plain_http,
+            "has_value": known[name],
+        }
+        for name, use in record.spec.secrets.items()
+    ]
 
 
 def _policy(found: Policy | None) -> Response:

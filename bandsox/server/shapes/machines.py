@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bandsox.server.shapes.base import ID, Environment, Given, Seconds, Shape
-from bandsox.server.shapes.networks import NetworkDemand, PolicyInfo
+from bandsox.server.shapes.networks import CniNetwork, NetworkDemand, NewSecret, PolicyInfo
 from bandsox.server.shapes.ports import NewPort
 from bandsox.settings import DEFAULT_IMAGE
 
@@ -39,7 +39,14 @@ class VMOptions(Shape):
     on_expiry: Literal["delete", "stop", "pause", "snapshot"] = Field("delete", description="what becomes of it then")
     auto_resume: bool = Field(False, description="when it is paused or saved, it goes on at the next operation on its guest")
     publish: list[NewPort] = Field([], max_length=256, description="ports of the server's host that lead to ports of the guest")
-    network: NetworkDemand | None = Field(None, description="where it may go: a policy, or a preset's name", examples=["registry-only"])
+    network: NetworkDemand | CniNetwork | None = Field(
+        None,
+        description="where it may go: a policy, or a preset's name; or `cni:` and a CNI network of the host",
+        examples=["registry-only"],
+    )
+    secrets: dict[str, NewSecret] = Field(
+        {}, max_length=32, description="what its programs use and do not have, by the variables that hold their placeholders"
+    )
 
 
 class NewVM(VMOptions):
@@ -85,6 +92,7 @@ class VM(Given):
     rootfs_path: str
     network_config: dict[str, Any] | None
     network_policy: PolicyInfo | None = Field(description="null: it may go wherever the Internet is, and nothing is written down")
+    secrets: dict[str, list[str]] = Field(description="the hosts of its secrets, by their names")
     network_reason: str = Field(description="what its network is made of, or why it has none")
     vsock_config: dict[str, Any] | None
     created_at: float = Field(description="seconds since the epoch")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from bandsox.server.shapes.base import Given, Shape
 
@@ -27,6 +27,39 @@ class NewPolicy(Shape):
 
 
 NetworkDemand = NewPolicy | Preset
+CniNetwork = Annotated[str, Field(pattern=r"^cni:[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+Value = Annotated[SecretStr, Field(min_length=8, max_length=4096)]
+"""Of a secret. It is written down nowhere, and shows in no message and no digest of a request."""
+
+
+class NewSecret(Shape):
+    """A value that a VM's programs use without having it: requests to `hosts` get it in the place of what the VM has.
+
+    It is looked for in headers, with `query` in the query of addresses too, with `body` in bodies.
+    """
+
+    value: Value = Field(description="printable ASCII, which no answer ever has", examples=["sk-0123456789abcdef"])
+    hosts: list[Annotated[str, Field(max_length=512)]] = Field(min_length=1, max_length=16, examples=[["api.example.com"]])
+    query: bool = False
+    body: bool = False
+    plain_http: bool = Field(False, description="send it over HTTP without TLS too")
+
+
+class SecretValue(Shape):
+    """Another value of a secret."""
+
+    value: Value = Field(examples=["sk-0123456789abcdef"])
+
+
+class SecretInfo(Given):
+    """What is known of a VM's secret, which is never its value."""
+
+    name: str = Field(examples=["OPENAI_API_KEY"])
+    hosts: list[str] = Field(examples=[["api.example.com"]])
+    query: bool
+    body: bool
+    plain_http: bool
+    has_value: bool = Field(description="false after a restore, until it is given one")
 
 
 class WantedPolicy(Shape):

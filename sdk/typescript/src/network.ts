@@ -11,6 +11,7 @@ import {
   type NetworkPolicyOptions,
   type NetworkPreset,
   type NetworkStats,
+  type SecretInfo,
 } from "./types.js";
 
 /** The part of {@link MicroVM} that is about its network. */
@@ -32,6 +33,18 @@ export abstract class Networked extends Guest {
   /** The policy that allows just what it has connected to; most exact for one that ran under the preset `learn`. */
   async learnedPolicy(call?: CallOptions): Promise<NetworkPolicy> {
     return (await this.connection.call("get", "/api/vms/{vm}/network/learned", this.machine, call)).policy as NetworkPolicy;
+  }
+
+  /** What its programs use and do not have: the secrets it was made with, without their values. */
+  async secrets(call?: CallOptions): Promise<SecretInfo[]> {
+    return this.connection.call("get", "/api/vms/{vm}/secrets", this.machine, call);
+  }
+
+  /** Give one of its secrets another value, from the next request of its programs on; null withdraws it, and they send the placeholder. */
+  async setSecret(name: string, value: string | null, call?: CallOptions): Promise<SecretInfo> {
+    const path = { ...this.machine.path, name };
+    if (value === null) return this.connection.call("delete", "/api/vms/{vm}/secrets/{name}", { path }, call);
+    return this.connection.call("put", "/api/vms/{vm}/secrets/{name}", { path, body: { value } }, call);
   }
 
   /** How much it has used its network since its start. */

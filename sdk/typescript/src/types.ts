@@ -205,6 +205,12 @@ export type NetworkPreset = "internet" | "none" | "registry-only" | "learn";
 /** Where a VM may go. */
 export interface NetworkPolicy extends Shape<"PolicyInfo"> {}
 
+/** A value that a VM's programs use without having it; see `secrets` of {@link CreateVmOptions}. */
+export interface Secret extends Sent<"NewSecret"> {}
+
+/** What is known of a VM's secret, which is never its value. */
+export interface SecretInfo extends Shape<"SecretInfo"> {}
+
 /** What a VM connected to, or tried to. */
 export interface NetworkConnection extends Shape<"NetworkConnection"> {}
 

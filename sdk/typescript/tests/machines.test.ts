@@ -156,6 +156,16 @@ describe("a network", () => {
   });
 });
 
+describe("secrets", () => {
+  it("are what a machine is made with, and a mistake does not repeat the value", async () => {
+    expect(await vm.secrets()).toEqual([]);
+    await expect(vm.setSecret("KEY", "a value of no secret")).rejects.toMatchObject({ code: "conflict" });
+    await expect(vm.setSecret("KEY", null)).rejects.toMatchObject({ code: "conflict" });
+    const wrong = bandsox.createVm({ secrets: { KEY: { value: "the value\n of it", hosts: ["api.example.com"] } } });
+    await expect(wrong).rejects.toMatchObject({ code: "invalid_request", message: expect.not.stringContaining("the value") as string });
+  });
+});
+
 describe("a request with a key", () => {
   it("is carried out once, though its answer is lost twice", async () => {
     const proxy = await Proxy.of(inject("server").url);
