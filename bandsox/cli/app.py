@@ -75,7 +75,7 @@ SECTIONS = {
             "Say who may use the server: a password for people, keys for programs.",
             (
                 *("login", "logout", "init", "set-password", "create-key", "edit-key", "list-keys", "revoke-key"),
-                *("list-sessions", "end-session"),
+                *("list-sessions", "end-session", "audit"),
             ),
         ),
         "webhook": Entry(

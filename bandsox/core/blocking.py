@@ -12,6 +12,7 @@ from bandsox.models import Isolation, Template
 from bandsox.portal import iterate, sync
 
 if TYPE_CHECKING:
+    from bandsox.core.administration import Authentication, Webhooks
     from bandsox.core.pools import Pool
     from bandsox.models import Change
     from bandsox.vm import AsyncMicroVM, MicroVM
@@ -96,6 +97,30 @@ class BandSox:
         from bandsox.core.pools import Pool
 
         return Pool(self._async.pool(template, size))
+
+    @property
+    def auth(self) -> Authentication:
+        """Who may use a server: keys with their quotas, sessions, the password, and who did what. For its administrators.
+
+        Raises
+        ------
+        Unsupported: this is a storage directory of this host, for which there is `bandsox auth`.
+        """
+        from bandsox.core.administration import Authentication
+
+        return Authentication(self._async.auth)
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """The addresses that a server tells of changes. For its administrators.
+
+        Raises
+        ------
+        Unsupported: this is a storage directory of this host, for which there is `bandsox webhook`.
+        """
+        from bandsox.core.administration import Webhooks
+
+        return Webhooks(self._async.webhooks)
 
     @property
     def active_vms(self) -> dict[str, MicroVM]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bandsox.core.opening import Opening
+from bandsox.errors import Unsupported
 from bandsox.models import Image, ProgressCallback
 
 if TYPE_CHECKING:
+    from bandsox.client.administration import AsyncAuthentication, AsyncWebhooks
     from bandsox.engine.cleanup import Removed
     from bandsox.engine.findings import Finding
     from bandsox.vmm.firecracker.release import Program
@@ -21,6 +23,26 @@ class Host(Opening):
     async def cleanup(self) -> Removed:
         """Remove what processes that died have left behind, and nothing else."""
         return await self.engine.cleanup()
+
+    @property
+    def auth(self) -> AsyncAuthentication:
+        """Who may use a server: keys with their quotas, sessions, the password, and who did what. For its administrators.
+
+        Raises
+        ------
+        Unsupported: this is a storage directory of this host, for which there is `bandsox auth`.
+        """
+        raise Unsupported("keys are a server's, and this is a storage directory", remedy="use `bandsox auth`, or name a server")
+
+    @property
+    def webhooks(self) -> AsyncWebhooks:
+        """The addresses that a server tells of changes. For its administrators.
+
+        Raises
+        ------
+        Unsupported: this is a storage directory of this host, for which there is `bandsox webhook`.
+        """
+        raise Unsupported("webhooks are a server's, and this is a storage directory", remedy="use `bandsox webhook`, or name a server")
 
     async def install_kernel(
         self,

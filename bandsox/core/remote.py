@@ -13,6 +13,7 @@ import msgspec
 
 from bandsox.client import forms
 from bandsox.client.addresses import vm_path
+from bandsox.client.administration import AsyncAuthentication, AsyncWebhooks
 from bandsox.client.connection import Connection
 from bandsox.client.guest import refuse
 from bandsox.client.machine import RemoteMicroVM
@@ -79,6 +80,16 @@ class RemoteBandSox(RemoteSnapshots, RemoteTemplates, AsyncBandSox):
         _not_here()
 
     images_dir = snapshots_dir = sockets_dir = metadata_dir = storage_dir
+
+    @property
+    def auth(self) -> AsyncAuthentication:
+        """Who may use it: keys with their quotas, sessions, the password, and who did what. For its administrators."""
+        return AsyncAuthentication(self._server)
+
+    @property
+    def webhooks(self) -> AsyncWebhooks:
+        """The addresses that it tells of changes. For its administrators."""
+        return AsyncWebhooks(self._server)
 
     # ── machines ────────────────────────────────────────────────────────────────────────────────
 

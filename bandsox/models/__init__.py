@@ -6,6 +6,16 @@ validated where they enter (CLI, REST, library call); from then on they are trus
 
 from __future__ import annotations
 
+from bandsox.models.access import (
+    ApiKey,
+    AuditEntry,
+    CallerInfo,
+    KeyChanges,
+    LoginSession,
+    NewApiKey,
+    Quotas,
+    QuotaUse,
+)
 from bandsox.models.changes import (
     Change,
 )
@@ -76,15 +86,20 @@ from bandsox.models.snapshots import (
 )
 from bandsox.models.webhooks import (
     Delivery,
+    NewWebhook,
     Webhook,
+    WebhookInfo,
 )
 
 __all__ = [
     "MOST_DIFFERENCES",
     "TEMPLATE_PREFIX",
     "UNLIMITED",
+    "ApiKey",
+    "AuditEntry",
     "Balloon",
     "Belonging",
+    "CallerInfo",
     "Change",
     "Checkpoint",
     "Confinement",
@@ -104,11 +119,15 @@ __all__ = [
     "Image",
     "ImageConfig",
     "Isolation",
+    "KeyChanges",
     "LineWindow",
+    "LoginSession",
     "Metrics",
     "NetworkConfig",
     "NetworkEvent",
     "NetworkStats",
+    "NewApiKey",
+    "NewWebhook",
     "OnExpiry",
     "Policy",
     "PortState",
@@ -117,6 +136,8 @@ __all__ = [
     "ProgressCallback",
     "PublishedPort",
     "Purpose",
+    "QuotaUse",
+    "Quotas",
     "RateLimits",
     "RestoreReceipt",
     "RestoreStep",
@@ -133,5 +154,6 @@ __all__ = [
     "VMSpec",
     "VMStatus",
     "Webhook",
+    "WebhookInfo",
     "report",
 ]

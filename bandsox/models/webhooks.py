@@ -26,6 +26,37 @@ class Webhook:
     failing_since: float | None = None
     next_at: float = 0.0
 
+    @property
+    def info(self) -> WebhookInfo:
+        """What may be shown of it."""
+        failing = self.failing_since is not None
+        return WebhookInfo(
+            self.id, self.url, self.kinds, self.created_at, self.enabled, self.failing_since, self.next_at if failing else None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookInfo:
+    """What is known of a webhook, without its secret; ``events`` are the ``kinds`` of `Webhook`, and so are the others.
+
+    ``next_attempt_at`` is None while nothing has failed.
+    """
+
+    id: str
+    url: str
+    events: tuple[str, ...]
+    created_at: float
+    enabled: bool
+    failing_since: float | None
+    next_attempt_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewWebhook(WebhookInfo):
+    """A webhook that was made. Its secret, the key of its signatures, is never shown again."""
+
+    secret: str = field(repr=False)
+
 
 Outcome = Literal["delivered", "failed", "given_up"]
 

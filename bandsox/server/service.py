@@ -17,12 +17,12 @@ from fastapi import Depends, Request
 from bandsox.core import AsyncBandSox
 from bandsox.errors import BandSoxError, Forbidden, SnapshotNotFound, StorageFull, TemplateNotFound, VMNotFound
 from bandsox.guest import GuestClient
-from bandsox.models import TEMPLATE_PREFIX, Policy, Snapshot, Template, VMRecord, VMStatus
+from bandsox.models import TEMPLATE_PREFIX, Policy, Quotas, Snapshot, Template, VMRecord, VMStatus
 from bandsox.network.cni import PREFIX as CNI_PREFIX
 from bandsox.network.policy import policy_of, private_rules
 from bandsox.server import shapes
 from bandsox.server.auth.attempts import Attempts
-from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope
+from bandsox.server.auth.callers import NO_QUOTAS, Caller, Scope
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.configuration import Configuration
 from bandsox.server.leases import Leases

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from bandsox.errors import BandSoxError, NotAuthenticated
-from bandsox.models import ImageConfig, Isolation, VMRecord, VMSpec, VMStatus
+from bandsox.models import ImageConfig, Isolation, Quotas, VMRecord, VMSpec, VMStatus
 from bandsox.server.auth import keys, sessions
-from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope
+from bandsox.server.auth.callers import NO_QUOTAS, Caller, Scope
 from bandsox.server.auth.file import AuthFile, Session
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.proxy import passes

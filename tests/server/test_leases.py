@@ -18,9 +18,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from bandsox import MicroVM, wire
+from bandsox.models import Quotas
 from bandsox.server import leases
 from bandsox.server.auth import keys, sessions
-from bandsox.server.auth.callers import EVERYBODY, Caller, Quotas
+from bandsox.server.auth.callers import EVERYBODY, Caller
 from bandsox.server.auth.file import AuthFile
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.auth.keys import NewKey

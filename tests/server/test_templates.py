@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from bandsox import BandSox, Progress, Template, errors
+from bandsox.models import Quotas
 from bandsox.server.auth import keys
-from bandsox.server.auth.callers import Quotas
 from bandsox.server.auth.file import AuthFile
 from bandsox.settings import DEFAULT_IMAGE
 from tests.cli.conftest import Cli

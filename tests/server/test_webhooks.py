@@ -327,7 +327,7 @@ def test_the_command_line_sets_them_for_a_server_that_runs(server: Server, stora
 
     hook = cli("create", receiver.url, "--event", "vm.created", "--event", "vm.deleted")
     try:
-        assert [each["kinds"] for each in cli("list")] == [["vm.created", "vm.deleted"]]
+        assert [each["events"] for each in cli("list")] == [["vm.created", "vm.deleted"]]
         assert "secret" not in cli("list")[0]
         name = unique("cli")
         vm_row(storage, name)
@@ -335,7 +335,7 @@ def test_the_command_line_sets_them_for_a_server_that_runs(server: Server, stora
         assert came.said["data"]["name"] == name
         assert came.is_signed_with(hook["secret"])
         cli("edit", hook["id"], "--event", "*", "--disable")
-        assert [(each["kinds"], each["enabled"]) for each in cli("list")] == [(["*"], False)]
+        assert [(each["events"], each["enabled"]) for each in cli("list")] == [(["*"], False)]
         assert {each["kind"] for each in cli("log", hook["id"])} <= {"vm.created"}
     finally:
         cli("delete", hook["id"])

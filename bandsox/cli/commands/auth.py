@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from bandsox.cli.command import CommandGroup, invocation
+from bandsox.cli import servers
+from bandsox.cli.administration import authentication
+from bandsox.cli.command import CommandGroup, Invocation, invocation
 from bandsox.cli.output import print_json, print_table
 from bandsox.cli.parameters import seconds
-from bandsox.errors import InvalidRequest, MissingTool, NotFound
+from bandsox.errors import InvalidRequest, MissingTool, NotFound, Unsupported
+from bandsox.models import Quotas
 
 if TYPE_CHECKING:
+    from bandsox.models import ApiKey, AuditEntry, KeyChanges, LoginSession, NewApiKey
     from bandsox.server.auth.file import AuthFile
-    from bandsox.server.auth.keys import NewKey
 
 _EXAMPLES = (
     ("bandsox auth init", "from now on the server wants a key or the password"),
@@ -35,7 +39,6 @@ def auth() -> None:
 @click.pass_context
 def login(context: click.Context) -> None:
     """Keep a key for a server in ~/.bandsox/credentials: the one on standard input, or typed at a terminal."""
-    from bandsox.cli import servers
     from bandsox.core import BandSox
 
     url = servers.url_of(invocation(context))
@@ -51,8 +54,6 @@ def login(context: click.Context) -> None:
 @click.pass_context
 def logout(context: click.Context) -> None:
     """Forget the key for a server."""
-    from bandsox.cli import servers
-
     url = servers.url_of(invocation(context))
     if url is None:
         raise InvalidRequest("no server was named", remedy="give --host, or set BANDSOX_URL")
@@ -66,22 +67,32 @@ def init(context: click.Context, password_stdin: bool) -> None:
     """Turn authentication on, with a password and a first key."""
     from bandsox.server.auth import keys
 
+    if servers.url_of(invocation(context)) is not None:
+        raise Unsupported("authentication is turned on where the server runs", remedy="use --storage there")
     file = _file(context)
     with _packages():
-        file.set_password(_password(password_stdin), new=True)
+        file.set_password(_typed("Password", password_stdin), new=True)
     _print_key(context, keys.create(file, "first"))
 
 
 @auth.command("set-password")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--password-stdin", is_flag=True, help="Read it from standard input; for a server two lines, the present one first.")
 @click.pass_context
 def set_password(context: click.Context, password_stdin: bool) -> None:
-    """Change the password; whoever is logged in has to log in again."""
+    """Change the password; whoever is logged in has to log in again. A server wants to be shown the present one first."""
+    url = servers.url_of(invocation(context))
+    if url is not None:
+        from bandsox.core import BandSox
+
+        current = _typed("Present password", password_stdin, confirmed=False)
+        with BandSox(server_url=url, headers=servers.headers_for(url)) as server:
+            server.auth.change_password(current, _typed("New password", password_stdin))
+        return
     file = _file(context)
     if file.read() is None:
         raise NotFound("authentication is off", remedy="run `bandsox auth init`")
     with _packages():
-        file.set_password(_password(password_stdin))
+        file.set_password(_typed("Password", password_stdin))
 
 
 _SCOPES = click.Choice(["read", "exec", "admin"])
@@ -121,10 +132,8 @@ def create_key(
     context: click.Context, /, name: str, scopes: tuple[str, ...], expires: float | None, prefix: str, **quotas: int | None
 ) -> None:
     """Make a key, and print it: the only time it is shown."""
-    from bandsox.server.auth import keys
-    from bandsox.server.auth.callers import Quotas
-
-    _print_key(context, keys.create(_file(context), name, scopes, expires_in=expires, prefix=prefix, quotas=Quotas(**quotas)))
+    with authentication(invocation(context)) as administered:
+        _print_key(context, administered.create_key(name, scopes, expires_in=expires, prefix=prefix, quotas=Quotas(**quotas)))
 
 
 @auth.command("edit-key", examples=(("bandsox auth edit-key bsx_k_1f2e3d4c --max-vms 8", "allow it more"),))
@@ -150,11 +159,7 @@ def edit_key(
     **quotas: int | None,
 ) -> None:
     """Change what a key may do; running servers know at once, and what is not named stays."""
-    from bandsox.server.auth import keys
-    from bandsox.server.auth.callers import Quotas
-
-    file = _file(context)
-    wanted: keys.Edit = {}
+    wanted: KeyChanges = {}
     if name is not None:
         wanted["name"] = name
     if scopes:
@@ -164,34 +169,54 @@ def edit_key(
     if expires is not None or no_expiry:
         wanted["expires_in"] = expires
     given = {each: limit for each, limit in quotas.items() if limit is not None}
-    if given or no_quotas:
-        authority = file.read()
-        known = None if authority is None or no_quotas else authority.keys.get(key_id)
-        wanted["quotas"] = dataclasses.replace(Quotas() if known is None else known.quotas, **given)
-    keys.edit(file, key_id, wanted)
+    with authentication(invocation(context)) as administered:
+        if given or no_quotas:
+            known = None if no_quotas else next((key for key in administered.list_keys() if key.id == key_id), None)
+            wanted["quotas"] = dataclasses.replace(Quotas() if known is None else known.quotas, **given)
+        administered.edit_key(key_id, **wanted)
+
+
+@auth.command("list-keys")
+@click.pass_context
+def list_keys(context: click.Context) -> None:
+    """List the keys, without what they are."""
+    state = invocation(context)
+    with authentication(state) as administered:
+        found = administered.list_keys()
+    columns = ("ID", "NAME", "SCOPES", "PREFIX", "CREATED", "LAST USED", "EXPIRES")
+    rows = [
+        (
+            key.id,
+            key.name,
+            ",".join(key.scopes),
+            key.prefix or "-",
+            _moment(key.created_at),
+            _moment(key.last_used_at),
+            _moment(key.expires_at),
+        )
+        for key in found
+    ]
+    _show(state, found, columns, rows)
+
+
+@auth.command("revoke-key")
+@click.argument("key_id", metavar="ID")
+@click.pass_context
+def revoke_key(context: click.Context, key_id: str) -> None:
+    """Have a key let nobody in any more; running servers know at once."""
+    with authentication(invocation(context)) as administered:
+        administered.revoke_key(key_id)
 
 
 @auth.command("list-sessions")
 @click.pass_context
 def list_sessions(context: click.Context) -> None:
     """List the sessions of people who are logged in."""
-    from bandsox.server.auth import sessions
-    from bandsox.server.auth.gatekeeper import Gatekeeper
-
-    state, gatekeeper = invocation(context), Gatekeeper(_file(context).path.parent)
-    found, used = sessions.open_sessions(gatekeeper.authority()), gatekeeper.usage.read()
-    if state.json:
-        print_json([{"id": each, **dataclasses.asdict(session), "last_used_at": used.get(each)} for each, session in found.items()])
-        return
-    if state.quiet:
-        for each in found:
-            click.echo(each)
-        return
-    rows = [
-        (each, session.client, session.agent or "-", _moment(session.created_at), _moment(used.get(each)))
-        for each, session in found.items()
-    ]
-    print_table(("ID", "CLIENT", "PROGRAM", "CREATED", "LAST USED"), rows, state)
+    state = invocation(context)
+    with authentication(state) as administered:
+        found = administered.list_sessions()
+    rows = [(each.id, each.client, each.agent or "-", _moment(each.created_at), _moment(each.last_used_at)) for each in found]
+    _show(state, found, ("ID", "CLIENT", "PROGRAM", "CREATED", "LAST USED"), rows)
 
 
 @auth.command("end-session")
@@ -200,66 +225,45 @@ def list_sessions(context: click.Context) -> None:
 @click.pass_context
 def end_session(context: click.Context, session: str | None, every: bool) -> None:
     """End a session, or all; running servers know at once."""
-    from bandsox.server.auth import sessions
-
     if (session is None) != every:
         raise InvalidRequest("name a session, or give --all")
-    if session is None:
-        sessions.end_others(_file(context), None)
-    else:
-        sessions.end(_file(context), session)
+    with authentication(invocation(context)) as administered:
+        if session is None:
+            administered.end_sessions()
+        else:
+            administered.end_session(session)
 
 
-@auth.command("list-keys")
+@auth.command(examples=(("bandsox auth audit --refused --limit 20", "the last that failed, or were not let in"),))
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most so many entries.")
+@click.option("--caller", metavar="ID", help="Only what the key or session with this id did.")
+@click.option("--path", metavar="TEXT", help="Only paths that begin so.")
+@click.option("--refused/--done", default=None, help="Only what failed or was refused, or only the rest.")
 @click.pass_context
-def list_keys(context: click.Context) -> None:
-    """List the keys, without what they are."""
-    from bandsox.server.auth.gatekeeper import Gatekeeper
-
-    file, state = _file(context), invocation(context)
-    authority = file.read()
-    if authority is None:
-        raise NotFound("authentication is off", remedy="run `bandsox auth init`")
-    used = Gatekeeper(file.path.parent).usage.read()
-    if state.json:
-        hidden = {"digest"}
-        facts = [
-            {
-                "id": key_id,
-                **{name: value for name, value in dataclasses.asdict(key).items() if name not in hidden},
-                "last_used_at": used.get(key_id),
-            }
-            for key_id, key in authority.keys.items()
-        ]
-        print_json(facts)
-        return
-    if state.quiet:
-        for key_id in authority.keys:
-            click.echo(key_id)
-        return
+def audit(context: click.Context, limit: int, caller: str | None, path: str | None, refused: bool | None) -> None:
+    """Show who did what, the newest first: what changed something, and what was refused."""
+    state = invocation(context)
+    with authentication(state) as administered:
+        entries = administered.audit(caller=caller, path=path, refused=refused)
+        found = list(itertools.islice(entries, limit))
+    columns = ("TIME", "WHO", "FROM", "WHAT", "STATUS", "TOOK")
     rows = [
-        (
-            key_id,
-            key.name,
-            ",".join(key.scopes),
-            key.prefix or "-",
-            _moment(key.created_at),
-            _moment(used.get(key_id)),
-            _moment(key.expires_at),
-        )
-        for key_id, key in authority.keys.items()
+        (each.time, each.name or "-", each.client or "-", f"{each.method} {each.path}", str(each.status), f"{each.ms} ms") for each in found
     ]
-    print_table(("ID", "NAME", "SCOPES", "PREFIX", "CREATED", "LAST USED", "EXPIRES"), rows, state)
+    _show(state, found, columns, rows)
 
 
-@auth.command("revoke-key")
-@click.argument("key_id", metavar="ID")
-@click.pass_context
-def revoke_key(context: click.Context, key_id: str) -> None:
-    """Have a key let nobody in any more; running servers know at once."""
-    from bandsox.server.auth import keys
-
-    keys.revoke(_file(context), key_id)
+def _show(
+    state: Invocation, found: Sequence[ApiKey | LoginSession | AuditEntry], columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Print what was found, as a table unless something else was asked for."""
+    if state.json:
+        print_json([dataclasses.asdict(each) for each in found])
+    elif state.quiet:
+        for each in found:
+            click.echo(each.id)
+    else:
+        print_table(columns, rows, state)
 
 
 def _file(context: click.Context) -> AuthFile:
@@ -279,16 +283,16 @@ def _packages() -> Iterator[None]:
         raise MissingTool("the server's Python packages are not installed", cause=str(error), remedy=remedy) from error
 
 
-def _password(from_stdin: bool) -> str:
+def _typed(what: str, from_stdin: bool, *, confirmed: bool = True) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\n")
     if not sys.stdin.isatty():
         raise InvalidRequest("a password is typed at a terminal", remedy="give --password-stdin")
-    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    password: str = click.prompt(what, hide_input=True, confirmation_prompt=confirmed, err=True)
     return password
 
 
-def _print_key(context: click.Context, key: NewKey) -> None:
+def _print_key(context: click.Context, key: NewApiKey) -> None:
     state = invocation(context)
     if state.json:
         print_json(dataclasses.asdict(key))

@@ -1,4 +1,4 @@
-"""``bandsox webhook``: who is told of changes over HTTP, by the servers of a storage directory."""
+"""``bandsox webhook``: who is told of changes over HTTP, by a server or by those of a storage directory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bandsox.cli.administration import webhooks
 from bandsox.cli.command import CommandGroup, invocation
 from bandsox.cli.output import age, print_json, print_table
 
 if TYPE_CHECKING:
-    from bandsox.models import Webhook
-    from bandsox.store import Webhooks
+    from bandsox.models import WebhookInfo
 
 _EXAMPLES = (
     ("bandsox webhook create https://example.org/hook --event 'vm.*'", "tell it what happens to VMs; prints the key of the signatures"),
@@ -32,9 +32,11 @@ def webhook() -> None:
 @click.pass_context
 def create(context: click.Context, url: str, events: tuple[str, ...]) -> None:
     """Have an address told of what happens from now on, and print the key of its signatures: the only time it is shown."""
-    state, hook = invocation(context), _table(context).add(url, events or ("*",))
+    state = invocation(context)
+    with webhooks(state) as told:
+        hook = told.create(url, events or ("*",))
     if state.json:
-        print_json({"id": hook.id, "url": hook.url, "events": hook.kinds, "secret": hook.secret})
+        print_json({"id": hook.id, "url": hook.url, "events": hook.events, "secret": hook.secret})
         return
     if not state.quiet:
         click.echo(f"the webhook {hook.id}, whose secret is shown only now:", err=True)
@@ -45,15 +47,17 @@ def create(context: click.Context, url: str, events: tuple[str, ...]) -> None:
 @click.pass_context
 def list_webhooks(context: click.Context) -> None:
     """List the webhooks, without their secrets."""
-    state, hooks = invocation(context), _table(context).list()
+    state = invocation(context)
+    with webhooks(state) as told:
+        hooks = told.list()
     if state.json:
-        print_json([{name: value for name, value in dataclasses.asdict(hook).items() if name != "secret"} for hook in hooks])
+        print_json([dataclasses.asdict(hook) for hook in hooks])
         return
     if state.quiet:
         for hook in hooks:
             click.echo(hook.id)
         return
-    rows = [(hook.id, hook.url, ",".join(hook.kinds), _state(hook)) for hook in hooks]
+    rows = [(hook.id, hook.url, ",".join(hook.events), _state(hook)) for hook in hooks]
     print_table(("ID", "URL", "EVENTS", "STATE"), rows, state)
 
 
@@ -65,7 +69,8 @@ def list_webhooks(context: click.Context) -> None:
 @click.pass_context
 def edit(context: click.Context, webhook_id: str, url: str | None, events: tuple[str, ...], enabled: bool | None) -> None:
     """Change a webhook; what is not named stays."""
-    _table(context).edit(webhook_id, url=url, kinds=events or None, enabled=enabled)
+    with webhooks(invocation(context)) as told:
+        told.edit(webhook_id, url=url, events=events or None, enabled=enabled)
 
 
 @webhook.command()
@@ -73,7 +78,8 @@ def edit(context: click.Context, webhook_id: str, url: str | None, events: tuple
 @click.pass_context
 def delete(context: click.Context, webhook_id: str) -> None:
     """Tell it no more."""
-    _table(context).delete(webhook_id)
+    with webhooks(invocation(context)) as told:
+        told.delete(webhook_id)
 
 
 @webhook.command()
@@ -81,8 +87,9 @@ def delete(context: click.Context, webhook_id: str) -> None:
 @click.pass_context
 def log(context: click.Context, webhook_id: str) -> None:
     """Show what became of the last attempts, the newest first."""
-    state, table = invocation(context), _table(context)
-    found = table.deliveries(table.get(webhook_id).id)
+    state = invocation(context)
+    with webhooks(state) as told:
+        found = told.deliveries(webhook_id)
     if state.json:
         print_json([dataclasses.asdict(each) for each in found])
         return
@@ -93,15 +100,7 @@ def log(context: click.Context, webhook_id: str) -> None:
     print_table(("WHEN", "MESSAGE", "EVENT", "ATTEMPT", "OUTCOME", "ANSWER", "TOOK"), rows, state)
 
 
-def _state(hook: Webhook) -> str:
+def _state(hook: WebhookInfo) -> str:
     if not hook.enabled:
         return "off"
-    return "failing" if hook.attempts else "on"
-
-
-def _table(context: click.Context) -> Webhooks:
-    from bandsox.settings import Layout
-    from bandsox.store import Database, Webhooks
-
-    layout = Layout.open(invocation(context).storage)
-    return Webhooks(Database(layout.database), layout.locks)
+    return "on" if hook.failing_since is None else "failing"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bandsox.errors import InvalidRequest
+from bandsox.models import Quotas
 
 
 class Scope(str, enum.Enum):
@@ -34,20 +35,6 @@ class Scope(str, enum.Enum):
 
 
 _RANK = {scope: rank for rank, scope in enumerate(Scope)}
-
-
-@dataclass(frozen=True, slots=True)
-class Quotas:
-    """How much a caller's machines may have, all together: those that it can see. None: no limit.
-
-    `creates_per_minute` counts attempts to make a machine.
-    """
-
-    vms: int | None = None
-    vcpu: int | None = None
-    mem_mib: int | None = None
-    disk_mib: int | None = None
-    creates_per_minute: int | None = None
 
 
 NO_QUOTAS = Quotas()

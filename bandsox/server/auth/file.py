@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 
 from bandsox.errors import Conflict, HostError, InvalidRequest, NotAuthenticated, NotFound
-from bandsox.server.auth.callers import NO_QUOTAS, Quotas, Scope
+from bandsox.models import Quotas
+from bandsox.server.auth.callers import NO_QUOTAS, Scope
 from bandsox.settings import write_atomically
 
 MIN_PASSWORD = 8

@@ -11,26 +11,16 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
 
 from bandsox.errors import InvalidRequest, NotFound
-from bandsox.server.auth.callers import NO_QUOTAS, Caller, Quotas, Scope, scopes_of
+from bandsox.models import ApiKey, KeyChanges, NewApiKey, Quotas, QuotaUse, VMRecord, VMSpec
+from bandsox.server.auth.callers import NO_QUOTAS, Caller, Scope, scopes_of
 from bandsox.server.auth.file import AuthFile, Authority, Key
 
 PREFIX = "bsx_"
 MAX_KEYS = 1000
 _NAME_LENGTH = 128
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key at the only time at which it is known."""
-
-    key_id: str
-    key: str
-    name: str
 
 
 def create(
@@ -41,7 +31,7 @@ def create(
     expires_in: float | None = None,
     prefix: str = "",
     quotas: Quotas = NO_QUOTAS,
-) -> NewKey:
+) -> NewApiKey:
     """Make a key.
 
     Parameters
@@ -54,7 +44,7 @@ def create(
     InvalidRequest: it would be of no use, or there are too many. NotFound: authentication is off.
     """
     given = tuple(sorted(scopes_of(scopes)))
-    new = NewKey(f"bsx_k_{secrets.token_hex(4)}", PREFIX + secrets.token_hex(32), name)
+    new = NewApiKey(f"bsx_k_{secrets.token_hex(4)}", PREFIX + secrets.token_hex(32), name)
     with file.changing() as change:
         authority = change.existing
         if len(authority.keys) >= MAX_KEYS:
@@ -65,17 +55,7 @@ def create(
     return new
 
 
-class Edit(TypedDict, total=False):
-    """What is to be changed of a key, as for `create`; what is absent stays."""
-
-    name: str
-    scopes: Iterable[str]
-    expires_in: float | None
-    prefix: str
-    quotas: Quotas
-
-
-def edit(file: AuthFile, key_id: str, wanted: Edit) -> None:
+def edit(file: AuthFile, key_id: str, wanted: KeyChanges) -> None:
     """Change what a key may do; running servers know at once.
 
     Raises
@@ -107,6 +87,40 @@ def revoke(file: AuthFile, key_id: str) -> None:
         authority = change.existing
         _existing(authority, key_id)
         change.authority = dataclasses.replace(authority, keys={each: key for each, key in authority.keys.items() if each != key_id})
+
+
+def listed(authority: Authority, last_used: Mapping[str, float], records: Iterable[VMRecord]) -> list[ApiKey]:
+    """What is known of the keys.
+
+    Parameters
+    ----------
+    last_used: when each was, by id. records: all machines.
+    """
+    specs = [record.spec for record in records]
+    return [
+        ApiKey(
+            id=key_id,
+            name=key.name,
+            created_at=key.created_at,
+            last_used_at=last_used.get(key_id),
+            expires_at=key.expires_at,
+            scopes=tuple(scope.value for scope in key.scopes),
+            prefix=key.prefix,
+            quotas=key.quotas,
+            used=_used([spec for spec in specs if spec.name.startswith(key.prefix)]),
+        )
+        for key_id, key in authority.keys.items()
+    ]
+
+
+def _used(specs: Sequence[VMSpec]) -> QuotaUse:
+    """How much machines have together."""
+    return QuotaUse(
+        vms=len(specs),
+        vcpu=sum(spec.vcpu for spec in specs),
+        mem_mib=sum(spec.mem_mib for spec in specs),
+        disk_mib=sum(spec.disk_size_mib for spec in specs),
+    )
 
 
 def _existing(authority: Authority, key_id: str) -> Key:

@@ -12,8 +12,10 @@ import hmac
 import math
 import secrets
 import time
+from collections.abc import Mapping
 
 from bandsox.errors import NotAuthenticated, NotFound
+from bandsox.models import LoginSession
 from bandsox.server.auth.callers import Caller, Scope
 from bandsox.server.auth.file import AuthFile, Authority, Session
 
@@ -57,6 +59,28 @@ def open_sessions(authority: Authority) -> dict[str, Session]:
     """The sessions that are not over, by their ids."""
     now = time.time()
     return {each: session for each, session in authority.sessions.items() if session.created_at <= now < session.created_at + LIFETIME_S}
+
+
+def listed(authority: Authority, last_used: Mapping[str, float], current: str | None = None) -> list[LoginSession]:
+    """What is known of those that are not over, the newest first.
+
+    Parameters
+    ----------
+    last_used: when each was, by id. current: the id of the one by which this is asked for.
+    """
+    newest_first = sorted(open_sessions(authority).items(), key=lambda each: each[1].created_at, reverse=True)
+    return [
+        LoginSession(
+            id=each,
+            created_at=session.created_at,
+            expires_at=session.created_at + LIFETIME_S,
+            last_used_at=last_used.get(each),
+            client=session.client,
+            agent=session.agent,
+            current=each == current,
+        )
+        for each, session in newest_first
+    ]
 
 
 def caller(authority: Authority, token: str) -> Caller | None:

@@ -79,22 +79,9 @@ async def change_password(service: TheService, caller: TheCaller, request: Reque
 @demands(Scope.ADMIN)
 async def list_sessions(service: TheService, caller: TheCaller) -> Response:
     """List the sessions of people who are logged in, the newest first."""
-    found = sessions.open_sessions(service.gatekeeper.authority())
+    authority = service.gatekeeper.authority()
     used = await asyncio.to_thread(service.gatekeeper.usage.read)
-    return json_reply(
-        [
-            {
-                "id": each,
-                "created_at": session.created_at,
-                "expires_at": session.created_at + sessions.LIFETIME_S,
-                "last_used_at": used.get(each),
-                "client": session.client,
-                "agent": session.agent,
-                "current": each == caller.session,
-            }
-            for each, session in sorted(found.items(), key=lambda each: each[1].created_at, reverse=True)
-        ]
-    )
+    return json_reply([dataclasses.asdict(each) for each in sessions.listed(authority, used, caller.session)])
 
 
 @router.delete("/sessions", response_model=shapes.EndedSessions)

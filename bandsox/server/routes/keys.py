@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from fastapi import APIRouter, Request, Response
 
-from bandsox.models import VMRecord
+from bandsox.models import ApiKey, KeyChanges, Quotas
 from bandsox.server import shapes
 from bandsox.server.auth import keys
-from bandsox.server.auth.callers import Quotas, Scope
-from bandsox.server.auth.file import Key
+from bandsox.server.auth.callers import Scope
 from bandsox.server.guard import GuardedRoute, demands
 from bandsox.server.leases import be_answered
 from bandsox.server.replies import json_reply
@@ -27,7 +25,7 @@ router = APIRouter(prefix="/api/auth/keys", tags=["Authentication"], route_class
 @demands(Scope.ADMIN)
 async def list_keys(service: TheService) -> Response:
     """List the keys, without what they are."""
-    return json_reply(await _listed(service))
+    return json_reply([dataclasses.asdict(key) for key in await _listed(service)])
 
 
 @router.post("", response_model=shapes.CreatedKey)
@@ -47,8 +45,8 @@ async def edit_key(service: TheService, request: Request, key_id: str, body: sha
     wanted = body.model_dump(exclude_unset=True)
     if "quotas" in wanted:
         wanted["quotas"] = Quotas(**wanted["quotas"])
-    await asyncio.to_thread(keys.edit, service.gatekeeper.file, key_id, cast("keys.Edit", wanted))
-    return json_reply(next(each for each in await _listed(service) if each["id"] == key_id))
+    await asyncio.to_thread(keys.edit, service.gatekeeper.file, key_id, cast("KeyChanges", wanted))
+    return json_reply(dataclasses.asdict(next(each for each in await _listed(service) if each.id == key_id)))
 
 
 @router.delete("/{key_id}", response_model=shapes.Status)
@@ -60,31 +58,7 @@ async def revoke_key(service: TheService, request: Request, key_id: str) -> Resp
     return json_reply({"status": "revoked"})
 
 
-async def _listed(service: Service) -> list[dict[str, Any]]:
+async def _listed(service: Service) -> list[ApiKey]:
     authority = service.gatekeeper.authority()
     used, records = await asyncio.to_thread(service.gatekeeper.usage.read), await service.engine.list()
-    return [
-        {
-            "id": key_id,
-            "name": key.name,
-            "created_at": key.created_at,
-            "last_used_at": used.get(key_id),
-            "expires_at": key.expires_at,
-            "scopes": list(key.scopes),
-            "prefix": key.prefix,
-            "quotas": dataclasses.asdict(key.quotas),
-            "used": _used(key, records),
-        }
-        for key_id, key in authority.keys.items()
-    ]
-
-
-def _used(key: Key, records: Sequence[VMRecord]) -> dict[str, int]:
-    """How much those machines have together that count against the key's quotas."""
-    specs = [record.spec for record in records if record.spec.name.startswith(key.prefix)]
-    return {
-        "vms": len(specs),
-        "vcpu": sum(spec.vcpu for spec in specs),
-        "mem_mib": sum(spec.mem_mib for spec in specs),
-        "disk_mib": sum(spec.disk_size_mib for spec in specs),
-    }
+    return keys.listed(authority, used, records)

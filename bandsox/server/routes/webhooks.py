@@ -78,12 +78,4 @@ async def test_webhook(service: TheService, webhook: str) -> Response:
 
 
 def _info(hook: Webhook) -> dict[str, Any]:
-    return {
-        "id": hook.id,
-        "url": hook.url,
-        "events": list(hook.kinds),
-        "created_at": hook.created_at,
-        "enabled": hook.enabled,
-        "failing_since": hook.failing_since,
-        "next_attempt_at": hook.next_at if hook.failing_since is not None else None,
-    }
+    return dataclasses.asdict(hook.info)
