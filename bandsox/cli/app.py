@@ -43,7 +43,7 @@ SECTIONS = {
         "snapshot": Entry(
             f"{_COMMANDS}.snapshot:snapshot",
             "List, restore, inspect, rename, compress, carry and delete snapshots of VMs.",
-            ("list", "ls", "restore", "inspect", "rename", "metadata", "delete", "rm"),
+            ("list", "ls", "restore", "inspect", "rename", "metadata", "delete", "rm", "retention", "prune"),
         ),
         "network": Entry(
             f"{_COMMANDS}.network:network",

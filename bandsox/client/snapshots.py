@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from bandsox.client.addresses import segment, vm_path
 from bandsox.client.connection import Connection
 from bandsox.client.streams import of_file, to_file, to_stream
 from bandsox.errors import SnapshotNotFound, Unsupported
-from bandsox.models import ProgressCallback
+from bandsox.models import ProgressCallback, Retention
 from bandsox.workers import Task
 
 if TYPE_CHECKING:
@@ -88,6 +89,20 @@ class RemoteSnapshots(abc.ABC):
     async def update_snapshot_metadata(self, snapshot_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Replace a snapshot's metadata, and return it."""
         return await self._server.work("PUT", f"{_path(snapshot_id)}/metadata", json={"metadata": dict(metadata)})
+
+    async def snapshot_retention(self) -> Retention:
+        """Which snapshots the server keeps."""
+        return await self._server.get("/api/retention", Retention)
+
+    async def set_snapshot_retention(self, kept: Retention) -> None:
+        """Say which snapshots it keeps, from now on; the others go by themselves. This takes the scope ``admin``, and so does the next."""
+        await self._server.call("PUT", "/api/retention", json=dataclasses.asdict(kept))
+
+    async def prune_snapshots(self, kept: Retention | None = None, *, dry_run: bool = False) -> list[str]:
+        """Remove snapshots that are too old or too many now, and return their names."""
+        body = {"kept": None if kept is None else dataclasses.asdict(kept), "dry_run": dry_run}
+        answer = await self._server.call("POST", "/api/snapshots/prune", json=body, patient=True)
+        return [str(each["snapshot_name"]) for each in answer.json()]
 
     async def compress_snapshot(self, snapshot_id: str, progress: ProgressCallback | None = None) -> None:
         """Keep a snapshot that is not needed for now in less room."""

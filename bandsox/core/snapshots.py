@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bandsox.core.opening import Opening
-from bandsox.models import ProgressCallback
+from bandsox.engine import retention
+from bandsox.models import ProgressCallback, Retention
 
 if TYPE_CHECKING:
     from bandsox.models import Snapshot
@@ -120,6 +121,45 @@ class Snapshots(Opening):
         FileNotFoundError: there is no such snapshot.
         """
         return dict((await self.engine.snapshots.set_metadata(snapshot_id, metadata)).metadata)
+
+    async def snapshot_retention(self) -> Retention:
+        """Which snapshots are kept; those that are not go by themselves.
+
+        Raises
+        ------
+        HostError: what was said of it cannot be read.
+        """
+        return await asyncio.to_thread(retention.read, self.engine.layout.root)
+
+    async def set_snapshot_retention(self, kept: Retention) -> None:
+        """Say which snapshots are kept, from now on; the others go at once, and later as soon as they are too old or too many.
+
+        Never those that belong to something (checkpoints, templates, the memory of saved machines), whose name is protected, from which a
+        machine goes on that is still there, or on which another snapshot is based; nor one that somebody uses, while he does.
+
+        Parameters
+        ----------
+        kept: ``Retention()`` keeps all.
+
+        Raises
+        ------
+        InvalidRequest: that may not be asked for.
+        """
+        await asyncio.to_thread(retention.write, self.engine.layout, kept)
+
+    async def prune_snapshots(self, kept: Retention | None = None, *, dry_run: bool = False) -> list[str]:
+        """Remove snapshots that are too old or too many now, and return their names.
+
+        Parameters
+        ----------
+        kept: which are kept; by default what `set_snapshot_retention` has said. For the rest as there.
+        dry_run: remove none, and return the names of those that would be.
+
+        Raises
+        ------
+        InvalidRequest: that may not be asked for.
+        """
+        return [snapshot.name for snapshot in await retention.prune(self.engine, kept, dry_run=dry_run)]
 
     async def compress_snapshot(self, snapshot_id: str, progress: ProgressCallback | None = None) -> None:
         """Keep a snapshot that is not needed for now in less room: compressed, and as what differs from the one its machine came from.

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bandsox.engine import identity
+from bandsox.engine import identity, retention
 from bandsox.engine.housekeeper import CHANGES, LOCK, USED
 from bandsox.errors import BandSoxError, Conflict, InvalidRequest, VMNotFound
 from bandsox.locks import Locks, try_lock_file
@@ -42,14 +42,21 @@ def begin(layout: Layout, record: VMRecord) -> None:
     if record.spec.idle_timeout is not None:
         touch(layout.vm(record.id))
     if has_deadline(record):
-        (layout.locks / CHANGES).touch(mode=0o600)
-        ensure_housekeeper(layout)
+        wake_housekeeper(layout)
 
 
 def ended(layout: Layout, record: VMRecord) -> None:
     """A machine runs no more, or is gone: the housekeeper hears of it, which ends with the last deadline."""
     if has_deadline(record):
         _tell(layout)
+    if record.restored_from is not None:
+        retention.tell(layout)
+
+
+def wake_housekeeper(layout: Layout) -> None:
+    """Have the housekeeper look what there is to do, and see to it that there is one."""
+    (layout.locks / CHANGES).touch(mode=0o600)
+    ensure_housekeeper(layout)
 
 
 def _tell(layout: Layout) -> None:

@@ -1,9 +1,10 @@
 """The process that keeps deadlines while nobody else runs: ``python -m bandsox.engine.housekeeper STORAGE_DIR``.
 
-There is at most one for a storage directory, started by whoever makes a machine with a deadline or finds one whose housekeeper is gone
-(`bandsox.engine.deadlines`), and it ends when no deadline is left. It sleeps until the next one, or until somebody says that they have
-changed. It knows nothing that is not in the registry, so it may be killed at any time. What a deadline asks for is done by another
-process (`bandsox.engine.expiry_child`), which may import what it needs; this one stays small.
+They are those of machines, and of snapshots that are not kept for ever (`bandsox.engine.retention`). There is at most one for a storage
+directory, started by whoever makes a machine with a deadline or finds one whose housekeeper is gone (`bandsox.engine.deadlines`), and it
+ends when no deadline is left. It sleeps until the next one, or until somebody says that they have changed. It knows nothing that is not in
+the registry, so it may be killed at any time. What a deadline asks for is done by another process (`bandsox.engine.expiry_child`), which may
+import what it needs; this one stays small.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bandsox.engine import retention
+from bandsox.errors import HostError
 from bandsox.locks import Locks, try_lock_file
 from bandsox.process import ProcessId
 from bandsox.vmm.inotify import ATTRIB, Watch
@@ -31,6 +34,9 @@ LOCK = "housekeeper"
 
 USED = "used"
 """The file in a machine's directory on which all who use the machine hold a shared lock, and whose time is that of the last use."""
+
+SNAPSHOTS = "snapshots"
+"""What stands in the place of a machine's id where snapshots are due that are not kept (`bandsox.engine.retention`)."""
 
 RETRY_S = 60.0
 """After how long a deadline is tried again that could not be kept."""
@@ -95,6 +101,8 @@ class Housekeeper:
                     ends.append(idle + idle_timeout)
             if ends:
                 yield vm_id, max(min(ends), self._again.get(vm_id, 0.0))
+        if (at := _next_retention(self._root)) is not None:
+            yield SNAPSHOTS, max(at, self._again.get(SNAPSHOTS, 0.0))
 
     def _idle_since(self, vm_id: str) -> float | None:
         try:
@@ -129,7 +137,16 @@ def _rows(root: Path) -> list[tuple[str, str, int | None, int, float | None, flo
 
 
 def _any_deadline(root: Path) -> bool:
-    return bool(_rows(root))
+    return bool(_rows(root)) or _next_retention(root) is not None
+
+
+def _next_retention(root: Path) -> float | None:
+    """When snapshots are to go the next time; None: none are by themselves."""
+    try:
+        due = retention.due(root)
+    except HostError:  # nobody can tell what is to be kept, so everything is
+        return None
+    return 0.0 if due.now else due.next_at
 
 
 def _sleep(changes: int, until: float | None) -> None:

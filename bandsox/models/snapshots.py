@@ -92,6 +92,19 @@ class Belonging:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """Which snapshots a storage directory keeps. None: whatever their age, or number.
+
+    ``max_age`` is in seconds; ``max_count`` is how many the newest of each machine are; those whose name fits a pattern of ``protected``
+    (``release-*``, as `fnmatch` has it) stay, and are not counted.
+    """
+
+    max_age: float | None = None
+    max_count: int | None = None
+    protected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A place in a machine's timeline that it can go back to.
 

@@ -33,6 +33,7 @@ from bandsox.server.routes import (
     networks,
     portable,
     ports,
+    retention,
     snapshots,
     system,
     templates,
@@ -44,7 +45,7 @@ from bandsox.version import __version__
 
 _SUBJECTS = (
     *(commands, files, builds, machines, system, auth, keys, audit, devices, networks, ports, timelines),
-    *(snapshots, portable, templates, images, events, webhooks, pages),
+    *(snapshots, portable, retention, templates, images, events, webhooks, pages),
 )
 ROUTERS = tuple(subject.router for subject in _SUBJECTS)
 """What is asked for most comes first: they are compared with an address one after the other. Those of `builds` come before `machines`,

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from bandsox.core import AsyncBandSox
+from bandsox.engine import retention
 from bandsox.errors import BandSoxError, HostError, InvalidRequest
 from bandsox.server.application import application, served
 from bandsox.server.auth.gatekeeper import Gatekeeper
@@ -66,6 +67,7 @@ async def _serve(storage: str | None, configuration: Configuration, ready: Calla
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers come over these, and raise them again at the end
                 signal.signal(number, _told_to_stop)
             app.state.service.pools.open()
+            retention.tell(bandsox.engine.layout)  # whoever looked after it may have ended with the host
             try:
                 async with app.state.service.dispatcher.running(), _tidying(bandsox):
                     await server.serve(sockets=listeners)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from bandsox.cli.completion import complete_snapshot
 from bandsox.cli.faults import report
 from bandsox.cli.operation import operation
 from bandsox.cli.output import age, moment_text, notice, print_facts, print_json, print_table, size
-from bandsox.cli.parameters import Function, metadata_of, variables
+from bandsox.cli.parameters import Function, metadata_of, seconds, variables
 from bandsox.errors import BandSoxError, InvalidRequest
 
 _EXAMPLES = (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bandsox.cli.runtime import Call
+    from bandsox.models import Retention
 
 
 @click.group(cls=CommandGroup, examples=_EXAMPLES, aliases={"ls": "list", "rm": "delete"})
@@ -283,3 +285,77 @@ async def delete(call: Call, names: tuple[str, ...]) -> int:
     if call.state.json:
         print_json(done)
     return failures[0] if failures else 0
+
+
+_KEPT = (
+    click.option("--max-age", type=seconds, metavar="SECONDS", help="None is kept that is older: 12h, 30d."),
+    click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Of each VM only the newest N are kept."),
+    click.option(
+        "--protect", multiple=True, metavar="PATTERN", help="Those whose name fits stay, and are not counted, such as 'release-*'."
+    ),
+)
+
+
+def _with_kept(function: Function) -> Function:
+    """A command with the options that say which snapshots are kept."""
+    for option in reversed(_KEPT):
+        function = option(function)
+    return function
+
+
+def _kept(max_age: float | None, keep: int | None, protect: tuple[str, ...]) -> Retention | None:
+    from bandsox.models import Retention
+
+    asked = Retention(max_age, keep, protect)
+    return None if asked == Retention() else asked
+
+
+@snapshot.command(
+    examples=(
+        ("bandsox snapshot retention", "which are kept"),
+        ("bandsox snapshot retention --max-age 30d --keep 7 --protect 'release-*'", "from now on; the others go at once"),
+        ("bandsox snapshot retention --off", "all, from now on"),
+    )
+)
+@_with_kept
+@click.option("--off", is_flag=True, help="Keep all.")
+@operation
+async def retention(call: Call, max_age: float | None, keep: int | None, protect: tuple[str, ...], off: bool) -> None:
+    """Show or say which snapshots are kept. The others go by themselves, as soon as they are too old or too many.
+
+    Those stay that something needs: a VM that goes on from one, another snapshot that is based on it; and those that belong to something,
+    such as checkpoints and templates. See what would go with `bandsox snapshot prune --dry-run`.
+    """
+    from bandsox.models import Retention
+
+    wanted = _kept(max_age, keep, protect)
+    if off and wanted is not None:
+        raise click.UsageError("--off keeps all, and goes with no other option")
+    if off or wanted is not None:
+        await call.bandsox.set_snapshot_retention(wanted or Retention())
+    found = await call.bandsox.snapshot_retention()
+    if call.state.json:
+        print_json(dataclasses.asdict(found))
+    elif not call.state.quiet:
+        age_kept = "any" if found.max_age is None else f"{found.max_age:g} s"
+        shown = {"max_age": age_kept, "keep": found.max_count or "any number", "protect": ", ".join(found.protected) or "-"}
+        print_facts(shown, call.state)
+
+
+@snapshot.command(
+    examples=(
+        ("bandsox snapshot prune --dry-run --max-age 30d", "which are older"),
+        ("bandsox snapshot prune", "remove now what is not kept"),
+    )
+)
+@_with_kept
+@click.option("--dry-run", is_flag=True, help="Remove none, and print which would be.")
+@operation
+async def prune(call: Call, max_age: float | None, keep: int | None, protect: tuple[str, ...], dry_run: bool) -> None:
+    """Remove snapshots that are too old or too many, and print their names; without options those that are not kept anyway."""
+    found = await call.bandsox.prune_snapshots(_kept(max_age, keep, protect), dry_run=dry_run)
+    if call.state.json:
+        print_json(found)
+        return
+    for name in found:
+        click.echo(name)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
-from bandsox.engine import sparse
+from bandsox.engine import retention, sparse
 from bandsox.engine.snapshots.cold import ColdStorage
 from bandsox.errors import BandSoxError, Conflict, CorruptSnapshot
 from bandsox.locks import DEADLINE_S, Locks
@@ -66,6 +66,7 @@ class Shelf:
                 rootfs = str(self._layout.root / snapshot.rootfs)
                 self.table.insert(snapshot, rootfs, verified, lambda: directory.rename(place), belonging)
             sync(self._layout.snapshots)
+        retention.tell(self._layout)
 
     def damage(self, snapshot: Snapshot) -> str | None:
         """What is wrong with a snapshot's manifest: ``no_metadata``, ``metadata_corrupted``; None when nothing is. Blocks."""
@@ -147,9 +148,18 @@ class Shelf:
         """
         self.cold.release(snapshot_id, lambda: self._forget(snapshot_id))
 
+    def remove_unused(self, snapshot_id: str, may_go: Callable[[], bool]) -> bool:
+        """Remove a snapshot if nobody uses it, and it `may_go` while nobody can; whether it was removed. Blocks. Raises as `remove`."""
+        with self._locks.try_hold(snapshot_id) as nobody_uses_it:
+            gone = nobody_uses_it and may_go()
+            if gone:
+                self.remove(snapshot_id)
+        return gone
+
     def _forget(self, snapshot_id: str) -> None:
         self.table.delete(snapshot_id)
         shutil.rmtree(self._layout.snapshots / snapshot_id, ignore_errors=True)
+        retention.tell(self._layout)
 
     def size(self, snapshot: Snapshot) -> int:
         """The bytes that a snapshot takes on the disk. Blocks."""

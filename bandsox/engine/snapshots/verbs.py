@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from bandsox.engine import identity, launch, ownership, sparse
+from bandsox.engine import identity, launch, ownership, retention, sparse
 from bandsox.engine.frozen import forget
 from bandsox.engine.snapshots.capture import DISK, Captured, captured
 from bandsox.engine.snapshots.fitness import COLD, check_artefacts, check_host, chosen_anew, with_network
@@ -257,6 +257,7 @@ class Snapshots:
         snapshot = await self.get(id_or_name)
         await asyncio.to_thread(self.shelf.check_free, snapshot)
         await asyncio.to_thread(self.shelf.table.rename, snapshot.id, identity.check_name(name))
+        await asyncio.to_thread(retention.tell, self._layout)
         return dataclasses.replace(snapshot, name=name)
 
     async def set_metadata(self, id_or_name: str, metadata: Mapping[str, Any]) -> Snapshot:

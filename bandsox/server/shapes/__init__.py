@@ -79,7 +79,18 @@ from bandsox.server.shapes.networks import (
 )
 from bandsox.server.shapes.portable import PullSnapshot, PushedSnapshot, PushSnapshot
 from bandsox.server.shapes.ports import HttpRequest, HttpResponse, LinkToPort, NewPort, PortInfo, PublishedUrl
-from bandsox.server.shapes.snapshots import Fork, Forked, NewSnapshot, Restore, RestoredVM, SnapshotInfo, TakenSnapshot
+from bandsox.server.shapes.snapshots import (
+    Fork,
+    Forked,
+    NewSnapshot,
+    PrunedSnapshot,
+    PruneSnapshots,
+    Restore,
+    RestoredVM,
+    RetentionShape,
+    SnapshotInfo,
+    TakenSnapshot,
+)
 from bandsox.server.shapes.templates import NewPool, NewTemplate, PlacedFile, PoolInfo, PoolSize, PruneTemplates, TakeFromPool, TemplateInfo
 from bandsox.server.shapes.timelines import CheckpointInfo, Compare, Difference, Differences, NewCheckpoint, Rewind
 from bandsox.server.shapes.webhooks import CreatedWebhook, DeliveryInfo, EditedWebhook, NewWebhook, WebhookInfo
@@ -160,7 +171,9 @@ __all__ = [
     "PortInfo",
     "Presets",
     "ProcessInfo",
+    "PruneSnapshots",
     "PruneTemplates",
+    "PrunedSnapshot",
     "PublishedUrl",
     "Pull",
     "PullSnapshot",
@@ -173,6 +186,7 @@ __all__ = [
     "Renamed",
     "Restore",
     "RestoredVM",
+    "RetentionShape",
     "Rewind",
     "Run",
     "Seconds",

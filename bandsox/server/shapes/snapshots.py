@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bandsox.server.shapes.base import ID, Environment, Given, Shape
+from bandsox.server.shapes.base import ID, Environment, Given, Seconds, Shape
 from bandsox.server.shapes.machines import VM
 
 
@@ -93,3 +93,29 @@ class SnapshotInfo(Given):
     size: int = Field(description="bytes on the disk")
     compressed: bool
     status: str | None = Field(None, description="what is wrong with it: `no_metadata` or `metadata_corrupted`")
+
+
+class RetentionShape(Shape):
+    """Which snapshots are kept. Null: whatever their age, or number."""
+
+    max_age: Seconds | None = Field(None, description="in seconds", examples=[2592000])
+    max_count: int | None = Field(None, ge=1, le=10**6, description="how many the newest of each VM are", examples=[7])
+    protected: list[Annotated[str, Field(min_length=1, max_length=128)]] = Field(
+        [], max_length=100, description="those whose name fits one of these patterns stay, and are not counted", examples=[["release-*"]]
+    )
+
+
+class PruneSnapshots(Shape):
+    """What is to be removed now."""
+
+    kept: RetentionShape | None = Field(None, description="null: what is kept at all times")
+    dry_run: bool = Field(False, description="remove nothing, and tell what would be")
+
+
+class PrunedSnapshot(Given):
+    """A snapshot that was removed."""
+
+    id: str = Field(examples=[ID])
+    snapshot_name: str
+    source_vm_id: str
+    created_at: float

@@ -35,8 +35,12 @@ import {
   type NetworkPolicy,
   type NetworkPreset,
   type PoolInfo,
+  type PrunedSnapshot,
+  type PruneSnapshotsOptions,
   type RequestOutcome,
   type RestoreVmOptions,
+  type Retention,
+  type RetentionOptions,
   type ServerEvent,
   type SnapshotInfo,
   type SnapshotOptions,
@@ -199,6 +203,24 @@ export class BandSox {
   /** Give a snapshot another name. */
   async renameSnapshot(snapshot: string, name: string, call?: CallOptions): Promise<void> {
     await this.connection.call("put", "/api/snapshots/{snapshot}/name", { path: { snapshot }, body: { name } }, call);
+  }
+
+  /** Which snapshots are kept; those that are not go by themselves. */
+  async snapshotRetention(call?: CallOptions): Promise<Retention> {
+    return this.connection.call("get", "/api/retention", {}, call);
+  }
+
+  /**
+   * Say which snapshots are kept, from now on: by age, by number, by name. Those stay that something needs: a VM, a template, another snapshot. This
+   * takes the scope `admin`, and so does {@link pruneSnapshots}.
+   */
+  async setSnapshotRetention(kept: RetentionOptions, call?: CallOptions): Promise<Retention> {
+    return this.connection.call("put", "/api/retention", { body: kept }, call);
+  }
+
+  /** Remove the snapshots that are too old or too many now; with `dry_run` tell which these are. */
+  async pruneSnapshots(options: PruneSnapshotsOptions = {}, call?: CallOptions): Promise<PrunedSnapshot[]> {
+    return this.connection.call("post", "/api/snapshots/prune", { body: options }, call);
   }
 
   /** Keep a snapshot that is not needed for now in less room. It can be restored as before; the first time takes longer. */

@@ -111,6 +111,18 @@ export interface SnapshotInfo extends Omit<Shape<"SnapshotInfo">, "network_confi
   vsock_config: VsockConfig | null;
 }
 
+/** Which snapshots a server keeps; the others go by themselves. */
+export interface Retention extends Shape<"RetentionShape"> {}
+
+/** Which snapshots a server is to keep: those up to an age in seconds, the newest so many of each VM, and those with certain names. */
+export interface RetentionOptions extends Sent<"RetentionShape"> {}
+
+/** Which snapshots to remove: those that `kept` does not keep, by default what is kept at all times. */
+export interface PruneSnapshotsOptions extends Sent<"PruneSnapshots"> {}
+
+/** A snapshot that was removed. */
+export interface PrunedSnapshot extends Shape<"PrunedSnapshot"> {}
+
 /** Which snapshots to list. */
 export interface ListSnapshotsOptions {
   /** Only so many. */
