@@ -3,8 +3,8 @@
 They are those of machines, and of snapshots that are not kept for ever (`bandsox.engine.retention`). There is at most one for a storage
 directory, started by whoever makes a machine with a deadline or finds one whose housekeeper is gone (`bandsox.engine.deadlines`), and it
 ends when no deadline is left. It sleeps until the next one, or until somebody says that they have changed. It knows nothing that is not in
-the registry, so it may be killed at any time. What a deadline asks for is done by another process (`bandsox.engine.expiry_child`), which may
-import what it needs; this one stays small.
+the registry, so it may be killed at any time. What a deadline asks for is done by another process (`bandsox.engine.expiry_child`), which
+may import what it needs; this one stays small.
 """
 
 from __future__ import annotations

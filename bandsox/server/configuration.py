@@ -23,6 +23,7 @@ class Configuration:
     take to arrive. `reserve_mib` is how much of the storage directory's file system new machines and snapshots leave free; None: a
     twentieth, at most 1 GiB. `proxy_port` is where ports of guests are reached (`bandsox.server.proxy`); with `proxy_domain` each under a
     name of its own below that. `client_connections` is how many connections one client has at most; 0: any number.
+    `transfers` is how many snapshots are exported, imported and compressed at a time.
     `webhook_networks` are networks, besides the Internet, that webhooks may be in. `traces`: see `bandsox.server.tracing`.
     """
 
@@ -39,6 +40,7 @@ class Configuration:
     proxy_port: int | None = None
     proxy_domain: str | None = None
     client_connections: int = 512
+    transfers: int = 4
     traces: bool = False
     webhook_networks: frozenset[ipaddress.IPv4Network | ipaddress.IPv6Network] = frozenset()
 

@@ -28,6 +28,7 @@ from bandsox.server.configuration import Configuration
 from bandsox.server.leases import Leases
 from bandsox.server.metrics import Metrics
 from bandsox.server.pools import Pools
+from bandsox.server.slots import Slots
 from bandsox.server.tracing import Traces
 from bandsox.server.webhooks.dispatcher import Dispatcher
 from bandsox.settings import DEFAULT_IMAGE
@@ -55,6 +56,7 @@ class Service:
         self.leases = Leases(self.gatekeeper)
         self.metrics = Metrics()
         self.traces: Traces | None = None
+        self.transfers = Slots(configuration.transfers, "exports, imports and compressions of snapshots")
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}
         self.pools = Pools(self.engine, bandsox.confinement)

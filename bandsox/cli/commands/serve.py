@@ -64,6 +64,14 @@ def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     help="How many connections one client has at most; 0: any number, for servers behind a proxy.",
 )
 @click.option(
+    "--transfers",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="How many snapshots it exports, imports and compresses at a time.",
+)
+@click.option(
     "--webhook-network",
     "networks",
     multiple=True,
@@ -89,6 +97,7 @@ def serve(
     head: float,
     reserve: int | None,
     connections: int,
+    transfers: int,
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
     traces: bool,
     proxy_port: int | None,
@@ -130,6 +139,7 @@ def serve(
         proxy_port=proxy_port,
         proxy_domain=domain,
         client_connections=connections,
+        transfers=transfers,
         webhook_networks=frozenset(networks),
         traces=traces,
     )

@@ -43,8 +43,9 @@ async def compress(service: TheService, caller: TheCaller, request: Request, sna
     known = await service.snapshot(caller, snapshot)
 
     async def work(progress: ProgressCallback) -> dict[str, Any]:
-        await service.check_room()
-        await service.bandsox.compress_snapshot(known.id, progress)
+        with service.transfers.one(caller):
+            await service.check_room()
+            await service.bandsox.compress_snapshot(known.id, progress)
         return await service.bandsox.get_snapshot_info(known.id)
 
     return await with_progress(request, work)
@@ -68,8 +69,9 @@ async def export(
     known = await service.snapshot(caller, snapshot)
     ground = None if base is None else (await service.snapshot(caller, base)).id
     size = (await service.bandsox.get_snapshot_info(known.id))["size"]
-    await service.check_room(size)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(service.transfers.one(caller))
+        await service.check_room(size)
         package = await stack.enter_async_context(Portable(service.engine).packed(known.id, base=ground, image=image))
         headers = {
             "X-Digest": package.digest,
@@ -112,7 +114,8 @@ async def push(service: TheService, caller: TheCaller, request: Request, snapsho
 
     async def work(progress: ProgressCallback) -> dict[str, Any]:
         portable = Portable(service.engine)
-        digest = await portable.export(known.id, f"{REGISTRY}{body.reference}", base=ground, image=body.image, progress=progress)
+        with service.transfers.one(caller):
+            digest = await portable.export(known.id, f"{REGISTRY}{body.reference}", base=ground, image=body.image, progress=progress)
         return {"digest": digest}
 
     return await with_progress(request, work)
@@ -124,7 +127,8 @@ async def pull(service: TheService, caller: TheCaller, request: Request, body: s
     """Take in a snapshot from a registry, with the server's credentials for that. For the rest as `import`."""
 
     async def work(progress: ProgressCallback) -> dict[str, Any]:
-        return await _taken(service, caller, f"{REGISTRY}{body.reference}", body.name, progress)
+        with service.transfers.one(caller):
+            return await _taken(service, caller, f"{REGISTRY}{body.reference}", body.name, progress)
 
     return await with_progress(request, work)
 
@@ -143,6 +147,7 @@ async def import_(
     Its programs go on here when it is restored: take one only from somebody whom you would let run a VM.
     """
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(service.transfers.one(caller))
         file, digest = await stack.enter_async_context(_received(service, request))
 
         async def work(progress: ProgressCallback) -> dict[str, Any]:
