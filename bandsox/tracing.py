@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -39,6 +40,25 @@ def span(name: str, **attributes: str | int) -> AbstractContextManager[None]:
     attributes: what it is about; ``vm_id`` is told as ``bandsox.vm_id``.
     """
     return _NOTHING if _tracer is None else _spanned(_tracer, name, attributes)
+
+
+def carried() -> dict[str, str]:
+    """The headers that make a request a part of the trace that its caller is in (W3C Trace Context); none where nobody traces.
+
+    Who traces has OpenTelemetry loaded, so that it is never loaded for this.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        return {}
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    found: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(found)
+    return found
+
+
+def environment() -> dict[str, str]:
+    """The variables that make a program a part of the trace (``TRACEPARENT``, ``TRACESTATE``); none unless this process tells of spans."""
+    return {} if _tracer is None else {name.upper(): value for name, value in carried().items()}
 
 
 def traced(name: str) -> Callable[[_Function[P, R]], _Function[P, R]]:

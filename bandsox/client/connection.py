@@ -14,6 +14,7 @@ import msgspec
 from bandsox.client.faults import error_of
 from bandsox.errors import BandSoxError, OutcomeUnknown, ServerUnavailable
 from bandsox.models import Progress, ProgressCallback
+from bandsox.tracing import carried
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -127,6 +128,7 @@ class Connection:
     ) -> AsyncIterator[httpx.Response]:
         """An answer whose body is still to be read. Raises as `call`, also while it is read."""
         timeout = httpx.Timeout(None if patient else self.timeout, connect=min(_CONNECT_S, self.timeout))
+        options["headers"] = {**carried(), **self.headers, **(options.get("headers") or {})}
         context = self._client().stream(method, path, content=content, timeout=timeout, **options)
         with self._failures(method, path):
             answer = await context.__aenter__()
@@ -148,7 +150,7 @@ class Connection:
         try:
             return await connect(
                 f"ws{self.url.removeprefix('http')}{path}",
-                additional_headers=self.headers,
+                additional_headers={**carried(), **self.headers},
                 subprotocols=None,
                 compression=None,
                 max_size=4 << 20,

@@ -17,7 +17,7 @@ from bandsox.guest.frames import FrameType
 from bandsox.guest.messages import Attach, EndOfData, Exec, Forget, Input, ListSessions, Resize, Signal, Tty, encode_message
 from bandsox.guest.paths import GuestText, encode_env, encode_path, encode_text
 from bandsox.models import ExecResult, SessionInfo
-from bandsox.tracing import span, traced
+from bandsox.tracing import environment, span, traced
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -237,11 +237,13 @@ def _exec_request(options: CommandOptions, *, stdin: bool, session: str | None =
     if timeout is not None and not 0 < timeout < 1e9:
         raise InvalidRequest(f"not a timeout: {timeout}")
     cwd, user, tty = options.get("cwd"), options.get("user"), options.get("tty")
+    clear_env = options.get("clear_env", False)
+    env = {**({} if clear_env else environment()), **(options.get("env") or {})}
     return Exec(
         argv=[encode_text(argument, "an argument") for argument in argv] or None,
         shell=None if shell is None else encode_text(shell, "the command"),
-        env=encode_env(options.get("env") or {}) or None,
-        clear_env=options.get("clear_env", False),
+        env=encode_env(env) or None,
+        clear_env=clear_env,
         cwd=None if cwd is None else encode_path(cwd),
         user=None if user is None else encode_text(user, "the user"),
         stdin=stdin,

@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 from bandsox import BandSox
 from bandsox.errors import Conflict
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.tracing import span
 from tests.server.servers import serving
+
+_CLIENTS_TRACE, _CLIENTS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 class Collector:
@@ -78,8 +81,11 @@ def test_a_machine_is_made_and_used_in_stages_of_its_callers_trace(storage: Path
     with serving(storage, "--traces") as server, server.client() as client:
         ids = [client.post("/api/vms", json={"image": DEFAULT_IMAGE, "mem_mib": 256}, headers=made).json()["id"]]
         try:
-            command = {"command": "echo a secret in a command", "timeout": 120}
-            assert client.post(f"/api/vms/{ids[0]}/exec", json=command, headers=ran).status_code == 200
+            command = {"command": "echo a secret in a command >&2; echo $TRACEPARENT", "timeout": 120}
+            inside = client.post(f"/api/vms/{ids[0]}/exec", json=command, headers=ran).json()["stdout"].strip()
+            own = {**command, "env": {"TRACEPARENT": "the caller's own"}}
+            assert client.post(f"/api/vms/{ids[0]}/exec", json=own).json()["stdout"] == "the caller's own\n"
+            within = _told_by_the_client(server.url, ids[0])
             assert client.get("/api/vms/none", headers=failed).status_code == 404
             client.post(f"/api/vms/{ids[0]}/snapshot", json={"name": "traced"})
             ids.append(client.post("/api/snapshots/traced/restore", json={}, headers=restored).json()["id"])
@@ -89,6 +95,10 @@ def test_a_machine_is_made_and_used_in_stages_of_its_callers_trace(storage: Path
             bandsox.delete_snapshot("traced")
         assert server.stop() == 0  # what was not sent yet is sent
     assert {each.trace_id for each in traced.spans if each.parent_span_id in parents} == {trace}
+    (ran_as,) = (each.span_id for each in traced.spans if each.name == "exec" and each.trace_id == trace)
+    assert inside == f"00-{trace.hex()}-{ran_as.hex()}-01"
+    assert within == {_CLIENTS_TRACE}
+    assert {each.trace_id.hex() for each in traced.spans if each.parent_span_id == bytes.fromhex(_CLIENTS_SPAN)} == {_CLIENTS_TRACE}
     assert traced.services == {"bandsox"}
     create = traced.tree(parents[0])["POST /api/vms"]["create"]
     assert create.keys() >= {"image", "disk", "vmm", "agent"}
@@ -101,6 +111,18 @@ def test_a_machine_is_made_and_used_in_stages_of_its_callers_trace(storage: Path
     attributes = {each.key: each.value for each in root.attributes}
     assert attributes["http.response.status_code"].int_value == 404
     assert attributes["http.route"].string_value == "/api/vms/{vm}"
+
+
+def _told_by_the_client(url: str, vm_id: str) -> set[str]:
+    """The traces that programs see which were started by a client that is in one: over HTTP, and over a WebSocket."""
+    seen: list[str] = []
+    here = SpanContext(int(_CLIENTS_TRACE, 16), int(_CLIENTS_SPAN, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    with BandSox(url) as remote, use_span(NonRecordingSpan(here)):
+        machine = remote.get_vm(vm_id)
+        assert machine is not None
+        seen.append(machine.run("echo $TRACEPARENT").text)
+        machine.exec_command("echo $TRACEPARENT", on_stdout=seen.append, timeout=120)
+    return {each.split("-")[1] for each in seen}
 
 
 def test_who_is_not_known_leaves_no_trace(tmp_path: Path, traced: Collector) -> None:
