@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from bandsox.engine import identity
 from bandsox.models import TEMPLATE_PREFIX, Deadlines, ProgressCallback, PublishedPort, Secret
+from bandsox.network.vault import uses_of
 from bandsox.server import recovery, shapes
 from bandsox.server.auth.callers import Caller, Scope
 from bandsox.server.configuration import is_loopback_address
@@ -67,15 +68,17 @@ def options_for(service: Service, caller: Caller, wanted: shapes.VMOptions) -> d
 
     Raises
     ------
-    Forbidden: it is not for this caller. InvalidRequest: a rule of its policy cannot be read.
+    Forbidden: it is not for this caller. InvalidRequest: a rule of its policy cannot be read, or one of its secrets cannot be kept.
     """
+    secrets = {name: _secret(secret) for name, secret in wanted.secrets.items()}
+    uses_of(secrets)
     if not all(is_loopback_address(port.host) for port in wanted.publish):
         check(caller, Scope.ADMIN)
     return {
         **{option: getattr(wanted, option) for option in shapes.VMOptions.model_fields},
         "name": service.name_for(caller, wanted.name),
         "network": None if wanted.network is None else service.network_for(caller, wanted.network),
-        "secrets": {name: _secret(secret) for name, secret in wanted.secrets.items()},
+        "secrets": secrets,
         "publish": [PublishedPort(port.guest_port, port.host_port, port.host) for port in wanted.publish],
     }
 
