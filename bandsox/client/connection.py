@@ -12,9 +12,11 @@ import httpx
 import msgspec
 
 from bandsox.client.faults import error_of
+from bandsox.client.transport import Transport
 from bandsox.errors import BandSoxError, OutcomeUnknown, ServerUnavailable
 from bandsox.models import Progress, ProgressCallback
 from bandsox.tracing import carried
+from bandsox.version import __version__
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -25,6 +27,7 @@ MESSAGEPACK = "application/msgpack"
 LINES = "application/x-ndjson"
 _CONNECT_S = 10.0
 _SAFE = frozenset({"GET", "HEAD"})
+_IS_JSON = {"Content-Type": "application/json"}
 
 
 class Connection:
@@ -39,15 +42,15 @@ class Connection:
 
     def __init__(self, url: str, headers: Mapping[str, str] | None, timeout: float) -> None:
         self.url = url.rstrip("/")
-        self.headers = dict(headers or {})
+        self.headers = {"User-Agent": f"bandsox/{__version__}", **(headers or {})}
         self.timeout = timeout
-        self._http: httpx.AsyncClient | None = None
+        self._transport: Transport | None = None
 
     async def close(self) -> None:
         """Close what is open."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        if self._transport is not None:
+            await self._transport.aclose()
+            self._transport = None
 
     async def call(self, method: str, path: str, *, patient: bool = False, **options: Any) -> httpx.Response:
         """Send a request, and return its answer, whole.
@@ -124,14 +127,28 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def streaming(
-        self, method: str, path: str, *, patient: bool = False, content: bytes | AsyncIterable[bytes] | None = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        patient: bool = False,
+        content: bytes | AsyncIterable[bytes] | None = None,
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """An answer whose body is still to be read. Raises as `call`, also while it is read."""
-        timeout = httpx.Timeout(None if patient else self.timeout, connect=min(_CONNECT_S, self.timeout))
-        options["headers"] = {**carried(), **self.headers, **(options.get("headers") or {})}
-        context = self._client().stream(method, path, content=content, timeout=timeout, **options)
+        connect, silence = min(_CONNECT_S, self.timeout), None if patient else self.timeout
         with self._failures(method, path):
-            answer = await context.__aenter__()
+            request = httpx.Request(
+                method,
+                f"{self.url}{path}",
+                params=params or None,
+                content=content if json is None else msgspec.json.encode(json),
+                headers={**({} if json is None else _IS_JSON), **carried(), **self.headers, **(headers or {})},
+                extensions={"timeout": {"connect": connect, "pool": silence, "read": silence, "write": silence}},
+            )
+            answer = await self._connections().handle_async_request(request)
         try:
             if answer.is_error:
                 with self._failures(method, path):
@@ -140,7 +157,7 @@ class Connection:
             with self._failures(method, path):
                 yield answer
         finally:
-            await context.__aexit__(None, None, None)
+            await answer.aclose()
 
     async def websocket(self, path: str) -> ClientConnection:
         """Open a WebSocket. Raises as `call`."""
@@ -160,12 +177,11 @@ class Connection:
         except (OSError, InvalidHandshake, TimeoutError) as error:
             raise _unreachable(self.url, error) from error
 
-    def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
+    def _connections(self) -> Transport:
+        if self._transport is None:
             # What the system trusts, and SSL_CERT_FILE, as everywhere else on it; httpx would bring a list of its own.
-            verify = ssl.create_default_context() if self.url.startswith("https:") else False
-            self._http = httpx.AsyncClient(base_url=self.url, headers=self.headers, follow_redirects=False, trust_env=False, verify=verify)
-        return self._http
+            self._transport = Transport(ssl.create_default_context() if self.url.startswith("https:") else None)
+        return self._transport
 
     @contextlib.contextmanager
     def _failures(self, method: str, path: str) -> Iterator[None]:
