@@ -26,6 +26,8 @@ MAX_HEAD = 64 << 10
 _PEER_GONE_S = 60
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _SITE_BITS = 64
+_SMALL = 16 << 10
+"""How many bytes may be worth waiting for others."""
 
 
 class HeadTooLarge(Exception):
@@ -65,6 +67,87 @@ class Connections:
                 del self._counts[client]
 
 
+class Joining(asyncio.Transport):
+    """A transport that sends what is written in one turn of the event loop at once: uvicorn writes the head and the body of an answer one
+    after the other, which would be two packets, and wake the client twice."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport, self._loop = transport, loop
+        self._gathered: list[bytes] = []
+        self._sending: asyncio.Handle | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send `data` soon; what is large at once, with what was written before."""
+        self._gathered.append(bytes(data))
+        if len(data) > _SMALL:
+            self._send()
+        elif self._sending is None:
+            self._sending = self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    def close(self) -> None:
+        """Close it, once all was sent."""
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What is known of the connection."""
+        return self._transport.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand it to another protocol."""
+        self._transport.set_protocol(protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Whose it is."""
+        return self._transport.get_protocol()
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self._transport.resume_reading()
+
+    def is_reading(self) -> bool:
+        """Whether it reads."""
+        return self._transport.is_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """How much may be waiting to be sent."""
+        self._transport.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        """How much waits."""
+        return self._transport.get_write_buffer_size() + sum(map(len, self._gathered))
+
+    def write_eof(self) -> None:
+        """End this direction."""
+        self._send()
+        self._transport.write_eof()
+
+    def can_write_eof(self) -> bool:
+        """Whether that is possible."""
+        return self._transport.can_write_eof()
+
+
 def protocol(head_s: float, connections: Connections) -> type[asyncio.Protocol]:
     """The protocol that gives the head of each request `head_s` seconds."""
 
@@ -73,6 +156,7 @@ def protocol(head_s: float, connections: Connections) -> type[asyncio.Protocol]:
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            transport = Joining(transport, self.loop)
             super().connection_made(transport)
             connections.enter(transport)
             if not transport.is_closing():
