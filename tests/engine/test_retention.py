@@ -216,7 +216,7 @@ def test_nothing_goes_that_something_needs_until_that_is_gone(keeping: Keeping) 
     keeping.saved("based", 7 * DAY, parent=base.id)
     keeping.saved("release-1", 6 * DAY)
     for purpose in ("checkpoint", "memory", "template"):
-        keeping.saved(purpose, 5 * DAY, belonging=Belonging(purpose, "f" * 16, purpose))  # type: ignore[arg-type]
+        keeping.saved(purpose, 5 * DAY, belonging=Belonging(purpose, "f" * 16, purpose))
     machine = keeping.used_by_a_machine(machines)
     kept = Retention(max_age=DAY, protected=("release-*",))
     assert keeping.bandsox.prune_snapshots(kept) == ["based"]

@@ -18,13 +18,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from bandsox import MicroVM, wire
-from bandsox.models import Quotas
+from bandsox.models import NewApiKey, Quotas
 from bandsox.server import leases
 from bandsox.server.auth import keys, sessions
 from bandsox.server.auth.callers import EVERYBODY, Caller
 from bandsox.server.auth.file import AuthFile
 from bandsox.server.auth.gatekeeper import Gatekeeper
-from bandsox.server.auth.keys import NewKey
 from bandsox.server.leases import Lease, Leases
 from bandsox.settings import Layout, write_atomically
 from tests.server.servers import Server, serving
@@ -87,7 +86,7 @@ def guarded(file: AuthFile) -> Iterator[Server]:
 
 
 @pytest.fixture
-def key(file: AuthFile) -> NewKey:
+def key(file: AuthFile) -> NewApiKey:
     return keys.create(file, "operator", ["exec"])
 
 
@@ -106,7 +105,7 @@ def key(file: AuthFile) -> NewKey:
     ids=["revoked", "fewer rights", "other machines", "over", "nobody is let in"],
 )
 def test_a_stream_and_a_websocket_end_with_their_key(
-    guarded: Server, file: AuthFile, key: NewKey, over: Callable[[AuthFile, NewKey], object]
+    guarded: Server, file: AuthFile, key: NewApiKey, over: Callable[[AuthFile, NewApiKey], object]
 ) -> None:
     before = file.path.read_bytes()
     with contextlib.ExitStack() as stack:
@@ -155,7 +154,7 @@ def test_what_was_open_to_everybody_ends_when_authentication_is_turned_on(tmp_pa
         assert [json.loads(line)["type"] for line in filter(None, lines)] == ["error"]
 
 
-def test_what_is_of_others_goes_on(guarded: Server, file: AuthFile, key: NewKey) -> None:
+def test_what_is_of_others_goes_on(guarded: Server, file: AuthFile, key: NewApiKey) -> None:
     other = keys.create(file, "other", ["read"])
     with opened(guarded.url, "/api/events", key.key) as mine, opened(guarded.url, "/api/events", other.key) as theirs:
         mine.recv(60)

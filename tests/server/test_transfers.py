@@ -26,7 +26,7 @@ class Upload:
 
     def __init__(self, server: Server, key: str) -> None:
         place = urlsplit(server.url)
-        self._socket = socket.create_connection((place.hostname, place.port))
+        self._socket = socket.create_connection((place.hostname, place.port or 80))
         head = f"POST /api/snapshots/import HTTP/1.1\r\nhost: {place.netloc}\r\nauthorization: Bearer {key}\r\n"
         self._socket.sendall(f"{head}expect: 100-continue\r\ncontent-length: {_SIZE}\r\n\r\n".encode())
         self.said = self._socket.recv(4096)
