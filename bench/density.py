@@ -23,9 +23,9 @@ async def measure(bandsox: AsyncBandSox) -> None:
             vms.append(await bandsox.create_vm(ephemeral=True))
             if number == 1 or number % _EVERY == 0:
                 print(f"| {number} | {pss_mib(vms[-1]):.0f} | {(before - available_mib()) / number:.0f} |", flush=True)
-        busy = sum(map(_cpu_s, vms))
+        busy = sum(map(cpu_s, vms))
         await asyncio.sleep(_IDLE_S)
-        idle = (sum(map(_cpu_s, vms)) - busy) / _IDLE_S / COUNT
+        idle = (sum(map(cpu_s, vms)) - busy) / _IDLE_S / COUNT
         answers = [(await vm.run(["true"])).exit_code for vm in vms]
         sizes = [pss_mib(vm) for vm in vms]
     finally:
@@ -54,7 +54,7 @@ def _field(path: Path, name: str) -> int:
     return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(name))
 
 
-def _cpu_s(vm: AsyncMicroVM) -> float:
+def cpu_s(vm: AsyncMicroVM) -> float:
     """The processor time that a machine's VMM has taken."""
     fields = Path(f"/proc/{_pid(vm)}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

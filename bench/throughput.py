@@ -1,8 +1,8 @@
 """TCP between a guest and a server: over BandSox's network, with policies and without, and over an uplink of the same kind by the bare VMM.
 
-It runs as root on the host of the network tests' lab (`tests.network.lab`), whose world has the server: nothing of this machine's network
-takes part. The bare VMM has a TAP device in a namespace that a pair of devices leads out of, made by ip(8), with NAT by the host and
-without any rules besides. The guests take turns, since the speed of an emulated one changes in the course of minutes.
+It runs on the host of the network tests' lab (`tests.network.lab`), whose world has the server: nothing of this machine's network takes
+part; as root, and as an ordinary user. The bare VMM has a TAP device in a namespace that a pair of devices leads out of, made by ip(8), or
+pasta, with NAT and without any rules besides. The guests take turns, since the speed of an emulated one changes in the course of minutes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from bandsox.models import NetworkConfig, Policy
 from bench.rawvm import RawDevice, raw_vm
 from tests.network.internet import API4, RESOLVER
 from tests.network.lab import lab
+from tests.users import ordinary_user, script
 
 _ROUNDS = 10
 _SIZE = 48_000_000
 _PORT = 9
 _HOST, _NAMESPACE, _GATEWAY, _GUEST = "192.168.77.1", "192.168.77.2", "192.168.78.1", "192.168.78.2"
+_MTU = 1500 if os.geteuid() == 0 else 65520
 _MAC = "06:00:c0:a8:4e:02"
 
 _SERVER = f"""
@@ -78,15 +80,18 @@ Run = Callable[[list[str]], Awaitable[str]]
 
 
 def begin(storage: Path) -> None:
-    """Measure in a process on the host of a lab, which prints the table."""
+    """Measure in processes on the host of a lab, root's and an ordinary user's, which print the tables."""
     if os.geteuid() != 0:
-        print("\nThroughput is measured by root: the lab needs namespaces.")
+        print("\nThroughput is measured by root, who makes the lab: it needs namespaces.")
         return
     checkout = str(Path(__file__).parents[1])
     server = ["env", f"PYTHONPATH={checkout}", sys.executable, "-c", _SERVER]
     with lab((API4, RESOLVER), server) as world:
         environment = {**os.environ, "BANDSOX_STORAGE": str(storage), "PYTHONPATH": checkout}
         subprocess.run([*world.within, sys.executable, "-m", "bench.throughput"], env=environment, check=True)
+        ordinary_user()
+        done = script("import bench.throughput as it; it.asyncio.run(it.main())", within=world.within)
+        print(done.stdout or done.stderr, end="")
 
 
 async def _measure(bandsox: AsyncBandSox) -> None:
@@ -104,7 +109,8 @@ async def _measure(bandsox: AsyncBandSox) -> None:
                 for direction, samples in rates[way].items():
                     place = "api.example.com" if "names" in way else API4
                     samples.append(float(await run(["python3", "-c", _CLIENT, place, direction])))
-    print("\n### TCP of a guest\n\n| way | runs | in MB/s | of bare | out MB/s | of bare |\n|---|---|---|---|---|---|")
+    uplink = "a pair of devices, by root" if os.geteuid() == 0 else "pasta, without root"
+    print(f"\n### TCP of a guest over {uplink}\n\n| way | runs | in MB/s | of bare | out MB/s | of bare |\n|---|---|---|---|---|---|")
     floor = {direction: statistics.median(samples) for direction, samples in rates["bare VMM"].items()}
     for way, directions in rates.items():
         cells = [(statistics.median(samples) / 1e6, statistics.median(samples) / floor[sign]) for sign, samples in directions.items()]
@@ -126,7 +132,7 @@ async def _machine(bandsox: AsyncBandSox, policy: Policy | None) -> AsyncIterato
 async def _bare(bandsox: AsyncBandSox) -> AsyncIterator[Run]:
     like = await bandsox.create_vm(mem_mib=256, enable_networking=False)
     try:
-        with _uplink() as device:
+        with _veth() if os.geteuid() == 0 else _pasta() as device:
             async with raw_vm(bandsox, like._record, device=device) as raw:
                 await raw.client.setup(network=networking.guest_side(_CONFIG), timeout=60)
                 yield lambda command: _text(raw.client, command)
@@ -134,7 +140,7 @@ async def _bare(bandsox: AsyncBandSox) -> AsyncIterator[Run]:
         await like.delete()
 
 
-_CONFIG = NetworkConfig("veth", _GATEWAY, _GUEST, "", _MAC, "tap0", "fd00:78::1", "fd00:78::2")
+_CONFIG = NetworkConfig("veth", _GATEWAY, _GUEST, "", _MAC, "tap0", "fd00:78::1", "fd00:78::2", mtu=_MTU)
 
 
 async def _text(guest: GuestClient, command: list[str]) -> str:
@@ -144,42 +150,77 @@ async def _text(guest: GuestClient, command: list[str]) -> str:
 
 
 @contextmanager
-def _uplink() -> Iterator[RawDevice]:
-    """A namespace with a TAP device and a way out of it, made by hand; gone with the process that holds it."""
-    code = "import ctypes; assert ctypes.CDLL(None).unshare(0x40000000) == 0; print(flush=True); input()"
-    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        within = ("nsenter", f"--net=/proc/{holder.pid}/ns/net")
-        for line in (
-            f"ip link add bare0 type veth peer name uplink netns {holder.pid}",
+def _veth() -> Iterator[RawDevice]:
+    """A namespace with a TAP device, and a pair of devices that leads out of it, made by hand."""
+    with _namespace("--net") as (pid, within):
+        _run(
+            f"ip link add bare0 type veth peer name uplink netns {pid}",
             f"ip address add {_HOST}/30 dev bare0",
             "ip link set bare0 up",
-            f"{' '.join(within)} ip address add {_NAMESPACE}/30 dev uplink",
-            f"{' '.join(within)} ip link set uplink up",
-            f"{' '.join(within)} ip route add default via {_HOST}",
-            f"{' '.join(within)} ip tuntap add tap0 mode tap vnet_hdr",
-            f"{' '.join(within)} ip address add {_GATEWAY}/30 dev tap0",
-            f"{' '.join(within)} ip link set tap0 up",
-            f"{' '.join(within)} sysctl -qw net.ipv4.ip_forward=1",
+            f"{within} ip address add {_NAMESPACE}/30 dev uplink",
+            f"{within} ip link set uplink up",
+            f"{within} ip route add default via {_HOST}",
             f"ip route add {_GUEST} via {_NAMESPACE}",
             "sysctl -qw net.ipv4.ip_forward=1",
             "nft add table ip bare",
             "nft add chain ip bare out { type nat hook postrouting priority srcnat ; }",
             f"nft add rule ip bare out ip saddr {_GUEST} oifname net0 masquerade",
-        ):
-            subprocess.run(line.split(), check=True)
-        yield RawDevice(within, "tap0", _MAC)
+        )
+        yield RawDevice(tuple(within.split()), "tap0", _MAC)
+
+
+@contextmanager
+def _pasta() -> Iterator[RawDevice]:
+    """A namespace with a TAP device, and pasta(1) beside it; packets without flags, which old ones send, are dropped as by BandSox."""
+    with _namespace("--user --map-root-user --net") as (pid, within):
+        options = f"--foreground --quiet --config-net --ns-ifname uplink --mtu {_MTU} --no-map-gw -t none -u none -T none -U none"
+        pasta = subprocess.Popen(["pasta", *options.split(), str(pid)])
+        try:
+            _run(
+                f"{within} nft add table ip bare",
+                f"{within} nft add chain ip bare in {{ type filter hook prerouting priority mangle ; }}",
+                f"{within} nft add rule ip bare in ct state invalid drop",
+                f"{within} nft add chain ip bare out {{ type nat hook postrouting priority srcnat ; }}",
+                f"{within} nft add rule ip bare out oifname uplink masquerade",
+            )
+            yield RawDevice(tuple(within.split()), "tap0", _MAC)
+        finally:
+            pasta.terminate()
+            pasta.wait()
+
+
+@contextmanager
+def _namespace(kinds: str) -> Iterator[tuple[int, str]]:
+    """A process in namespaces of its own with a TAP device, and the command that leads into them; they are gone with it."""
+    waiting = [sys.executable, "-c", "print(flush=True); input()"]
+    holder = subprocess.Popen(["unshare", *kinds.split(), *waiting], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        user = "--user --preserve-credentials" if "--user" in kinds else ""
+        within = f"nsenter --target {holder.pid} {user} --net"
+        _run(
+            f"{within} ip tuntap add tap0 mode tap vnet_hdr",
+            f"{within} ip address add {_GATEWAY}/30 dev tap0",
+            f"{within} ip link set tap0 mtu {_MTU} up",
+            f"{within} sysctl -qw net.ipv4.ip_forward=1",
+        )
+        yield holder.pid, within
     finally:
         holder.kill()
         holder.communicate()
 
 
-async def _main() -> None:
+def _run(*lines: str) -> None:
+    for line in lines:
+        subprocess.run(line.split(), check=True)
+
+
+async def main() -> None:
+    """Measure, and print a table."""
     async with AsyncBandSox() as bandsox:
         await _measure(bandsox)
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    asyncio.run(main())
