@@ -1,7 +1,7 @@
 """What a network costs: creating a VM with one, with and without a policy, against one without; and how much gets through it.
 
-A guest takes seconds to boot where it is emulated, and differs by more than a network costs. So besides the whole the parts are measured: what
-the host does before the VMM starts, what is waited for when it has, and the processor time that the VMM has taken when it is there.
+A guest takes seconds to boot where it is emulated, and differs by more than a network costs. So the parts are measured besides the whole:
+what the host does before the VMM starts, what is waited for when it has, and the processor time that the VMM has taken by the end.
 """
 
 from __future__ import annotations

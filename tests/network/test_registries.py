@@ -39,7 +39,9 @@ class Guest:
         self.run("rm -rf /var/lib/apt/lists/* /root/packages")
         assert f"{SUITE} InRelease" in self.run("apt-get -o APT::Update::Error-Mode=any -o Acquire::Languages=none update")
         trust = "--cert /root/authorities.pem" if AUTHORITIES else ""
-        options = f"--no-input install --no-compile {trust} --index-url {INDEX} --target /root/packages"
+        options = (
+            f"--no-input --disable-pip-version-check install --no-deps --no-compile {trust} --index-url {INDEX} --target /root/packages"
+        )
         self.run(f"PYTHONPATH=/root/pip python3 -m pip {options} {PACKAGE}")
         assert self.run(f"PYTHONPATH=/root/packages python3 -c 'import {PACKAGE}; print({PACKAGE}.__file__)'").startswith("/root/packages/")
 
