@@ -353,7 +353,8 @@ class Engine(Beginnings):
         if record.spec.cni is not None:
             await asyncio.to_thread(self.networks.detach, record.id)
         elif networking.left_on_host(record, directory := self.layout.vm(record.id)):
-            await asyncio.to_thread(self.networks.sweep, directory)
+            with contextlib.suppress(HostError):  # `cleanup` tries it again, and says why it fails
+                await asyncio.to_thread(self.networks.sweep, directory)
 
     async def _turn(self, record: VMRecord, before: VMStatus, after: VMStatus) -> VMRecord:
         """Stop a machine's CPUs, or let them go on. Its lock is held."""
