@@ -36,6 +36,7 @@ PAGES = {  # each with an element that says that it has come
     "snapshots": ("/snapshots", "tbody tr"),
     "templates": ("/templates", "tbody tr >> nth=1"),
     "images": ("/images", "tbody tr"),
+    "webhooks": ("/settings/webhooks", "tbody tr"),
     "host": ("/settings/host", "button"),
     "about": ("/settings/about", "dl"),
 }
@@ -89,6 +90,8 @@ def _scene(server: Server) -> Iterator[None]:
         pool = http.post("/api/pools", json={"template": template["id"], "size": 1}).json()
         undo.callback(http.delete, f"/api/pools/{pool['id']}")
         undo.callback(bandsox.delete_snapshot, vm.snapshot("web-ready"))
+        hook = http.post("/api/webhooks", json={"url": "https://hooks.example.org/bandsox", "events": ["vm.*", "snapshot.created"]}).json()
+        undo.callback(http.delete, f"/api/webhooks/{hook['id']}")
         clones = vm.fork(3, "web-clone")
         for clone in clones:
             undo.callback(clone.delete)

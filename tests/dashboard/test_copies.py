@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from bandsox import BandSox, MicroVM
 from tests.dashboard.browsing import barriers, delete_others, menu, visiting
+from tests.images.registry import run_registry
 from tests.server.servers import Server
 
 
@@ -83,6 +84,29 @@ def test_a_snapshot_leaves_as_a_file_and_comes_back(page: Page, machine: MicroVM
     menu(page, "<b>came back</b>", "Compress")
     expect(row).to_contain_text("compressed")
     assert [(each["snapshot_name"], each["compressed"]) for each in bandsox.list_snapshots()] == [("<b>came back</b>", True)]
+
+
+def test_a_snapshot_is_pushed_to_a_registry_and_pulled_from_it(
+    page: Page, machine: MicroVM, bandsox: BandSox, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with run_registry(tmp_path_factory.mktemp("registry")) as registry:
+        machine.snapshot("travels")
+        page.goto("/snapshots")
+        menu(page, "travels", "Push to a registry")
+        page.get_by_label("Reference").fill(f"{registry.host}/team/carried:1")
+        page.get_by_label("With the root file system").uncheck()
+        assert barriers(page) == []
+        page.get_by_role("dialog").get_by_role("button", name="Push").click()
+        expect(page.get_by_text("Pushed travels: sha256:")).to_be_visible()
+        page.get_by_role("button", name="Pull").click()
+        page.get_by_label("Reference").fill(f"{registry.host}/team/nothing:1")
+        page.get_by_role("dialog").get_by_role("button", name="Pull").click()
+        expect(page.get_by_role("dialog").get_by_role("alert")).to_be_visible()
+        page.get_by_label("Reference").fill(f"{registry.host}/team/carried:1")
+        page.get_by_label("Name", exact=True).fill("<b>pulled</b>")
+        page.get_by_role("dialog").get_by_role("button", name="Pull").click()
+        expect(page.get_by_role("table", name="Snapshots").get_by_role("row").filter(has_text="<b>pulled</b>")).to_be_visible()
+    assert {each["snapshot_name"] for each in bandsox.list_snapshots()} == {"travels", "<b>pulled</b>"}
 
 
 def test_what_is_no_snapshot_is_refused_with_its_reason(page: Page, machine: MicroVM, tmp_path: Path) -> None:

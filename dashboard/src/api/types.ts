@@ -21,6 +21,8 @@ export type {
   SnapshotInfo as Snapshot,
   TemplateInfo as Template,
   VmInfo as Vm,
+  WebhookDelivery,
+  WebhookInfo as Webhook,
 } from "bandsox";
 
 export type VmStatus = VmInfo["status"];
