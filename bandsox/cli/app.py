@@ -85,7 +85,11 @@ SECTIONS = {
         ),
     },
     "This host": {
-        "init": Entry(f"{_COMMANDS}.init:init", "Install the guest kernel, the default image, and Firecracker where this host can run it."),
+        "init": Entry(
+            f"{_COMMANDS}.init:init",
+            "Install the guest kernel, the default image, Firecracker where this host can run it, and CNI plugins that a network of"
+            " root's lacks.",
+        ),
         "doctor": Entry(f"{_COMMANDS}.doctor:doctor", "Say what this host can do, and how to mend what is missing."),
         "cleanup": Entry(f"{_COMMANDS}.cleanup:cleanup", "Remove what processes that were killed have left behind."),
         "completion": Entry(f"{_COMMANDS}.completion:completion", "Print the completion script of a shell."),
