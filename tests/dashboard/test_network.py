@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from bandsox import BandSox, MicroVM, Policy
-from tests.dashboard.browsing import barriers
+from bandsox import BandSox, MicroVM, Policy, Secret
+from tests.dashboard.browsing import barriers, menu
 
 _CONNECT = "import socket; socket.create_connection(('192.0.2.77', 81), 60)"
 
@@ -26,7 +26,8 @@ print(asking.recv(512)[3] & 15)
 
 @pytest.fixture(scope="module")
 def policed(bandsox: BandSox) -> Iterator[MicroVM]:
-    with bandsox.create_vm(name="policed", mem_mib=256, network=Policy(allow=("api.example.com",))) as vm:
+    secrets = {"API_KEY": Secret("open-sesame", hosts=("api.example.com",))}
+    with bandsox.create_vm(name="policed", mem_mib=256, network=Policy(allow=("api.example.com",)), secrets=secrets) as vm:
         if vm.info()["network_config"] is None:
             pytest.skip("this host gives no network")
         yield vm
@@ -55,6 +56,27 @@ def test_a_policy_is_shown_edited_and_put_in_force(page: Page, policed: MicroVM)
     policy.get_by_role("button", name="Put in force").click()
     expect(policy).to_contain_text("nothing")
     assert policed.network_policy() == Policy(allow=())
+
+
+def test_secrets_are_shown_without_their_values_renewed_and_withdrawn(page: Page, policed: MicroVM) -> None:
+    page.goto("/vms/policed/network")
+    secret = page.get_by_role("table", name="Secrets").get_by_role("row").filter(has_text="API_KEY")
+    expect(secret).to_contain_text("api.example.com")
+    expect(secret).to_contain_text("given")
+    assert "sesame" not in page.content()
+    menu(page, "API_KEY", "Give it another value")
+    assert barriers(page) == []
+    page.get_by_role("textbox", name="Value").fill("another-value")
+    page.get_by_role("button", name="Give it").click()
+    expect(page.get_by_text("API_KEY has this value")).to_be_visible()
+    menu(page, "API_KEY", "Withdraw its value")
+    page.get_by_role("button", name="Withdraw", exact=True).click()
+    expect(secret).to_contain_text("none")
+    assert policed.secrets() == {"API_KEY": False}
+    menu(page, "API_KEY", "Give it a value")
+    page.get_by_role("textbox", name="Value").fill("once-again")
+    page.get_by_role("button", name="Give it").click()
+    expect(secret).to_contain_text("given")
 
 
 def test_what_it_tries_is_seen_as_it_happens(page: Page, policed: MicroVM) -> None:

@@ -17,6 +17,7 @@ export type {
   PortInfo as PortState,
   ProcessInfo as GuestProcess,
   Progress as Step,
+  SecretInfo as Secret,
   SessionInfo as Session,
   SnapshotInfo as Snapshot,
   TemplateInfo as Template,
