@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,12 +47,17 @@ class Policy:
     limit.
     """
 
-    allow: tuple[str, ...] = ("internet",)
-    deny: tuple[str, ...] = ()
+    allow: Sequence[str] = ("internet",)
+    deny: Sequence[str] = ()
     learn: bool = False
     upload_mbit: float | None = None
     download_mbit: float | None = None
     connections: int | None = None
+
+    def __post_init__(self) -> None:
+        for rules in ("allow", "deny"):
+            if not isinstance(given := getattr(self, rules), str):  # one string is refused where rules are read
+                object.__setattr__(self, rules, tuple(given))
 
 
 @dataclass(frozen=True, slots=True)

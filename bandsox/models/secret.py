@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -17,10 +18,14 @@ class Secret:
     """
 
     value: str = field(repr=False)
-    hosts: tuple[str, ...]
+    hosts: Sequence[str]
     query: bool = False
     body: bool = False
     plain_http: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hosts, str):  # one string is refused where secrets are checked
+            object.__setattr__(self, "hosts", tuple(self.hosts))
 
 
 @dataclass(frozen=True, slots=True)

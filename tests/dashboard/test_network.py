@@ -26,7 +26,7 @@ print(asking.recv(512)[3] & 15)
 
 @pytest.fixture(scope="module")
 def policed(bandsox: BandSox) -> Iterator[MicroVM]:
-    secrets = {"API_KEY": Secret("open-sesame", hosts=("api.example.com",))}
+    secrets = {"API_KEY": Secret("open-sesame", hosts=["api.example.com"])}
     with bandsox.create_vm(name="policed", mem_mib=256, network=Policy(allow=("api.example.com",)), secrets=secrets) as vm:
         if vm.info()["network_config"] is None:
             pytest.skip("this host gives no network")

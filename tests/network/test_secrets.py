@@ -155,7 +155,7 @@ def test_a_machine_whose_proxy_would_not_work_is_not_started(seen: Any) -> None:
         {"KEY": Secret("two\r\nlines", hosts=("api.example.com",))},
         {"KEY": Secret("x" * 5000, hosts=("api.example.com",))},
         {"KEY": Secret("a fine value", hosts=())},
-        {"KEY": Secret("a fine value", hosts="api.example.com")},  # type: ignore[arg-type]
+        {"KEY": Secret("a fine value", hosts="api.example.com")},
         {"KEY": Secret("a fine value", hosts=("*",))},
         {"KEY": Secret("a fine value", hosts=("203.0.113.1",))},
         {"KEY": Secret("a fine value", hosts=("api.example.com/udp",))},
