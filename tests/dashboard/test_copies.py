@@ -51,7 +51,7 @@ def test_a_snapshot_is_taken_named_noted_restored_and_deleted(page: Page, machin
     page.get_by_role("link", name="Family").click()
     family = page.get_by_label("Family of restored")
     expect(family.get_by_role("link", name="<i>steady</i>, snapshot").get_by_text("<i>steady</i>").first).to_be_visible()
-    family.get_by_role("link", name="shared, running").get_by_text("running").click()
+    family.get_by_role("link", name="shared, running").get_by_text("running", exact=True).click()
     expect(page.get_by_role("heading", name="shared", exact=True)).to_be_visible()
     page.goto("/snapshots")
     page.get_by_label("Choose <i>steady</i>").check()
