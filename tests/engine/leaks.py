@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bandsox.portal import portal
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
 
@@ -28,6 +30,7 @@ class Traces:
     @classmethod
     def of(cls, layout: Layout) -> Traces:
         gc.collect()  # what an earlier test has dropped is not to vanish in between
+        portal.run(_turns())
         return cls(
             processes=frozenset(_processes(layout)),
             files=frozenset(str(path) for root in (layout.vms, layout.work) for path in root.rglob("*") if not _is_own_work(layout, path)),
@@ -35,6 +38,12 @@ class Traces:
             mounts=frozenset(filter(_may_be_ours, Path("/proc/self/mounts").read_text().splitlines())),
             descriptors=sum(not str(place).startswith(str(layout.database)) for place in _descriptors()),
         )
+
+
+async def _turns() -> None:
+    """Let the event loop finish with what was closed: it closes the socket of a transport, or a process's, a turn or two later."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def _descriptors() -> list[Path]:
