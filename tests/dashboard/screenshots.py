@@ -22,7 +22,7 @@ from tests.server.servers import Server, serving
 
 PAGES = {  # each with an element that says that it has come
     "vms": ("/", ".spark"),
-    "vm": ("/vms/web", "figure"),
+    "vm": ("/vms/web", "figure path.area[d*='L']"),
     "terminal": ("/vms/web/terminal", ".xterm-rows"),
     "files": ("/vms/web/files?path=/srv/app", "tbody tr"),
     "editor": ("/vms/web/files?path=/srv/app&open=/srv/app/main.py", ".cm-content"),
