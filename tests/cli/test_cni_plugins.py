@@ -77,7 +77,9 @@ def test_an_archive_that_is_not_the_pinned_release_is_refused(fresh: Cli, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "content", [archive("bridge"), archive(*PROGRAMS, *(f"x{number}" for number in range(100))), b"no archive", archive(*PROGRAMS)[:60]]
+    "content",
+    [archive("bridge"), archive(*PROGRAMS, *(f"x{number}" for number in range(100))), b"no archive", archive(*PROGRAMS)[:60]],
+    ids=["one is lacking", "too many", "none", "cut"],
 )
 def test_what_is_no_archive_of_plugins_is_refused(fresh: Cli, tmp_path: Path, content: bytes) -> None:
     done = init(fresh, tmp_path, content, sha256(content))
