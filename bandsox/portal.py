@@ -194,7 +194,19 @@ def _all_through(
     return given
 
 
-def iterate(source: AsyncIterator[Item]) -> Iterator[Item]:
+def sync_iterator(
+    operation: Callable[Concatenate[Any, Parameters], AsyncIterator[Item]],
+) -> Callable[Concatenate[Any, Parameters], Iterator[Item]]:
+    """A blocking iterator made of the asynchronous iterator that `operation` of the object in ``self._async`` returns."""
+
+    @functools.wraps(operation)
+    def blocking(instance: Any, /, *arguments: Parameters.args, **options: Parameters.kwargs) -> Iterator[Item]:
+        return _iterate(getattr(instance._async, operation.__name__)(*arguments, **options))
+
+    return blocking
+
+
+def _iterate(source: AsyncIterator[Item]) -> Iterator[Item]:
     """The items of an asynchronous iterator, one blocking step at a time; it is closed when the caller stops early."""
 
     async def step() -> tuple[bool, Item | None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -174,6 +175,15 @@ def replace_link(link: Path, target: str) -> None:
     work.unlink(missing_ok=True)
     work.symlink_to(target)
     work.replace(link)
+
+
+def put_behind(link: Path, made: Path, home: str) -> None:
+    """Make the directory `made`, which becomes `home` beside `link`, what `link` leads to."""
+    place = link.with_name(home)
+    if place.is_dir():
+        shutil.rmtree(place)
+    made.rename(place)
+    replace_link(link, home)
 
 
 @dataclass(frozen=True, slots=True)

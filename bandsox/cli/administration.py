@@ -10,43 +10,41 @@ from bandsox.cli import servers
 from bandsox.cli.command import Invocation
 from bandsox.errors import NotFound
 from bandsox.models import ApiKey, AuditEntry, Delivery, LoginSession, NewApiKey, NewWebhook, Quotas, WebhookInfo
+from bandsox.settings import Layout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from bandsox.core import BandSox
     from bandsox.core.administration import Authentication, Webhooks
     from bandsox.models import KeyChanges
-    from bandsox.settings import Layout
 
 
 @contextlib.contextmanager
 def authentication(state: Invocation) -> Iterator[Authentication | OwnAuthentication]:
     """Who may use the server that the command line names, or those of its storage directory, for the time of the block."""
-    url = servers.url_of(state)
-    if url is None:
-        from bandsox.settings import Layout
-
-        yield OwnAuthentication(Layout.open(state.storage))
-        return
-    from bandsox.core import BandSox
-
-    with BandSox(server_url=url, headers=servers.headers_for(url)) as server:
-        yield server.auth
+    with _named(state) as place:
+        yield OwnAuthentication(place) if isinstance(place, Layout) else place.auth
 
 
 @contextlib.contextmanager
 def webhooks(state: Invocation) -> Iterator[Webhooks | OwnWebhooks]:
     """Whom that server, or those of the storage directory, tell of changes, for the time of the block."""
+    with _named(state) as place:
+        yield OwnWebhooks(place) if isinstance(place, Layout) else place.webhooks
+
+
+@contextlib.contextmanager
+def _named(state: Invocation) -> Iterator[BandSox | Layout]:
+    """The server that the command line names, or the storage directory."""
     url = servers.url_of(state)
     if url is None:
-        from bandsox.settings import Layout
-
-        yield OwnWebhooks(Layout.open(state.storage))
+        yield Layout.open(state.storage)
         return
     from bandsox.core import BandSox
 
     with BandSox(server_url=url, headers=servers.headers_for(url)) as server:
-        yield server.webhooks
+        yield server
 
 
 class OwnAuthentication:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from bandsox.client.administration import AsyncAuthentication, AsyncWebhooks
-from bandsox.models import AuditEntry
-from bandsox.portal import iterate, sync
+from bandsox.portal import sync, sync_iterator
 
 
 class Authentication:
@@ -24,26 +21,7 @@ class Authentication:
     list_sessions = sync(AsyncAuthentication.list_sessions)
     end_session = sync(AsyncAuthentication.end_session)
     end_sessions = sync(AsyncAuthentication.end_sessions)
-
-    def audit(
-        self,
-        *,
-        caller: str | None = None,
-        client: str | None = None,
-        method: str | None = None,
-        path: str | None = None,
-        status: int | None = None,
-        refused: bool | None = None,
-    ) -> Iterator[AuditEntry]:
-        """Who did what, the newest first, as far back as the log goes: each request that changed something, and each that was refused.
-
-        Parameters
-        ----------
-        caller, client, method, status: only entries with these values; of WebSockets the method is ``WEBSOCKET``.
-        path: only paths that begin so.
-        refused: only what failed or was refused; False: only what was done.
-        """
-        return iterate(self._async.audit(caller=caller, client=client, method=method, path=path, status=status, refused=refused))
+    audit = sync_iterator(AsyncAuthentication.audit)
 
 
 class Webhooks:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.models import Isolation, Template
-from bandsox.portal import iterate, sync
+from bandsox.portal import sync, sync_iterator
 
 if TYPE_CHECKING:
     from bandsox.core.administration import Authentication, Webhooks
     from bandsox.core.pools import Pool
-    from bandsox.models import Change
     from bandsox.vm import AsyncMicroVM, MicroVM
 
 
@@ -137,15 +136,7 @@ class BandSox:
     snapshot_vm = sync(AsyncBandSox.snapshot_vm)
     restore_vm = sync(AsyncBandSox.restore_vm).then(lambda _, vm: _blocking(vm))
 
-    def events(self, after: int | None = None) -> Iterator[Change]:
-        """What happens to machines, snapshots and images from now on, whichever process does it, until the caller stops asking.
-
-        Parameters
-        ----------
-        after: begin behind the change with this ``id`` instead, to miss nothing between two calls. Where that is too long ago, the first
-            change is of the kind ``lost``: what there is has to be asked for anew.
-        """
-        return iterate(self._async.events(after))
+    events = sync_iterator(AsyncBandSox.events)
 
 
 def _blocking(vm: AsyncMicroVM) -> MicroVM:

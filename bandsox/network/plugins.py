@@ -20,7 +20,7 @@ from typing import IO, Any
 import msgspec
 
 from bandsox.errors import CorruptImage, Unsupported
-from bandsox.settings import replace_link
+from bandsox.settings import put_behind
 
 VERSION = "1.9.1"
 
@@ -78,11 +78,7 @@ def install(archive_path: Path, digest: str, link: Path, work: Path) -> None:
     made = Path(tempfile.mkdtemp(prefix="cni-", dir=work))
     try:
         _unpack(archive_path, made)
-        home = link.with_name(f"{link.name}-{digest[:16]}")
-        if home.is_dir():
-            shutil.rmtree(home)
-        made.rename(home)
-        replace_link(link, home.name)
+        put_behind(link, made, f"{link.name}-{digest[:16]}")
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from bandsox.portal import iterate, sync
+from bandsox.portal import sync, sync_iterator
 from bandsox.vm.handle import AsyncMicroVM
 from bandsox.vm.ports import BlockingStream
 
 if TYPE_CHECKING:
-    from bandsox.models import FileChange, NetworkEvent
-    from bandsox.vm.commands import Command
+    pass
 
 
 class MicroVM:
@@ -115,20 +113,7 @@ class MicroVM:
     connect_to_console = sync(AsyncMicroVM.connect_to_console)
     get_guest_ip = sync(AsyncMicroVM.get_guest_ip)
 
-    def watch(self, path: str, recursive: bool = False) -> Iterator[FileChange]:
-        """What changes at and below `path`, as it happens, until the caller stops asking."""
-        return iterate(self._async.watch(path, recursive))
-
-    def follow_network_log(self) -> Iterator[NetworkEvent]:
-        """What it connects to from now on, as it happens, until its network ends; for the rest as `network_log`."""
-        return iterate(self._async.follow_network_log())
-
-    def follow_console(self) -> Iterator[str]:
-        """What it has printed on its console, and what it prints from now on, as it comes, until it stops."""
-        return iterate(self._async.follow_console())
-
-    def stream(
-        self, command: Command, *, timeout: float | None = None, env: Mapping[str, str] | None = None
-    ) -> Iterator[tuple[str, bytes]]:
-        """Run a command and yield its output as it comes: ``("stdout" | "stderr", bytes)``. Stopping early kills it."""
-        return iterate(self._async.stream(command, timeout=timeout, env=env))
+    watch = sync_iterator(AsyncMicroVM.watch)
+    follow_network_log = sync_iterator(AsyncMicroVM.follow_network_log)
+    follow_console = sync_iterator(AsyncMicroVM.follow_console)
+    stream = sync_iterator(AsyncMicroVM.stream)

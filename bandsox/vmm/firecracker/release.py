@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from bandsox.errors import CorruptImage, MissingTool, Unsupported
-from bandsox.settings import replace_link
+from bandsox.settings import put_behind
 
 VERSION = "1.12.1"
 
@@ -166,11 +166,7 @@ def install(archive_path: Path, digest: str, directory: Path, work: Path) -> Non
     try:
         unpack(archive_path, made)
         version = inspect("firecracker", made / "firecracker", str(archive_path)).version_text
-        home = directory / f"firecracker-{version}-{digest[:16]}"
-        if home.is_dir():
-            shutil.rmtree(home)
-        made.rename(home)
-        replace_link(directory / "firecracker", home.name)
+        put_behind(directory / "firecracker", made, f"firecracker-{version}-{digest[:16]}")
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
