@@ -159,20 +159,6 @@ func (s Settings) spares(path string) bool {
 	return bound && s.Transport != "" && s.Transport != transport
 }
 
-// loadModule takes a module that is there already, perhaps built in, for loaded.
-func loadModule(path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	err = unix.FinitModule(int(file.Fd()), "", 0)
-	if err == unix.EEXIST {
-		return nil
-	}
-	return err
-}
-
 // openConsole makes the console standard output when the kernel could not: an initramfs
 // without /dev/console.
 func openConsole() {

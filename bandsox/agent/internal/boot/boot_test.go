@@ -81,3 +81,21 @@ func TestBlockFileSystemsAreListed(t *testing.T) {
 		}
 	}
 }
+
+func TestAModuleLosesItsSignatureAndNothingElse(t *testing.T) {
+	signature := func(claimed byte) string {
+		return "sig" + string([]byte{0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, claimed}) + signatureMark
+	}
+	for given, want := range map[string]string{
+		"module" + signature(3):     "module",
+		"module":                    "module",
+		"":                          "",
+		signatureMark:               signatureMark,
+		"module" + signature(200):   "module" + signature(200), // longer than the file
+		signature(3) + "of another": signature(3) + "of another",
+	} {
+		if got := string(unsigned([]byte(given))); got != want {
+			t.Errorf("%q: %q", given, got)
+		}
+	}
+}

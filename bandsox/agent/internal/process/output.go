@@ -147,22 +147,28 @@ const endless = 1 << 62
 // what background children write from now on is not. A terminal cannot tell how much it holds:
 // it is read until it has nothing.
 func (p *Process) measureRest() {
+	var ends [2]unix.PollFd
+	for i := range p.outputs {
+		if !p.TTY {
+			p.outputs[i].closeOther()
+		}
+		ends[i].Fd = int32(p.outputs[i].fd) // poll ignores -1
+		ends[i].Events = unix.POLLIN
+	}
+	_, err := unix.Poll(ends[:], 0)
 	for i := range p.outputs {
 		out := &p.outputs[i]
-		if out.fd < 0 {
-			continue
-		}
-		if p.TTY {
+		switch hasData := err != nil || ends[i].Revents&unix.POLLIN != 0; {
+		case out.fd < 0:
+		case !hasData && (p.TTY || ends[i].Revents&unix.POLLHUP != 0):
+			p.closeOutput(i)
+		case p.TTY:
 			out.rest = terminalRest
-			if !readable(out.fd) {
-				p.closeOutput(i)
+		default:
+			rest, err := unix.IoctlGetInt(out.fd, unix.TIOCINQ)
+			if out.rest = rest; err != nil || rest == 0 {
+				p.finishOutput(i)
 			}
-			continue
-		}
-		out.closeOther()
-		rest, err := unix.IoctlGetInt(out.fd, unix.TIOCINQ)
-		if out.rest = rest; err != nil || rest == 0 {
-			p.finishOutput(i)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package process
 
 import (
 	"context"
-	"maps"
 	"math"
 	"os"
 	"path"
@@ -66,38 +65,61 @@ func resolve(request *wire.ExecRequest, defaults Defaults) (*command, error) {
 	if err := checkDirectory(c.dir); err != nil {
 		return nil, err
 	}
-	env, err := environment(request, defaults, c.account)
-	if err != nil {
+	var searchPath string
+	if c.env, searchPath, err = environment(request, defaults, c.account); err != nil {
 		return nil, err
 	}
-	if c.file, err = lookProgram(c.argv[0], c.dir, env["PATH"]); err != nil {
+	if c.file, err = lookProgram(c.argv[0], c.dir, searchPath); err != nil {
 		return nil, err
-	}
-	for key, value := range env {
-		c.env = append(c.env, key+"="+value)
 	}
 	return c, nil
 }
 
-// environment lays the request's variables over the defaults. With clear_env the process
-// gets exactly what the request lists.
-func environment(request *wire.ExecRequest, defaults Defaults, account Account) (map[string]string, error) {
-	env := map[string]string{}
-	if !request.ClearEnv {
-		env["PATH"] = defaultPath
-		env["HOME"] = account.Home
-		if request.TTY != nil {
-			env["TERM"] = "xterm"
-		}
-		maps.Copy(env, defaults.Env)
+// environment lays the request's variables over the defaults, and returns them as execve takes them, with the value of PATH. With clear_env
+// the process gets exactly what the request lists.
+func environment(request *wire.ExecRequest, defaults Defaults, account Account) (env []string, searchPath string, err error) {
+	layers := []map[string]string{request.Env, defaults.Env} // upper ones first
+	if request.ClearEnv {
+		layers = layers[:1]
 	}
-	maps.Copy(env, request.Env)
 	for key, value := range request.Env {
 		if key == "" || strings.ContainsAny(key, "=\x00") || hasNUL(value) {
-			return nil, wire.Fail(wire.CodeInvalid, "there can be no variable %q", key)
+			return nil, "", wire.Fail(wire.CodeInvalid, "there can be no variable %q", key)
 		}
 	}
-	return env, nil
+	env = make([]string, 0, len(request.Env)+len(defaults.Env)+3)
+	for i, layer := range layers {
+		for key, value := range layer {
+			if _, covered := find(layers[:i], key); !covered {
+				env = append(env, key+"="+value)
+			}
+		}
+	}
+	searchPath, hasPath := find(layers, "PATH")
+	if request.ClearEnv {
+		return env, searchPath, nil
+	}
+	if !hasPath {
+		searchPath = defaultPath
+		env = append(env, "PATH="+defaultPath)
+	}
+	if _, ok := find(layers, "HOME"); !ok {
+		env = append(env, "HOME="+account.Home)
+	}
+	if _, ok := find(layers, "TERM"); !ok && request.TTY != nil {
+		env = append(env, "TERM=xterm")
+	}
+	return env, searchPath, nil
+}
+
+// find looks a variable up in layers, the upper ones first.
+func find(layers []map[string]string, key string) (string, bool) {
+	for _, layer := range layers {
+		if value, ok := layer[key]; ok {
+			return value, true
+		}
+	}
+	return "", false
 }
 
 // hasNUL tells whether the kernel would take the string for a shorter one.
@@ -133,7 +155,10 @@ func lookProgram(name, dir, searchPath string) (string, error) {
 	}
 	found := ""
 	for _, entry := range strings.Split(searchPath, ":") {
-		candidate := absolute(path.Join(entry, name), dir)
+		if !path.IsAbs(entry) { // an empty one is the current directory
+			entry = path.Join(dir, entry)
+		}
+		candidate := entry + "/" + name
 		if fileKind(candidate) != unix.S_IFREG {
 			continue
 		}

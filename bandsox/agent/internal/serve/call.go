@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -60,6 +61,15 @@ func (k *call) run() {
 	if k.inbox != nil {
 		k.inbox.close()
 	}
+	if !errors.Is(err, errLost) { // else nobody is there
+		k.answer(result, err)
+	}
+	if k.after != nil {
+		k.after()
+	}
+}
+
+func (k *call) answer(result any, err error) {
 	var frame []byte
 	if err == nil {
 		frame, err = wire.MessageFrame(wire.Result, result)
@@ -69,9 +79,6 @@ func (k *call) run() {
 	}
 	if err == nil {
 		_ = k.conn.send(k.epoch, frame)
-	}
-	if k.after != nil {
-		k.after()
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"io"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -18,8 +17,8 @@ var (
 	errCancelled = wire.Fail(wire.CodeCancelled, "cancelled by the host")
 )
 
-// conn is one connection: a reader, which runs in the goroutine that called serve and never
-// waits for an operation, and at most one operation in a goroutine of its own.
+// conn is one connection: a reader, which never waits for an operation, and at most one operation. Goroutines
+// take turns at reading: who has read the request for an operation runs it, while the next one reads.
 //
 // Whoever writes names the epoch it belongs to. A new HELLO or the loss of the host begins
 // a new epoch, after which nothing of an earlier one is sent any more, but for the system call
@@ -28,6 +27,8 @@ type conn struct {
 	server *Server
 	ch     transport.Channel
 	in     *wire.Reader
+	turns  turns         // at reading
+	ended  chan struct{} // closed when nobody reads any more
 
 	greeted bool  // a HELLO with the right token was seen, and the host has not gone since
 	call    *call // the operation that was started last, or nil; only the reader changes it
@@ -43,16 +44,42 @@ type conn struct {
 
 // serve runs the connection until nobody can come back on it.
 func (c *conn) serve() {
-	defer c.close()
+	c.work()
+	<-c.ended
+}
+
+// work reads, runs what was asked for while another one reads, and so on.
+func (c *conn) work() {
 	for {
-		err := c.readFrames()
+		k := c.nextCall()
+		if k == nil {
+			c.turns.end()
+			c.close()
+			close(c.ended)
+			return
+		}
+		c.turns.pass(c.work)
+		k.run()
+		if !c.turns.await() {
+			return
+		}
+	}
+}
+
+// nextCall returns the next operation that may take time, or nil when nobody can come back.
+func (c *conn) nextCall() *call {
+	for {
+		k, err := c.readFrames()
+		if err == nil {
+			return k
+		}
 		c.abandon(errLost)
 		switch {
 		case errors.Is(err, io.EOF):
 			c.in.Reset()
 			c.greeted = false
 			if c.ch.AwaitHost() != nil {
-				return
+				return nil
 			}
 		case errors.Is(err, wire.ErrViolation):
 			c.refuse(wire.AsFailure(err))
@@ -60,7 +87,7 @@ func (c *conn) serve() {
 				c.in.Reset()
 			}
 		default:
-			return
+			return nil
 		}
 	}
 }
@@ -120,23 +147,25 @@ func (c *conn) expel() bool {
 	return running
 }
 
-func (c *conn) readFrames() error {
+// readFrames handles frames until one asks for an operation that is no instant one, or something is wrong.
+func (c *conn) readFrames() (*call, error) {
 	for {
 		h, err := c.in.Next()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if c.expelled.Swap(false) {
 			c.greeted = false
 		}
 		if !c.greeted && h.Type != wire.Hello {
-			return wire.Violation("a frame before HELLO")
+			return nil, wire.Violation("a frame before HELLO")
 		}
+		var k *call
 		switch h.Type {
 		case wire.Hello:
 			err = c.onHello()
 		case wire.Request:
-			err = c.onRequest()
+			k, err = c.onRequest()
 		case wire.HostData:
 			err = c.onData()
 		case wire.HostEnd:
@@ -144,8 +173,8 @@ func (c *conn) readFrames() error {
 		case wire.Control:
 			err = c.onControl()
 		}
-		if err != nil {
-			return err
+		if k != nil || err != nil {
+			return k, err
 		}
 	}
 }
@@ -179,17 +208,18 @@ func (c *conn) onHello() error {
 	return nil
 }
 
-func (c *conn) onRequest() error {
+// onRequest returns the operation that was asked for, unless it was an instant one and has been answered.
+func (c *conn) onRequest() (*call, error) {
 	if c.call.running() {
-		return wire.Violation("a REQUEST while an operation runs")
+		return nil, wire.Violation("a REQUEST while an operation runs")
 	}
 	payload, err := c.in.Payload()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	name, err := wire.Operation(payload)
 	if errors.Is(err, wire.ErrViolation) {
-		return err
+		return nil, err
 	}
 	op, known := operations[name]
 	if !known {
@@ -197,17 +227,16 @@ func (c *conn) onRequest() error {
 			return nil, wire.Fail(wire.CodeUnsupported, "no operation %q", name)
 		}}
 	}
-	c.setCall(newCall(c, op, payload))
+	k := newCall(c, op, payload)
+	c.setCall(k)
 	if c.expelled.Load() { // since its frame was read
-		c.call.cancel(errLost)
+		k.cancel(errLost)
 	}
 	if op.instant {
-		c.call.run()
-		return nil
+		k.run()
+		return nil, nil
 	}
-	go c.call.run()
-	runtime.Gosched() // it begins in this thread: waking another one takes longer than most operations
-	return nil
+	return k, nil
 }
 
 func (c *conn) onData() error {

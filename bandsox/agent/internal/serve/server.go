@@ -47,7 +47,7 @@ func (s *Server) RequireToken(token *[32]byte) { s.token.Store(token) }
 
 // Serve runs one connection to its end, in the caller's goroutine.
 func (s *Server) Serve(ch transport.Channel) {
-	c := &conn{server: s, ch: ch, in: wire.NewReader(ch)}
+	c := &conn{server: s, ch: ch, in: wire.NewReader(ch), ended: make(chan struct{})}
 	s.mu.Lock()
 	if s.connections == nil {
 		s.connections = map[*conn]struct{}{}

@@ -20,6 +20,13 @@ func Decode(payload []byte, out any) error {
 	if err := validate(payload); err != nil {
 		return err
 	}
+	if request, ok := out.(*ExecRequest); ok {
+		v := values{rest: payload}
+		if field := request.read(&v); v.wrong {
+			return Fail(CodeInvalid, "the field %q has the wrong type", field)
+		}
+		return nil
+	}
 	if err := msgpack.Unmarshal(payload, out); err != nil {
 		return Fail(CodeInvalid, "a field has the wrong type: %v", err)
 	}
@@ -31,18 +38,15 @@ func Operation(payload []byte) (string, error) {
 	if err := validate(payload); err != nil {
 		return "", err
 	}
-	var r msgpack.Decoder
-	r.Reset(bytes.NewReader(payload))
-	n, err := r.DecodeMapLen()
-	for ; err == nil && n > 0; n-- {
-		var key string
-		if key, err = r.DecodeString(); err != nil {
+	v := values{rest: payload}
+	for n := v.pairs(); n > 0 && !v.wrong; n-- {
+		if string(v.text()) == "op" {
+			if op := v.text(); !v.wrong {
+				return string(op), nil
+			}
 			break
 		}
-		if key == "op" {
-			return r.DecodeString()
-		}
-		err = r.Skip()
+		v.skip()
 	}
 	return "", Fail(CodeInvalid, "a request without op")
 }
@@ -62,6 +66,12 @@ type encoder struct {
 // MessageFrame is a frame with a message as its payload. A message that cannot be
 // encoded or is too long is a mistake of the agent's and comes back as an error.
 func MessageFrame(t Type, message any) ([]byte, error) {
+	switch m := message.(type) {
+	case StartedEvent:
+		return sealed(t, m.append(newFrame())), nil
+	case ExitResult:
+		return sealed(t, m.append(newFrame())), nil
+	}
 	e := encoders.Get().(*encoder)
 	defer encoders.Put(e)
 	e.buf.Reset()
@@ -73,8 +83,16 @@ func MessageFrame(t Type, message any) ([]byte, error) {
 	if len(frame)-HeaderSize > MaxPayload {
 		return nil, Fail(CodeInternal, "an answer of %d bytes", len(frame)-HeaderSize)
 	}
+	return sealed(t, frame), nil
+}
+
+// newFrame is the beginning of a frame whose message is short.
+func newFrame() []byte { return make([]byte, HeaderSize, 128) }
+
+// sealed writes the header of a whole frame.
+func sealed(t Type, frame []byte) []byte {
 	PutHeader(frame, t, len(frame)-HeaderSize)
-	return frame, nil
+	return frame
 }
 
 // validate checks that p is exactly one MessagePack map.
