@@ -110,7 +110,7 @@ async def _readable(descriptor: int) -> None:
 def _stat_fields(pid: int) -> list[str] | None:
     try:
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends while it is being looked for
         return None
     try:
         text = os.read(file, 4096).decode(errors="replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import threading
@@ -9,6 +10,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 CREATE = 0x100
 MODIFY = 0x002
@@ -35,7 +40,7 @@ class Watch:
     def __init__(self, places: Mapping[Path, int]) -> None:
         import ctypes  # costs what a command that starts nothing should not
 
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc = _libc()
         self._descriptor = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), ctypes.get_errno())
         try:
             for place, kinds in places.items():
@@ -68,6 +73,13 @@ class Watch:
     def drain(self) -> None:
         """Take the events that have come; what they say is of no interest, only that there are some."""
         os.read(self._descriptor, _READ_SIZE)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _checked(result: int, errno: int) -> int:

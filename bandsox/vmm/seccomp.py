@@ -11,6 +11,7 @@ The filter is classic BPF (Linux, Documentation/userspace-api/seccomp_filter.rst
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
 
@@ -42,6 +43,7 @@ _REFUSED = {
 }  # fmt: skip
 
 
+@functools.cache
 def program(*, memory_files: bool = False, local_only: bool = False) -> bytes:
     """The filter as an array of ``struct sock_filter``.
 

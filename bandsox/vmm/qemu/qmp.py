@@ -26,12 +26,17 @@ _EVENTS_KEPT = 64
 
 
 class Monitor:
-    """A connection to one QEMU, past its greeting."""
+    """A connection to one QEMU."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self._greeted = False
+
+    def greet(self) -> None:
+        """Say that commands follow. QEMU's greeting and its answer are read with that to the first of them, which saves a round trip."""
+        self._writer.write(b'{"execute": "qmp_capabilities"}\n')
 
     async def execute(self, command: str, *, descriptor: int | None = None, **arguments: Any) -> Any:
         """Run `command` and return its ``return`` value.
@@ -49,17 +54,23 @@ class Monitor:
         try:
             with anyio.fail_after(_DEADLINE_S):
                 await self._send(json.dumps(request).encode() + b"\n", descriptor)
-                while True:
-                    answer = await self._message()
-                    if "return" in answer:
-                        return answer["return"]
-                    if "error" in answer:
-                        raise VMMError(f"QEMU refused `{command}`: {answer['error'].get('desc', answer['error'])}")
-                    self._events.append(answer)
+                if not self._greeted:
+                    await self._answer("qmp_capabilities")
+                    self._greeted = True
+                return await self._answer(command)
         except ConnectionError as error:
             raise MachineStopped("the VMM ended", cause=str(error)) from error
         except TimeoutError as error:
             raise VMMError(f"QEMU did not answer `{command}` within {_DEADLINE_S:.0f} s") from error
+
+    async def _answer(self, command: str) -> Any:
+        while True:
+            answer = await self._message()
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise VMMError(f"QEMU refused `{command}`: {answer['error'].get('desc', answer['error'])}")
+            self._events.append(answer)
 
     async def event(self, name: str, deadline_s: float = _DEADLINE_S) -> dict[str, Any]:
         """The data of the next event `name` that was not asked for yet.
@@ -116,7 +127,7 @@ async def connect(path: Path) -> AsyncIterator[Monitor]:
         raise MachineStopped("the VMM is not running", cause=str(error)) from error
     try:
         monitor = Monitor(reader, writer)
-        await monitor.execute("qmp_capabilities")
+        monitor.greet()
         yield monitor
     finally:
         writer.close()
