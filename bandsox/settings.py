@@ -198,7 +198,8 @@ class Layout:
         """Find the storage directory, and make it and its parts where they are missing."""
         root = Path(storage_dir).expanduser().absolute() if storage_dir is not None else default_storage_dir()
         make_private_dir(root)
-        key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
+        root = root.resolve()  # in a room there are no links on the way to it, and by where a process works it is known whose it is
+        key = hashlib.sha256(os.fsencode(root)).hexdigest()[:8]
         make_private_dir(_runtime_base())
         layout = cls(root=root, runtime=make_private_dir(_runtime_base() / key))
         lasting = (layout.images, layout.vms, layout.kernels, layout.vmms, layout.disks, layout.snapshots, layout.downloads)

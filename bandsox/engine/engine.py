@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from bandsox.engine import deadlines, identity, ownership
 from bandsox.engine.beginnings import Beginnings
 from bandsox.engine.ephemeral import abandoned, is_abandoned
-from bandsox.engine.frozen import is_frozen
+from bandsox.engine.frozen import frozen, is_frozen
 from bandsox.errors import BandSoxError, Conflict, HostError, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus
@@ -330,7 +330,7 @@ class Engine(Beginnings):
 
     async def known(self, vm_id: str) -> VMRecord:
         """A machine as it is now, whatever its deadlines."""
-        return ownership.as_it_is(await asyncio.to_thread(self.vms.get, vm_id), self.layout.vms)
+        return ownership.as_it_is(self.vms.get(vm_id), self.layout.vms)  # without a thread, as `get`
 
     async def _wake(self, vm_id: str) -> None:
         """See to it that a machine that is to be used is neither paused nor saved.
@@ -357,15 +357,20 @@ class Engine(Beginnings):
                 await asyncio.to_thread(self.networks.sweep, directory)
 
     async def _turn(self, record: VMRecord, before: VMStatus, after: VMStatus) -> VMRecord:
-        """Stop a machine's CPUs, or let them go on. Its lock is held."""
+        """Stop a machine's CPUs, or let them go on. Its lock is held.
+
+        Who finds it half done, by a process that was killed, brings the machine back to what its record says.
+        """
         if record.status is after:
             return record
         if record.status is not before:
             raise Conflict(f"VM {record.spec.name} is {record.status.value}, not {before.value}")
         vmm = self.vmms[record.vmm]
         change = vmm.pause if after is VMStatus.PAUSED else vmm.resume
-        await change(self.layout.sockets(record.id))
-        record = await self.update(record.id, status=after, **(deadlines.anew(record) if after is VMStatus.RUNNING else {}))
+        directory = self.layout.vm(record.id)
+        with contextlib.nullcontext() if is_frozen(directory) else frozen(directory):
+            await change(self.layout.sockets(record.id))
+            record = await self.update(record.id, status=after, **(deadlines.anew(record) if after is VMStatus.RUNNING else {}))
         deadlines.begin(self.layout, record)
         return record
 

@@ -1,7 +1,8 @@
-"""Machines that stand still because they are being saved.
+"""Machines whose CPUs are not for certain in the state that their record tells: they are being saved, paused or resumed.
 
-The file ``frozen`` in a machine's directory says so. It is there before the machine is paused and goes when it runs again, under the
-machine's lock; where it is found with that lock free, whoever saved the machine was killed, and the next who looks lets it go on.
+The file ``frozen`` in a machine's directory says so. It is there before the VMM is asked for anything and goes when record and VMM agree
+again, under the machine's lock; where it is found with that lock free, whoever worked on the machine was killed, and the next who looks
+brings the machine back to what its record says.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ _NAME = "frozen"
 
 
 def is_frozen(directory: Path) -> bool:
-    """Whether the machine of a directory stands still, or did when the process that saved it was killed."""
+    """Whether the machine of a directory may stand still though it runs by its record, or run though it is paused."""
     return (directory / _NAME).exists()
 
 
 @contextlib.contextmanager
 def frozen(directory: Path) -> Iterator[None]:
-    """While this lasts the machine of a directory may stand still. It is to run again at the end, also where that has failed."""
+    """While this lasts the machine of a directory need not do what its record says. It is to do so again at the end; where the block
+    raises, the next who looks sees to it."""
     (directory / _NAME).touch(mode=0o600)
     yield
     forget(directory)
 
 
 def forget(directory: Path) -> None:
-    """The machine runs again, or has ended."""
+    """The machine does what its record says again, or has ended."""
     (directory / _NAME).unlink(missing_ok=True)

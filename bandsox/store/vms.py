@@ -110,12 +110,14 @@ class VMs:
             found = connection.execute("SELECT record FROM vms WHERE id = ?", (vm_id,)).fetchone()
             if found is None:
                 raise VMNotFound(f"VM {vm_id} was deleted")
-            old = decode(VMRecord, found["record"])
-            new = dataclasses.replace(old, spec=dataclasses.replace(old.spec, **spec_changes), **changes)
-            row = _row(new)
-            assignments = ", ".join(f"{column} = :{column}" for column in row)
+            old = _decoded(found["record"])
+            spec = dataclasses.replace(old.spec, **spec_changes) if spec_changes else old.spec
+            new = dataclasses.replace(old, spec=spec, **changes)
+            before, row = _row(old), _row(new)
+            assignments = ", ".join(f"{column} = :{column}" for column, value in row.items() if value != before[column])
             try:
-                connection.execute(f"UPDATE vms SET {assignments} WHERE id = :id", row)  # noqa: S608 — column names are ours
+                if assignments:  # what does not change costs as much in indexes and triggers as what does
+                    connection.execute(f"UPDATE vms SET {assignments} WHERE id = :id", row)  # noqa: S608 — column names are ours
             except sqlite3.IntegrityError as error:
                 raise _name_taken(new.spec.name) from error
         return new

@@ -1,4 +1,5 @@
-"""Devices that only Firecracker has: a VM that was made without them says so; and the default guest kernel has their drivers."""
+"""Devices that only Firecracker has: a VM that was made without them says so; and the default guest kernel has their drivers, which it may
+insist on being signed."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ def test_a_machine_without_them_says_so(vm: MicroVM) -> None:
 
 
 def test_the_default_kernel_has_a_driver_for_a_balloon(bandsox: BandSox, vm: MicroVM) -> None:
-    """It is loaded where there is one: here the guest is only told so."""
+    """It is loaded where there is one: here the guest is only told so; with its signature, where the kernel asks for that."""
     assert "virtio_balloon" not in vm.run("cat /proc/modules").text
-    with bandsox.create_vm(disk_size_mib=0, vmm="qemu", boot_args="bandsox.balloon", enable_networking=False) as told:
+    arguments = "bandsox.balloon module.sig_enforce=1"
+    with bandsox.create_vm(disk_size_mib=0, vmm="qemu", boot_args=arguments, enable_networking=False) as told:
         assert "virtio_balloon" in told.run("cat /proc/modules").text
+        assert told.run("cat /sys/module/module/parameters/sig_enforce").text.strip() == "Y"

@@ -98,10 +98,13 @@ CLONING = (
     "before a clone is renewed",
     "once a clone is renewed",
 )
+KEEPING = ("while its checksums are made", "once its manifest is there", "before it is recorded", "once its directory has its place")
+"""Steps of a snapshot that a fork does without."""
+
 STEPS = [
     *(("snapshot", step) for step in SAVING),
     *(("restore", step) for step in CLONING),
-    *(("fork", step) for step in ("while its memory is written", "while its memory is taken apart", *CLONING[1::2])),
+    *(("fork", step) for step in (*SAVING, *CLONING) if step not in KEEPING),
 ]
 
 
@@ -247,6 +250,20 @@ def test_a_machine_killed_while_it_is_saved_gives_a_whole_snapshot_or_none(bands
             bandsox.delete_snapshot("of the killed")
         machine.start()
         assert machine.read_bytes("/root/file") == b"on disk\n"
+
+
+@pytest.mark.parametrize("step", ["before its CPUs stand still", "while its memory is written", "while its disk is copied"])
+def test_a_machine_killed_while_it_is_forked_leaves_itself_and_no_clone(bandsox: BandSox, storage: Path, saved: str, step: str) -> None:
+    layout = Layout.open(storage)
+    bandsox.cleanup()
+    with bandsox.restore_vm(saved) as machine:
+        others, before = {info["id"] for info in bandsox.list_vms()}, Traces.of(layout)
+        assert _with_vmm_killed(storage, "fork", machine.vm_id, step) != "whole"
+        assert machine.status().value == "dead"
+        assert not is_frozen(layout.vm(machine.vm_id))
+        assert {info["id"] for info in bandsox.list_vms()} == others
+        assert Traces.of(layout).files == before.files
+        assert not list(layout.work.glob("*/snapshot-*"))
 
 
 @pytest.mark.parametrize("step", ["before a clone is given its state", "before a clone is renewed"])

@@ -36,6 +36,14 @@ def test_a_copy_of_the_storage_directory_has_no_part_in_the_machines_of_the_orig
     assert vm.run(["echo", "unharmed"]).stdout == b"unharmed\n"
 
 
+def test_a_storage_directory_is_known_by_its_real_path(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    layout = Layout.open(tmp_path / "link" / "storage")
+    assert layout == Layout.open(tmp_path / "there" / "storage")
+    assert layout.root == (tmp_path / "there" / "storage").resolve()
+
+
 def test_the_way_to_a_storage_directory_may_lead_through_a_link(storage: Path, vm: MicroVM, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(storage.parent)

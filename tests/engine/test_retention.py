@@ -21,7 +21,7 @@ from bandsox.process import ProcessId
 from bandsox.store import VMs
 from bandsox.vmm.inotify import CREATE, DELETE, Watch
 from tests.cli.conftest import Cli
-from tests.server.test_access import STOPPED
+from tests.server.servers import STOPPED
 
 DAY = 86400.0
 

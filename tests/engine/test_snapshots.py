@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,31 @@ def test_sessions_and_added_ports_are_there_in_a_clone(bandsox: BandSox, source:
     bandsox.delete_snapshot(name)
 
 
+def test_a_terminal_is_attached_to_again_in_a_clone(bandsox: BandSox, source: MicroVM) -> None:
+    command = 'echo $$ > /dev/shm/shell; while read line; do echo "$line from $(hostname) $(stty size)"; touch /dev/shm/said; done'
+    terminal = source.start_pty_session(["sh", "-c", command], cols=90, rows=30)
+    source.send_session_input(terminal, "before\n")
+    source.run("until test -e /dev/shm/said; do sleep 0.05; done", timeout=60)
+    (clone,) = source.fork()
+    with clone:
+        seen, answered = [], threading.Event()
+
+        def shown(text: str) -> None:
+            seen.append(text)
+            if "after from" in "".join(seen):
+                answered.set()
+
+        clone.attach_session(terminal, shown)
+        clone.resize_session(terminal, 100, 40)
+        clone.send_session_input(terminal, "after\n")
+        assert answered.wait(60), seen
+        printed = "".join(seen)
+        assert f"before from {source.run('hostname').text.strip()} 30 90" in printed, "what it had printed comes first"
+        assert f"after from {clone.run('hostname').text.strip()} 40 100" in printed
+        assert clone.run("cat /dev/shm/shell").text == source.run("cat /dev/shm/shell").text, "the same process"
+    source.kill_session(terminal)
+
+
 def test_only_what_runs_can_be_saved(bandsox: BandSox, source: MicroVM) -> None:
     (clone,) = source.fork()
     with clone:
@@ -139,8 +165,9 @@ def test_names_are_labels(bandsox: BandSox, source: MicroVM, saved: str) -> None
         assert bandsox.get_snapshot_info(info["id"])["snapshot_name"] == awkward
         with pytest.raises(FileNotFoundError):
             bandsox.restore_vm(saved)
-        with bandsox.restore_vm(awkward) as clone:
-            assert clone.run("cat /dev/shm/kept").text == "in memory\n"
+        for name in (awkward, info["id"]):
+            with bandsox.restore_vm(name) as clone:
+                assert clone.run("cat /dev/shm/kept").text == "in memory\n"
     finally:
         bandsox.rename_snapshot(awkward, saved)
 
@@ -204,12 +231,13 @@ def test_the_memory_of_a_snapshot_cannot_be_written_by_its_clones(bandsox: BandS
                     assert int(flags.split("flags:")[1].split()[0], 8) & os.O_ACCMODE == os.O_RDONLY
 
 
-def test_a_clone_on_qemu_has_no_huge_pages(bandsox: BandSox, source: MicroVM, saved: str) -> None:
+def test_a_clone_on_qemu_has_no_huge_pages_and_no_disassembler(bandsox: BandSox, source: MicroVM, saved: str) -> None:
     if source.info()["vmm"] != "qemu":
         pytest.skip("only QEMU translates code, and asks for huge pages for it")
     with bandsox.restore_vm(saved) as clone:
         assert clone.process is not None and source.process is not None
         assert "AnonHugePages:         0 kB" in Path(f"/proc/{clone.process.pid}/smaps_rollup").read_text()
+        assert "libcapstone" not in Path(f"/proc/{clone.process.pid}/maps").read_text()
         allowed = [Path(f"/proc/{pid}/status").read_text().split("THP_enabled:")[1].split()[0] for pid in (clone.process.pid, "self")]
         assert allowed == ["0", "1"]
 

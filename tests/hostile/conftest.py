@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from bandsox.settings import Layout
 from bandsox.vmm import initramfs
 from bandsox.vmm.kernel import Kernels
 from tests.engine.leaks import Traces
+from tests.firecracker import VMMS, options_for
 
 GUEST = Path(__file__).parent / "guest"
 
@@ -60,6 +62,21 @@ def hostile(hostile_storage: Path, image: str) -> Iterator[BandSox]:
     with BandSox(hostile_storage) as opened:
         opened.pull_image(image, "missing")
         yield opened
+
+
+@pytest.fixture(scope="module", params=VMMS)
+def options(request: pytest.FixtureRequest, hostile_storage: Path, hostile_init: Path) -> Iterator[Mapping[str, Any]]:
+    """What a hostile machine is created with, on each hypervisor in turn."""
+    with options_for(request.param) as found:
+        if "kernel_path" in found:  # a kernel with its drivers built in
+            files = Kernels(Layout.open(hostile_storage)).boot_files(found["kernel_path"])
+            files.initramfs.write_bytes(initramfs.build(hostile_init, []))
+        yield {"disk_size_mib": 0, **found}
+
+
+def told(options: Mapping[str, Any], words: str) -> dict[str, Any]:
+    """The options with kernel arguments that tell the hostile program what to do."""
+    return {**options, "boot_args": f"{options.get('boot_args', '')} {words}".strip()}
 
 
 @pytest.fixture(scope="session")

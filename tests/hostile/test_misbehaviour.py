@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bandsox import AsyncBandSox, BandSox, BandSoxError, MicroVM
+from bandsox.errors import ProtocolError
 from bandsox.guest import blocking, files
 from tests.hostile import memory
+from tests.hostile.conftest import told
 from tests.hostile.hurry import HurriedLoop
 from tests.hostile.operations import OPERATIONS
 
@@ -52,25 +55,40 @@ AT_ONCE = 6
 SHARE = 1 if "BANDSOX_TEST_ROUNDS" in os.environ else 4
 """A misbehaviour meets one operation of as many, and the next misbehaviour the next ones; in `make soak` each meets all."""
 
+_PATIENCE = 50
+"""How often a machine is told what to do next."""
+
 MachineFor = Callable[[str], MicroVM]
 
 
 @pytest.fixture(scope="module")
-def machine_for(hostile: BandSox, image: str) -> Iterator[MachineFor]:
+def machine_for(hostile: BandSox, image: str, options: Mapping[str, Any]) -> Iterator[MachineFor]:
     """The machine that misbehaves so: most of them are one and the same."""
     machines: dict[str, MicroVM] = {}
 
     def find(misbehaviour: str) -> MicroVM:
         key = misbehaviour if misbehaviour in LEAVING else ""
         if key not in machines:
-            machines[key] = hostile.create_vm(image, mem_mib=MEMORY_MIB, disk_size_mib=0, boot_args=f"hostile.link={misbehaviour}")
+            machines[key] = hostile.create_vm(image, mem_mib=MEMORY_MIB, **told(options, f"hostile.link={misbehaviour}"))
         elif not key:
-            assert machines[key].run(["misbehave", misbehaviour]).exit_code == 0
+            _choose(machines[key], misbehaviour)
         return machines[key]
 
     yield find
     for machine in machines.values():
         machine.delete()
+
+
+def _choose(machine: MicroVM, misbehaviour: str) -> None:
+    """Have a machine misbehave so from now on. One that floods a port does so until it has read the next HELLO there, and sends more
+    meanwhile than the host looks through; so it may have to be told again."""
+    for attempt in range(_PATIENCE):
+        try:
+            assert machine.run(["misbehave", misbehaviour]).exit_code == 0
+            return
+        except ProtocolError:
+            if attempt == _PATIENCE - 1:
+                raise
 
 
 @pytest.fixture

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
 from bandsox import BandSox, MicroVM
 from tests.cli.conftest import Cli
+from tests.hostile.conftest import told
 
 
 @pytest.fixture(scope="module")
-def machine(hostile: BandSox, image: str) -> Iterator[MicroVM]:
+def machine(hostile: BandSox, image: str, options: Mapping[str, Any]) -> Iterator[MicroVM]:
     """A machine whose messages and answers are ugly."""
-    with hostile.create_vm(image, mem_mib=256, disk_size_mib=0, boot_args="hostile.boot=chatter hostile.link=ugly-error") as vm:
+    with hostile.create_vm(image, mem_mib=256, **told(options, "hostile.boot=chatter hostile.link=ugly-error")) as vm:
         yield vm
 
 

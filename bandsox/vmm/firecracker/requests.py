@@ -277,9 +277,9 @@ class SnapshotCreate(Request, frozen=True):
 
 
 class MemoryBackend(Body, frozen=True):
-    """The memory of a snapshot: a file, or a socket behind which somebody serves its pages."""
+    """The memory of a snapshot, which is mapped from a file."""
 
-    backend_type: Literal["File", "Uffd"]
+    backend_type: Literal["File"]
     backend_path: str
 
 

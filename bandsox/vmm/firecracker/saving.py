@@ -56,9 +56,11 @@ _SLOWEST = 4 << 20
 def prepare(directory: Path) -> None:
     """Make the place in the machine's directory where Firecracker writes, with nothing in it but a FIFO for its counters. Blocks."""
     place = directory / PLACE
-    with contextlib.suppress(FileNotFoundError):
+    try:
+        place.mkdir(mode=0o700)
+    except FileExistsError:
         shutil.rmtree(place)
-    place.mkdir(mode=0o700)
+        place.mkdir(mode=0o700)
     os.mkfifo(place / METRICS)
     (place / METRICS).chmod(0o666)  # whoever the VMM runs as; nobody else gets into the directory
 

@@ -164,7 +164,7 @@ class Firecracker:
             undo.callback(os.close, log)
             watch = undo.enter_context(inotify.Watch({spec.sockets: inotify.CREATE, _log(spec.directory): inotify.MODIFY}))
             wires = undo.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
-            process = self._spawn(program.path.resolve(), spec, log, wires)
+            process = self._spawn(program.path, spec, log, wires)
             undo.push(lambda kind, error, trace: None if kind is None else _kill(process))
             _track(spec)
             if wires is not None:

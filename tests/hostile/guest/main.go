@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"bandsox.dev/agent/internal/transport"
@@ -41,6 +42,9 @@ func run() error {
 	if arguments["bandsox.transport"] == "vsock" {
 		listener, err := transport.ListenVsock()
 		if err != nil {
+			return err
+		}
+		if err := ring(arguments["bandsox.doorbell"]); err != nil {
 			return err
 		}
 		say("stage: ready")
@@ -90,6 +94,21 @@ func prepare() (*uevent.Listener, map[string]string, error) {
 		module.Close()
 	}
 	return events, arguments, nil
+}
+
+// ring tells the host that there is a listener, as the agent does, which else would not ask for anything. A token that the host gives is
+// taken and forgotten.
+func ring(door string) error {
+	if door == "" {
+		go transport.RingHost()
+		return nil
+	}
+	port, err := strconv.ParseUint(door, 10, 32)
+	if err != nil {
+		return err
+	}
+	_, err = transport.AskHost(uint32(port))
+	return err
 }
 
 // servePorts serves the virtio-serial ports as they appear.

@@ -1,4 +1,4 @@
-"""Guests of a few bytes, which every KVM runs, whatever it makes of Linux: they print to the serial port, and then do one thing."""
+"""Guests of a few bytes, which every KVM runs, whatever it makes of Linux: they may print to the serial port, and then do one thing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _THEN = {
 
 
 def program(path: Path, text: bytes, then: str) -> Path:
-    """An ELF file at `path` that prints `text` and then does what `then` names."""
+    """An ELF file at `path` that prints `text`, if there is any, and then does what `then` names."""
     tail = bytes.fromhex(_THEN[then])
     offset = 23 + len(tail) - 12  # from the end of the lea
-    code = bytes.fromhex(_PRINT.format(text=struct.pack("<i", offset).hex(), length=struct.pack("<I", len(text)).hex())) + tail + text
+    print_ = bytes.fromhex(_PRINT.format(text=struct.pack("<i", offset).hex(), length=struct.pack("<I", len(text)).hex()))
+    code = (print_ if text else b"") + tail + text  # its loop would take a length of 0 for 2³²
     header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, _LOAD_ADDRESS, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     segment = struct.pack("<IIQQQQQQ", 1, 5, _PAGE, _LOAD_ADDRESS, _LOAD_ADDRESS, len(code), len(code), _PAGE)
     path.write_bytes((header + segment).ljust(_PAGE, b"\0") + code)

@@ -64,9 +64,10 @@ devices = st.one_of(
         is_root_device=st.just(False),
         is_read_only=st.booleans(),
         cache_type=st.sampled_from([None, "Unsafe", "Writeback"]),
-        io_engine=st.sampled_from([None, "Sync"]),
+        io_engine=st.sampled_from([None, "Sync", "Async"]),
         rate_limiter=limiters,
     ),
+    st.builds(Drive, drive_id=st.just("root"), path_on_host=st.just("disk.img"), is_root_device=st.just(True), is_read_only=st.booleans()),
     st.builds(Entropy, rate_limiter=limiters),
     st.builds(Balloon, amount_mib=st.integers(0, 64), deflate_on_oom=st.booleans(), stats_polling_interval_s=st.integers(0, 3600)),
 )
@@ -76,7 +77,7 @@ machines = st.one_of(
         MachineConfig,
         vcpu_count=st.integers(1, 16).map(lambda pairs: pairs * 2) | st.just(1),
         mem_size_mib=st.integers(32, 1 << 19).map(lambda pairs: pairs * 2),
-        smt=st.just(False),
+        smt=st.booleans(),
         cpu_template=st.sampled_from([None, "T2", "T2S", "T2CL", "T2A", "C3"]),
         track_dirty_pages=st.booleans(),
         huge_pages=st.sampled_from([None, "None"]),
@@ -142,6 +143,7 @@ def test_every_body_before_the_start_is_accepted(idle: Bare, request: Request) -
 
 def test_what_can_be_said_only_once_is_accepted(fresh: Bare) -> None:
     _furnish(fresh.directory)
+    fresh.client.send(MachineConfig(vcpu_count=1, mem_size_mib=64, huge_pages="2M"))  # which no balloon may have been asked for before
     fresh.client.send(Metrics(metrics_path="metrics"))
     fresh.client.send(Vsock(guest_cid=3, uds_path="vsock.sock"))
     assert fresh.client.get("/", InstanceInfo).state == "Not started"
