@@ -64,9 +64,15 @@ class Connection:
         ServerUnavailable: it was not reached. OutcomeUnknown: the connection was lost after something was sent that has effects.
         BandSoxError: what the server says.
         """
-        async with self.streaming(method, path, patient=patient, **options) as answer:
-            await answer.aread()
-            return answer
+        with self._failures(method, path):
+            answer = await self._sent(method, path, patient=patient, **options)
+            try:
+                await answer.aread()
+            finally:
+                await answer.aclose()
+        if answer.is_error:
+            raise error_of(_object(answer), answer.status_code)
+        return answer
 
     async def get(self, path: str, kind: type[T], /, **params: Any) -> T:
         """What a GET answers, as `kind`. Tried once more where the connection was lost: it has no effects."""
@@ -126,7 +132,19 @@ class Connection:
         raise OutcomeUnknown(f"{self.url} ended its answer to {method} {path} before the result")
 
     @contextlib.asynccontextmanager
-    async def streaming(
+    async def streaming(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
+        """An answer whose body is still to be read. Takes what `call` takes, and raises as that, also while it is read."""
+        with self._failures(method, path):
+            answer = await self._sent(method, path, **options)
+            try:
+                if answer.is_error:
+                    await answer.aread()
+                    raise error_of(_object(answer), answer.status_code)
+                yield answer
+            finally:
+                await answer.aclose()
+
+    async def _sent(
         self,
         method: str,
         path: str,
@@ -136,28 +154,15 @@ class Connection:
         json: Any = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[httpx.Response]:
-        """An answer whose body is still to be read. Raises as `call`, also while it is read."""
-        connect, silence = min(_CONNECT_S, self.timeout), None if patient else self.timeout
-        with self._failures(method, path):
-            request = httpx.Request(
-                method,
-                f"{self.url}{path}",
-                params=params or None,
-                content=content if json is None else msgspec.json.encode(json),
-                headers={**({} if json is None else _IS_JSON), **carried(), **self.headers, **(headers or {})},
-                extensions={"timeout": {"connect": connect, "pool": silence, "read": silence, "write": silence}},
-            )
-            answer = await self._connections().handle_async_request(request)
-        try:
-            if answer.is_error:
-                with self._failures(method, path):
-                    await answer.aread()
-                raise error_of(_object(answer), answer.status_code)
-            with self._failures(method, path):
-                yield answer
-        finally:
-            await answer.aclose()
+    ) -> httpx.Response:
+        return await self._connections().send(
+            method,
+            f"{path}?{httpx.QueryParams(params)}" if params else path,
+            {**({} if json is None else _IS_JSON), **carried(), **self.headers, **(headers or {})},
+            content if json is None else msgspec.json.encode(json),
+            connect_s=min(_CONNECT_S, self.timeout),
+            silence_s=None if patient else self.timeout,
+        )
 
     async def websocket(self, path: str) -> ClientConnection:
         """Open a WebSocket. Raises as `call`."""
@@ -180,7 +185,7 @@ class Connection:
     def _connections(self) -> Transport:
         if self._transport is None:
             # What the system trusts, and SSL_CERT_FILE, as everywhere else on it; httpx would bring a list of its own.
-            self._transport = Transport(ssl.create_default_context() if self.url.startswith("https:") else None)
+            self._transport = Transport(self.url, ssl.create_default_context() if self.url.startswith("https:") else None)
         return self._transport
 
     @contextlib.contextmanager

@@ -1,282 +1,354 @@
-"""How requests get to a server: httpcore's pool of connections, over asyncio's own transports.
+"""How requests get to one server: connections of HTTP/1.1, kept for the next request.
 
-What httpx and httpcore bring for this goes through anyio, whose every read and write gives up a turn of the event loop, and sends the head
-and the body of a request apart; and an `httpx.AsyncClient` looks after cookies, redirects and authentication that no request of ours has.
-Without both a small request takes a third less of the processor. HTTP itself is httpcore's, answers are httpx's.
+Commands are answered in milliseconds, and what httpx sends requests with takes two of them for each: a parser in Python, a pool for any
+number of servers, and layers of abstraction over event loops. Here a connection is an asyncio protocol whose answers are parsed in C
+(httptools). What comes out is httpx's `Response`, and what fails is an error of httpx.
+
+It speaks to its own server and needs no more than that: no redirects, cookies, proxies, or requests for nothing but a head.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import re
 import select
 import ssl
-from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Any
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 
 import anyio
-import httpcore
+import httptools
 import httpx
+
+from bandsox.errors import InvalidRequest
 
 _CONNECTIONS, _IDLE = 100, 20
 _IDLE_S = 60.0
 """For how long a connection that is not used is kept; servers keep theirs for 75 seconds."""
 
 _READ_AHEAD = 256 << 10
-_HELD_BACK = 64 << 10
-"""How many bytes of a request are gathered before they are sent; what is less is sent with the next turn of the event loop."""
+"""How many bytes of an answer may have arrived and not been read."""
 
 _ATTEMPT_DELAY_S = 0.25
 """After how long another address of a name is tried as well (RFC 8305)."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9_~/!$&'()*+,;=:@?-]+(?:\.[A-Za-z0-9_~!$&'()*+,;=:@?-]+)*")
+"""Paths in which nothing is to be encoded, and none of whose parts are dots. (Not all of them.)"""
 
-class Transport(httpx.AsyncBaseTransport):
-    """A pool of connections to servers.
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*")
+"""A header that can be sent (RFC 9110, 5.5)."""
+
+
+class Transport:
+    """The connections to one server.
 
     Parameters
     ----------
-    ssl_context: how servers prove who they are, for https.
+    url: of the server.
+    ssl_context: how it proves who it is, for https.
+
+    Raises
+    ------
+    httpx.InvalidURL, httpx.UnsupportedProtocol: the URL is none of a server.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext | None) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context,
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=_IDLE,
-            keepalive_expiry=_IDLE_S,
-            network_backend=_Backend(),
-        )
+    def __init__(self, url: str, ssl_context: ssl.SSLContext | None) -> None:
+        parts = httpx.URL(url)
+        if parts.scheme not in {"http", "https"}:
+            raise httpx.UnsupportedProtocol(f"{url} is no address of a server")
+        self._url = url
+        self._host, self._port = parts.raw_host.decode("ascii"), parts.port or (443 if ssl_context else 80)
+        self._base = parts.raw_path.decode("ascii").rstrip("/")
+        self._named = f"Host: {parts.netloc.decode('ascii')}"
+        self._ssl_context = ssl_context
+        self._idle: list[_Connection] = []
+        self._closed = False
+        self._free = asyncio.Semaphore(_CONNECTIONS)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def send(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        content: bytes | AsyncIterable[bytes] | None,
+        *,
+        connect_s: float,
+        silence_s: float | None,
+    ) -> httpx.Response:
         """Send a request, and return its answer, whose body is still to be read.
+
+        Parameters
+        ----------
+        target: the path, with its query.
+        connect_s: how long to wait for a connection, in seconds.
+        silence_s: for how long the server may take nothing, or say nothing; None: for ever.
 
         Raises
         ------
+        InvalidRequest: the address or a header cannot be sent.
         httpx.HTTPError: the connection could not be made, or was lost; also while the body is read.
         """
-        url = request.url
-        wanted = httpcore.Request(
-            request.method,
-            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
-        )
-        with _as_httpx(request):
-            answer = await self._pool.handle_async_request(wanted)
-        return httpx.Response(
-            answer.status, headers=answer.headers, stream=_Body(answer.stream, request), extensions=answer.extensions, request=request
-        )
+        head = self._head(method, target, headers, content)
+        connection = await self._connected(connect_s, silence_s)
+        body = _Body(self, connection, silence_s)
+        try:
+            await connection.ask(head, content, silence_s)
+        except BaseException:
+            await body.aclose()
+            raise
+        return httpx.Response(connection.status, headers=connection.headers, stream=body)
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self._pool.aclose()
+        """Close all connections; those that are used, after that."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def give_back(self, connection: _Connection) -> None:
+        """A connection is not used any more."""
+        self._free.release()
+        if connection.is_reusable and len(self._idle) < _IDLE and not self._closed:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _head(self, method: str, target: str, headers: Mapping[str, str], content: bytes | AsyncIterable[bytes] | None) -> bytes:
+        lines = [self._named, *(f"{name}: {value}" for name, value in headers.items())]
+        if isinstance(content, bytes) or (content is None and method != "GET"):
+            lines.append(f"Content-Length: {len(content or b'')}")
+        elif content is not None and not _has_length(headers):
+            lines.append("Transfer-Encoding: chunked")
+        for line in lines:
+            if not _HEADER.fullmatch(line):
+                raise InvalidRequest(f"the header {line.partition(':')[0]!r} cannot be sent", cause="it has characters that no header has")
+        path = f"{self._base}{target}"
+        if not _PLAIN.fullmatch(path):
+            try:
+                path = httpx.URL(f"{self._url}{target}").raw_path.decode("ascii")
+            except httpx.InvalidURL as error:
+                raise InvalidRequest("the address cannot be sent", cause=str(error)) from error
+        return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1")
+
+    async def _connected(self, connect_s: float, silence_s: float | None) -> _Connection:
+        """A connection that nobody else uses."""
+        await self._take_turn(silence_s)
+        try:
+            while self._idle:
+                connection = self._idle.pop()
+                if time.monotonic() - connection.idle_since < _IDLE_S and connection.is_open:
+                    return connection
+                connection.close()
+            return await self._connect(connect_s)
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def _take_turn(self, silence_s: float | None) -> None:
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        try:
+            with anyio.fail_after(silence_s):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise httpx.PoolTimeout(f"all {_CONNECTIONS} connections stayed in use") from error
+
+    async def _connect(self, timeout_s: float) -> _Connection:
+        """Connect to whichever address of the host answers first."""
+        connecting = asyncio.get_running_loop().create_connection(
+            _Connection, self._host, self._port, ssl=self._ssl_context, happy_eyeballs_delay=_ATTEMPT_DELAY_S
+        )
+        try:
+            with anyio.fail_after(timeout_s):
+                return (await connecting)[1]
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout(f"{self._host} port {self._port} did not answer within {timeout_s:g} s") from error
+        except (OSError, UnicodeError) as error:  # ssl.SSLError is one
+            raise httpx.ConnectError(str(error)) from error
+
+
+def _has_length(headers: Mapping[str, str]) -> bool:
+    return any(name.lower() == "content-length" for name in headers)
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of an answer while it comes."""
+    """The body of an answer while it comes; its end gives the connection back."""
 
-    def __init__(self, stream: Any, request: httpx.Request) -> None:
-        self._stream, self._request = stream, request
+    def __init__(self, transport: Transport, connection: _Connection, silence_s: float | None) -> None:
+        self._transport, self._connection, self._silence_s = transport, connection, silence_s
+        self._closed = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _as_httpx(self._request):
-            async for piece in self._stream:
-                yield piece
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._connection.pieces(self._silence_s)
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-@contextlib.contextmanager
-def _as_httpx(request: httpx.Request) -> Iterator[None]:
-    """What fails in httpcore is the error of the same name in httpx."""
-    try:
-        yield
-    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-        kind = getattr(httpx, type(error).__name__, httpx.TransportError)
-        raise kind(str(error), request=request) from error
-
-
-class _Backend(httpcore.AsyncNetworkBackend):
-    """Makes connections."""
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to whichever address of a host answers first."""
-        del local_address, socket_options  # the pool is made without
-        loop = asyncio.get_running_loop()
-        try:
-            with anyio.fail_after(timeout):
-                transport, connection = await loop.create_connection(_Connection, host, port, happy_eyeballs_delay=_ATTEMPT_DELAY_S)
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(f"{host} port {port} did not answer within {timeout} s") from error
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(str(error)) from error
-        return _Stream(transport, connection)
+        if not self._closed:
+            self._closed = True
+            self._transport.give_back(self._connection)
 
 
 class _Connection(asyncio.Protocol):
-    """What has arrived and was not read, and whether more can be sent."""
+    """A connection, which carries one request at a time, and what has arrived of its answer and was not read."""
 
     def __init__(self) -> None:
-        self.arrived = bytearray()
-        self.ended = False
-        self.error: Exception | None = None
-        self.full = False
-        self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[None] | None = None
-        self._held = False
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.held = 0
+        self.idle_since = 0.0
+        self._parser = httptools.HttpResponseParser(self)
+        self._pieces: deque[bytes] = deque()
+        self._asked = self._sent = self._begun = self._whole = self._lasts = False
+        self._ended = False
+        self._error: Exception | None = None
+        self._full = self._paused = False
+        self._news: asyncio.Future[None] | None = None
+
+    # ── one request ──
+
+    async def ask(self, head: bytes, content: bytes | AsyncIterable[bytes] | None, silence_s: float | None) -> None:
+        """Send a request, and return when the head of its answer is there: `status` and `headers`."""
+        self._asked, self._sent, self._begun, self._whole = True, False, False, False
+        if content is None or isinstance(content, bytes):
+            self._transport.write(head + content if content else head)
+        else:
+            self._transport.write(head)
+            await self._tell(content, silence_s, chunked=b"\r\nTransfer-Encoding: chunked\r\n" in head)
+        self._sent = not self._ended
+        while not self._begun:
+            await self._more(silence_s)
+
+    async def _tell(self, pieces: AsyncIterable[bytes], silence_s: float | None, *, chunked: bool) -> None:
+        """Send a body, as fast as the server takes it. Where it closes the connection meanwhile, what it has answered tells why."""
+        async for piece in pieces:
+            if piece:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            while self._full and not self._ended:
+                await self._something(silence_s, httpx.WriteTimeout)
+            if self._ended:
+                return
+        if chunked:
+            self._transport.write(b"0\r\n\r\n")
+
+    async def pieces(self, silence_s: float | None) -> AsyncGenerator[bytes, None]:
+        """The body of the answer as it comes."""
+        while self._pieces or not self._whole:
+            if not self._pieces:
+                await self._more(silence_s)
+                continue
+            piece = self._pieces.popleft()
+            self.held -= len(piece)
+            if self._paused and self.held <= _READ_AHEAD // 2:
+                self._paused = False
+                self._transport.resume_reading()
+            yield piece
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another request may follow: this one was sent whole, and its answer was read whole."""
+        return self._sent and self._whole and not self._pieces and self._lasts and not self._ended
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a connection that waits for a request was not ended by the server, as far as the kernel knows by now."""
+        if self._ended or self._transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """Close it, whatever is under way."""
+        self._transport.abort()
+
+    async def _more(self, silence_s: float | None) -> None:
+        """Wait for more of the answer."""
+        if self._ended:
+            raise self._error or httpx.RemoteProtocolError("the server closed the connection before its answer was complete")
+        await self._something(silence_s, httpx.ReadTimeout)
+
+    async def _something(self, silence_s: float | None, late: type[httpx.TimeoutException]) -> None:
+        """Wait until something has changed."""
+        loop = asyncio.get_running_loop()
+        self._news = loop.create_future()
+        timer = None if silence_s is None else loop.call_later(silence_s, self._wake, late(f"there was silence for {silence_s:g} s"))
+        try:
+            await self._news
+        finally:
+            self._news = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self, error: Exception | None = None) -> None:
+        if self._news is None or self._news.done():
+            return
+        if error is None:
+            self._news.set_result(None)
+        else:
+            self._news.set_exception(error)
+
+    # ── what the event loop tells ──
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.arrived += data
-        if len(self.arrived) > _READ_AHEAD and not self._held:
-            self._held = True
-            assert self._transport is not None
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._error = httpx.RemoteProtocolError(f"the server does not speak HTTP: {error}")
+            self._ended = True
+            self._transport.abort()
+        if self.held > _READ_AHEAD and not self._paused:
+            self._paused = True
             self._transport.pause_reading()
         self._wake()
 
-    def eof_received(self) -> None:
-        self.ended = True
-        self._wake()
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self.ended, self.error = True, exc
+        self._ended = True
+        if self._begun and not self._whole and exc is None and self._error is None and not self._is_delimited():
+            self._whole = True
+        if exc is not None and self._error is None:
+            self._error = httpx.ReadError(str(exc))
         self._wake()
 
     def pause_writing(self) -> None:
-        self.full = True
+        self._full = True
 
     def resume_writing(self) -> None:
-        self.full = False
+        self._full = False
         self._wake()
 
-    def secured(self, transport: asyncio.Transport) -> None:
-        """It goes on over TLS."""
-        self._transport = transport
+    def _is_delimited(self) -> bool:
+        """Whether an answer tells where it ends; else the end of the connection does (RFC 9112, 6.3)."""
+        return any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
 
-    def take(self, most: int) -> bytes:
-        """At most so many of the bytes that have arrived."""
-        taken = bytes(self.arrived[:most])
-        del self.arrived[:most]
-        if self._held and len(self.arrived) <= _READ_AHEAD // 2:
-            self._held = False
-            assert self._transport is not None
-            self._transport.resume_reading()
-        return taken
+    # ── what the parser tells ──
 
-    async def news(self, timeout: float | None) -> bool:
-        """Wait until something has changed; whether it did in time."""
-        loop = asyncio.get_running_loop()
-        self._waiting = loop.create_future()
-        late = None if timeout is None else loop.call_later(timeout, self._wake)
-        try:
-            await self._waiting
-        finally:
-            self._waiting = None
-            if late is not None:
-                late.cancel()
-        return bool(self.arrived) or self.ended or not self.full
+    def on_message_begin(self) -> None:
+        """An answer begins; where nobody has asked, the connection is given up."""
+        if not self._asked:
+            raise httpx.RemoteProtocolError("nobody has asked")
+        self.status, self.headers = 0, []
 
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has arrived."""
+        self.headers.append((name.lower(), value))
 
+    def on_headers_complete(self) -> None:
+        """The head has arrived. An interim answer (1xx) is none."""
+        self.status = self._parser.get_status_code()
+        self._begun = self.status >= 200
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """A connection as httpcore uses it: by one task at a time."""
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body has arrived."""
+        self._pieces.append(body)
+        self.held += len(body)
 
-    def __init__(self, transport: asyncio.Transport, connection: _Connection) -> None:
-        self._transport, self._connection = transport, connection
-        self._gathered = bytearray()
-        self._sending: asyncio.Handle | None = None
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """The next bytes; empty at the end."""
-        self._send()
-        connection = self._connection
-        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        while not connection.arrived and not connection.ended:
-            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
-            if left is not None and left <= 0:
-                raise httpcore.ReadTimeout(f"nothing came for {timeout:g} s")
-            await connection.news(left)
-        if not connection.arrived and connection.error is not None:
-            raise httpcore.ReadError(str(connection.error)) from connection.error
-        return connection.take(max_bytes)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send `buffer`, soon, with what else is sent at this moment."""
-        connection = self._connection
-        self._gathered += buffer
-        if len(self._gathered) < _HELD_BACK:
-            if self._sending is None and self._gathered:
-                self._sending = asyncio.get_running_loop().call_soon(self._send)
-            return
-        self._send()
-        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        while connection.full and connection.error is None and not self._transport.is_closing():
-            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
-            if left is not None and left <= 0:
-                raise httpcore.WriteTimeout(f"nothing was taken for {timeout:g} s")
-            await connection.news(left)
-        if connection.error is not None or self._transport.is_closing():
-            raise httpcore.WriteError(str(connection.error or "the connection was closed"))
-
-    async def aclose(self) -> None:
-        """Close it."""
-        self._send()
-        self._transport.close()
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        """Go on over TLS, with a server that proves its name."""
-        loop = asyncio.get_running_loop()
-        try:
-            with anyio.fail_after(timeout):
-                secured = await loop.start_tls(self._transport, self._connection, ssl_context, server_hostname=server_hostname)
-        except TimeoutError as error:
-            self._transport.abort()
-            raise httpcore.ConnectTimeout(f"TLS was not begun within {timeout} s") from error
-        except OSError as error:  # ssl.SSLError is one
-            self._transport.abort()
-            raise httpcore.ConnectError(str(error)) from error
-        if secured is None:
-            raise httpcore.ConnectError("the connection was closed before TLS had begun")
-        self._connection.secured(secured)
-        return _Stream(secured, self._connection)
-
-    def get_extra_info(self, info: str) -> Any:
-        """What the pool asks: whether there is TLS, and whether a connection that is not used was ended by the server."""
-        if info == "is_readable":
-            return self._connection.ended or bool(self._connection.arrived) or self._has_news()
-        return self._transport.get_extra_info({"client_addr": "sockname", "server_addr": "peername"}.get(info, info))
-
-    def _has_news(self) -> bool:
-        """Whether the kernel knows of something that the event loop has not looked at."""
-        socket = self._transport.get_extra_info("socket")
-        if socket is None or socket.fileno() < 0:
-            return True
-        poll = select.poll()
-        poll.register(socket.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
-
-    def _send(self) -> None:
-        if self._sending is not None:
-            self._sending.cancel()
-            self._sending = None
-        if self._gathered:
-            if not self._transport.is_closing():
-                self._transport.write(bytes(self._gathered))
-            self._gathered.clear()
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        if self._begun:
+            self._whole, self._asked = True, False
+            self._lasts = self._parser.should_keep_alive()

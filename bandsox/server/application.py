@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,7 +18,7 @@ from bandsox.server.dashboard import pages
 from bandsox.server.gate import Gate
 from bandsox.server.live import admission
 from bandsox.server.live import routes as live
-from bandsox.server.once import Once
+from bandsox.server.once import KEY, Once, takes_key
 from bandsox.server.proxy.entrance import Entrance, Link
 from bandsox.server.routes import (
     audit,
@@ -41,6 +42,7 @@ from bandsox.server.routes import (
     webhooks,
 )
 from bandsox.server.service import Service
+from bandsox.server.shortcut import Shortcut
 from bandsox.version import __version__
 
 _SUBJECTS = (
@@ -65,12 +67,17 @@ _SHARED: dict[str, Any] = {
 """What pages of allowed origins may send and see (CORS). They get no use of a session, and show a key."""
 
 
+_NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+"""FastAPI's own, which would tell addresses and messages to whatever the process has for that. Ours is `bandsox.server.tracing`."""
+
+
 def routes() -> FastAPI:
     """All routes, without a library behind them: what the OpenAPI document is made of."""
     app = FastAPI(
         title="BandSox",
         version=__version__,
         description="MicroVM sandboxes over HTTP. Every failure has the shape `Failure`.",
+        telemetry=_NO_TELEMETRY,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -81,6 +88,7 @@ def routes() -> FastAPI:
     app.include_router(live.router)
     app.add_exception_handler(admission.Told, admission.over)
     faults.install(app)
+    app.router.default = pages.or_page(app.router.default)
     return app
 
 
@@ -91,6 +99,7 @@ def application(bandsox: AsyncBandSox, configuration: Configuration) -> FastAPI:
     app.state.service = service
     app.state.once = Once(service.keyed)
     app.state.links = Tickets[Link]()
+    app.add_middleware(Shortcut, routes=commands.HOT)
     if configuration.allowed_origins:
         app.add_middleware(CORSMiddleware, allow_origins=configuration.allowed_origins, **_SHARED)
     app.add_middleware(Gate, service=service)
@@ -121,6 +130,9 @@ def document() -> dict[str, Any]:
     """The OpenAPI document."""
     app = routes()
     described = get_openapi(title=app.title, version="1", description=app.description, routes=app.routes)
+    for route in (each for router in ROUTERS for each in router.routes if isinstance(each, APIRoute) and takes_key(each)):
+        for method in route.methods or ():
+            described["paths"][route.path][method.lower()].setdefault("parameters", []).append(KEY)
     schemes = {
         "key": {"type": "http", "scheme": "bearer", "description": "an API key, or a session's token"},
         "session": {"type": "apiKey", "in": "cookie", "name": "bandsox_session"},

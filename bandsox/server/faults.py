@@ -79,6 +79,11 @@ def plain_failure(status: int, code: str, message: str, detail: dict[str, Any] |
     return json_reply({"code": code, "message": message, "cause": None, "remedy": None, "retryable": False, "detail": detail or {}}, status)
 
 
+def broken_off() -> Response:
+    """The answer to a request whose client went away; nobody gets it."""
+    return plain_failure(400, "invalid_request", "the request broke off")
+
+
 def install(app: FastAPI) -> None:
     """Have every failure of `app` answered in this shape."""
     app.add_exception_handler(BandSoxError, _library_error)
@@ -109,7 +114,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 async def _gone(_: Request, error: Exception) -> Response:
     del error
-    return plain_failure(400, "invalid_request", "the request broke off")
+    return broken_off()
 
 
 async def _fault(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +18,16 @@ from bandsox.errors import InvalidRequest, RequestTooLarge
 _MAX_FIELD = 1 << 20
 _MAX_FIELDS = 64
 _MAX_HEADER = 8 << 10
+
+
+def headers(described: Mapping[str, str]) -> dict[str, Any]:
+    """The headers that a route looks at, with what they say, for its ``openapi_extra``."""
+    return {
+        "parameters": [
+            {"name": name, "in": "header", "description": what, "schema": {"type": "string"}} for name, what in described.items()
+        ]
+    }
+
 
 UPLOAD_BODY: dict[str, Any] = {
     "required": True,

@@ -5,12 +5,13 @@ It is plain ASGI, so that a stream passes it without being touched.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,6 +37,9 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """What every answer says to browsers, unless its route says otherwise."""
+
+_PLAIN_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_TLS_HEADERS = [*_PLAIN_HEADERS, (b"strict-transport-security", b"max-age=31536000")]
 
 
 class Gate:
@@ -150,36 +154,38 @@ def foreign(configuration: Configuration, headers: Headers, is_known: Callable[[
     """
     host = headers.get("host", "")
     alone = len(headers.getlist("host")) == 1 and len(headers.getlist("origin")) <= 1
-    name = urlsplit(f"//{host}").hostname if alone and _is_authority(host) else None
+    name = _name_in(host) if alone else None
     if name is None or not (is_known or configuration.is_known_host)(name):
         return plain_failure(421, "foreign_host", "this server does not go by that name; --allowed-host adds one")
     origin = headers.get("origin")
     if origin is None or origin in configuration.allowed_origins:
         return None
-    if _is_authority(origin.partition("://")[2]) and origin.lower() in {f"http://{host.lower()}", f"https://{host.lower()}"}:
+    if _name_in(origin.partition("://")[2]) is not None and origin.lower() in {f"http://{host.lower()}", f"https://{host.lower()}"}:
         return None
     return plain_failure(403, "foreign_origin", "pages of that origin may not call this server; --allowed-origin adds one")
 
 
-def _is_authority(text: str) -> bool:
-    """Whether `text` may be read as ``host[:port]``."""
-    if not text or any(character in "/\\@?# " for character in text):
-        return False
+@functools.lru_cache(maxsize=1024)
+def _name_in(authority: str) -> str | None:
+    """The name in ``host[:port]``; None where it is no such thing."""
+    if not authority or any(character in "/\\@?# " for character in authority):
+        return None
     try:
-        urlsplit(f"//{text}").port  # noqa: B018 — it is read where it is asked for
+        parts = urlsplit(f"//{authority}")
+        parts.port  # noqa: B018 — it is read where it is asked for
     except ValueError:
-        return False
-    return True
+        return None
+    return parts.hostname
 
 
 def _with_headers(send: Send, *, tls: bool) -> Send:
+    said = _TLS_HEADERS if tls else _PLAIN_HEADERS
+
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
-                headers.setdefault(name, value)
-            if tls:
-                headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+            headers = message.get("headers", ())
+            present = {name.lower() for name, _ in headers}
+            message["headers"] = [*headers, *(each for each in said if each[0] not in present)]
         await send(message)
 
     return sending

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from starlette.types import Scope as ASGIScope
 
 from bandsox.errors import Forbidden, NotAuthenticated, RequestTooLarge, Timeout
 from bandsox.server.auth.callers import Caller, Scope
+from bandsox.server.presence import ARRIVED
 from bandsox.server.segments import name_in
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -131,11 +132,19 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            check(request.scope["caller"], self.demand.scope)
-            request = _BoundedRequest(request.scope, _bounded(request, self.demand.body))
-            return await handle(request)
+            return await handle(self.admitted(request))
 
         return guarded
+
+    def admitted(self, request: Request) -> Request:
+        """A request whose caller may make it, and of which no more can be read than this route takes.
+
+        Raises
+        ------
+        NotAuthenticated, Forbidden, RequestTooLarge.
+        """
+        check(request.scope["caller"], self.demand.scope)
+        return _BoundedRequest(request.scope, _bounded(request, self.demand.body))
 
 
 def _bounded(request: Request, limit: int | None) -> Receive:
@@ -150,11 +159,7 @@ def _bounded(request: Request, limit: int | None) -> Receive:
         nonlocal taken, whole
         if whole:  # from here on it only tells that the client has gone
             return await request.receive()
-        try:
-            with anyio.fail_after(STALL_S):
-                message = await request.receive()
-        except TimeoutError:
-            raise Timeout("the request did not go on", cause=f"nothing came for {STALL_S:g} s") from None
+        message = await (request.receive() if request.scope.get(ARRIVED) else _in_time(request.receive()))
         taken += len(message.get("body", b""))
         whole = not message.get("more_body", False)
         if limit is not None and taken > limit:
@@ -162,6 +167,14 @@ def _bounded(request: Request, limit: int | None) -> Receive:
         return message
 
     return receive
+
+
+async def _in_time(receiving: Awaitable[Message]) -> Message:
+    try:
+        with anyio.fail_after(STALL_S):
+            return await receiving
+    except TimeoutError:
+        raise Timeout("the request did not go on", cause=f"nothing came for {STALL_S:g} s") from None
 
 
 def _too_large(limit: int) -> RequestTooLarge:

@@ -6,7 +6,6 @@ They are written by a thread of their own, so that a disk that hangs does not st
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import logging.handlers
 import os
@@ -16,6 +15,10 @@ import time
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
+
+import msgspec
+
+from bandsox.server.replies import textual
 
 AUDIT = "audit.log"
 """The audit log's name in the storage directory."""
@@ -38,7 +41,7 @@ class _Lines(logging.Formatter):
         line = {"time": moment, "level": record.levelname.lower(), **getattr(record, "event", {"message": record.getMessage()})}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return msgspec.json.encode(textual(line)).decode()
 
 
 class _OwnerOnly(logging.handlers.RotatingFileHandler):
@@ -47,6 +50,11 @@ class _OwnerOnly(logging.handlers.RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         return os.fdopen(descriptor, "a", encoding="utf-8")
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802 — its name there
+        """Whether it is as large as it may be. (`logging` would format each record twice, to know that it stays below.)"""
+        del record
+        return self.stream is not None and os.fstat(self.stream.fileno()).st_size >= self.maxBytes
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it, or tell that all before it was written."""

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import Depends
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -38,6 +39,21 @@ MAX_OUTCOME = 8 << 20
 
 _HEADER = "idempotency-key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def takes_key(route: APIRoute) -> bool:
+    """Whether requests to a route may have a key."""
+    return any(each.call is _of_application for each in route.dependant.dependencies)
+
+
+KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Carried out once, however often it is sent with this key; who sends it again gets the outcome.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "example": "c9a1b6f0-5f5e-4f0b-9d0e-0b5b0f4d7c11",
+}
+"""The description of the header (OpenAPI)."""
 
 
 @dataclass(frozen=True, slots=True)

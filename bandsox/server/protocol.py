@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from bandsox.errors import TooManyRequests
+from bandsox.server.presence import ARRIVED, DEPARTURE, Departure
 
 MAX_HEAD = 64 << 10
 """How many bytes a request's address and headers have at most."""
@@ -81,11 +82,12 @@ class Joining(asyncio.Transport):
         """Send `data` soon; what is large at once, with what was written before."""
         self._gathered.append(bytes(data))
         if len(data) > _SMALL:
-            self._send()
+            self.flush()
         elif self._sending is None:
-            self._sending = self._loop.call_soon(self._send)
+            self._sending = self._loop.call_soon(self.flush)
 
-    def _send(self) -> None:
+    def flush(self) -> None:
+        """Send now what was written: what is done after an answer keeps nobody waiting."""
         if self._sending is not None:
             self._sending.cancel()
             self._sending = None
@@ -95,7 +97,7 @@ class Joining(asyncio.Transport):
 
     def close(self) -> None:
         """Close it, once all was sent."""
-        self._send()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
@@ -140,7 +142,7 @@ class Joining(asyncio.Transport):
 
     def write_eof(self) -> None:
         """End this direction."""
-        self._send()
+        self.flush()
         self._transport.write_eof()
 
     def can_write_eof(self) -> bool:
@@ -153,21 +155,26 @@ def protocol(head_s: float, connections: Connections) -> type[asyncio.Protocol]:
 
     class Protocol(HttpToolsProtocol):
         _head = 0
+        _within_head = False
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            transport = Joining(transport, self.loop)
+            self._departure = Departure()
+            self._joining = transport = Joining(transport, self.loop)
             super().connection_made(transport)
             connections.enter(transport)
             if not transport.is_closing():
                 _notice_dead_peer(transport)
                 self._timer = self.loop.call_later(head_s, self._late)
 
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._within_head and self._timer is None:  # most heads come whole
+                self._timer = self.loop.call_later(head_s, self._late)
+
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            self._head = 0
-            if self._timer is None:
-                self._timer = self.loop.call_later(head_s, self._late)
+            self._head, self._within_head = 0, True
 
         def on_url(self, url: bytes) -> None:
             self._count(len(url))
@@ -178,13 +185,24 @@ def protocol(head_s: float, connections: Connections) -> type[asyncio.Protocol]:
             super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
+            self._within_head = False
             self._in_time()
+            self.scope[DEPARTURE] = self._departure  # type: ignore[literal-required]
             super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self.scope[ARRIVED] = True  # type: ignore[literal-required]
+            super().on_message_complete()
+
+        def on_response_complete(self) -> None:
+            self._joining.flush()
+            super().on_response_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._in_time()
             connections.leave(self.transport)
             super().connection_lost(exc)
+            self._departure.happen()
 
         def _count(self, size: int) -> None:
             self._head += size

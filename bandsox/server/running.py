@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -68,6 +69,7 @@ async def _serve(storage: str | None, configuration: Configuration, ready: Calla
                 signal.signal(number, _told_to_stop)
             app.state.service.pools.open()
             retention.tell(bandsox.engine.layout)  # whoever looked after it may have ended with the host
+            gc.freeze()  # modules and routes stay: the collector need not look at them again and again
             try:
                 async with app.state.service.dispatcher.running(), _tidying(bandsox):
                     await server.serve(sockets=listeners)

@@ -1,4 +1,4 @@
-"""A server of the shared storage directory, and a machine in it."""
+"""A server of the shared storage directory, and a machine in it; a server that wants to know who is calling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from bandsox import MicroVM
-from tests.server.servers import Server, serving
+from bandsox.server.auth.file import AuthFile
+from bandsox.settings import Layout
+from tests.server.servers import PASSWORD, Server, serving
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,21 @@ def server(storage: Path) -> Iterator[Server]:
 def http(server: Server) -> Iterator[httpx.Client]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> AuthFile:
+    """The authentication of a storage directory of its own, in which there are no machines."""
+    file = AuthFile(Layout.open(tmp_path_factory.mktemp("guarded")).root)
+    file.set_password(PASSWORD)
+    return file
+
+
+@pytest.fixture(scope="module")
+def guarded(file: AuthFile) -> Iterator[Server]:
+    """A server of that directory."""
+    with serving(file.path.parent) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

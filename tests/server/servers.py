@@ -16,6 +16,29 @@ from pathlib import Path
 
 import httpx
 
+from bandsox.models import ImageConfig, Isolation, VMRecord, VMSpec, VMStatus
+
+PASSWORD, OTHER = "correct horse battery", "another password"
+
+STOPPED = VMRecord(
+    id="",
+    spec=VMSpec("image", "name"),
+    status=VMStatus.STOPPED,
+    created_at=1.0,
+    image_id="image",
+    image_config=ImageConfig(),
+    rootfs=Path("/nonexistent"),
+    kernel=Path("/nonexistent"),
+    initramfs=Path("/nonexistent"),
+    vmm="qemu",
+    vmm_version="",
+    accelerator="tcg",
+    accelerator_reason="",
+    isolation=Isolation.EMULATED,
+    transport="virtio-serial",
+)
+"""A machine that a server may list, of which there is nothing but the record."""
+
 
 class Server:
     """A running ``bandsox serve``."""

@@ -17,9 +17,7 @@ from pathlib import Path
 
 from bandsox import BandSox
 from tests.conftest import PREPARED, prepared
-from tests.server.servers import serving
-
-PASSWORD = "correct horse battery"
+from tests.server.servers import PASSWORD, serving
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from bandsox.errors import BandSoxError, NotAuthenticated
-from bandsox.models import ImageConfig, Isolation, Quotas, VMRecord, VMSpec, VMStatus
+from bandsox.models import Quotas, VMSpec
 from bandsox.server.auth import keys, sessions
 from bandsox.server.auth.callers import NO_QUOTAS, Caller, Scope
 from bandsox.server.auth.file import AuthFile, Session
@@ -23,52 +23,13 @@ from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.proxy import passes
 from bandsox.settings import Layout
 from bandsox.store import Database, VMs
-from tests.server.servers import Server, serving
-
-PASSWORD = "correct horse battery"
-OTHER = "another password"
-
-STOPPED = VMRecord(
-    id="",
-    spec=VMSpec("image", "name"),
-    status=VMStatus.STOPPED,
-    created_at=1.0,
-    image_id="image",
-    image_config=ImageConfig(),
-    rootfs=Path("/nonexistent"),
-    kernel=Path("/nonexistent"),
-    initramfs=Path("/nonexistent"),
-    vmm="qemu",
-    vmm_version="",
-    accelerator="tcg",
-    accelerator_reason="",
-    isolation=Isolation.EMULATED,
-    transport="virtio-serial",
-)
+from tests.server.servers import OTHER, PASSWORD, STOPPED, Server, serving
 
 
-def cli(storage: Path, *words: str) -> Any:
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "auth", *words]
+def cli(file: AuthFile, *words: str) -> Any:
+    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(file.path.parent), "auth", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout) if done.stdout else None
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Layout.open(tmp_path_factory.mktemp("access")).root
-
-
-@pytest.fixture(scope="module")
-def file(storage: Path) -> AuthFile:
-    file = AuthFile(storage)
-    file.set_password(PASSWORD)
-    return file
-
-
-@pytest.fixture(scope="module")
-def guarded(file: AuthFile, storage: Path) -> Iterator[Server]:
-    with serving(storage) as server:
-        yield server
 
 
 @pytest.fixture
@@ -244,15 +205,15 @@ async def _used(gatekeeper: Gatekeeper, *ids: str) -> None:
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
-def test_of_what_is_no_more_no_use_is_kept(file: AuthFile, storage: Path) -> None:
+def test_of_what_is_no_more_no_use_is_kept(file: AuthFile) -> None:
     import asyncio
 
     made = [keys.create(file, name, ["read"]).key_id for name in ("one", "two")]
-    asyncio.run(_used(Gatekeeper(storage), *made))
+    asyncio.run(_used(Gatekeeper(file.path.parent), *made))
     keys.revoke(file, made[0])
     later = keys.create(file, "three", ["read"]).key_id
-    asyncio.run(_used(Gatekeeper(storage), later))
-    assert Gatekeeper(storage).usage.read().keys() & {*made, later} == {made[1], later}
+    asyncio.run(_used(Gatekeeper(file.path.parent), later))
+    assert Gatekeeper(file.path.parent).usage.read().keys() & {*made, later} == {made[1], later}
 
 
 # ── keys ────────────────────────────────────────────────────────────────────────────────────────────
@@ -309,9 +270,9 @@ def test_a_key_revokes_itself_and_is_told_so(guarded: Server, file: AuthFile) ->
         assert not open_to(client)
 
 
-def test_what_machines_have_is_shown_beside_what_they_may_have(admin: httpx.Client, file: AuthFile, storage: Path) -> None:
+def test_what_machines_have_is_shown_beside_what_they_may_have(admin: httpx.Client, file: AuthFile) -> None:
     known = {keys.create(file, prefix or "all", ["exec"], prefix=prefix).key_id: prefix for prefix in ("", "ci-", "dev-")}
-    machines = VMs(Database(Layout.open(storage).database))
+    machines = VMs(Database(Layout.open(file.path.parent).database))
     for number, name in enumerate(("ci-1", "ci-2", "other")):
         machines.insert(dataclasses.replace(STOPPED, id=f"{number:016x}", spec=VMSpec("image", name, 2, 256, 1024)))
     try:
@@ -326,7 +287,7 @@ def test_what_machines_have_is_shown_beside_what_they_may_have(admin: httpx.Clie
 # ── the command line ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_command_line_does_the_same(person: httpx.Client, file: AuthFile, storage: Path) -> None:
+def test_the_command_line_does_the_same(person: httpx.Client, file: AuthFile) -> None:
     made = keys.create(file, "ci", ["exec"], quotas=Quotas(vms=1, vcpu=2))
 
     def key() -> Caller:
@@ -336,19 +297,19 @@ def test_the_command_line_does_the_same(person: httpx.Client, file: AuthFile, st
         assert found is not None
         return found
 
-    cli(storage, "edit-key", made.key_id, "--max-vms", "8", "--name", "builds", "--scope", "read", "--prefix", "b-")
+    cli(file, "edit-key", made.key_id, "--max-vms", "8", "--name", "builds", "--scope", "read", "--prefix", "b-")
     assert key() == Caller(made.key_id, "builds", frozenset({Scope.READ}), "b-", Quotas(vms=8, vcpu=2))
-    cli(storage, "edit-key", made.key_id, "--no-quotas", "--no-expiry")
+    cli(file, "edit-key", made.key_id, "--no-quotas", "--no-expiry")
     assert key().quotas == NO_QUOTAS
     with pytest.raises(BandSoxError, match="no key"):
         keys.edit(file, "none", {})
 
-    (listed,) = cli(storage, "list-sessions")
+    (listed,) = cli(file, "list-sessions")
     assert (listed["agent"], listed["client"]) == ("a browser", "127.0.0.1")
-    cli(storage, "end-session", listed["id"])
+    cli(file, "end-session", listed["id"])
     assert not open_to(person)
     for words in (("end-session",), ("end-session", listed["id"]), ("end-session", "--all", "x")):
         with pytest.raises(subprocess.CalledProcessError):
-            cli(storage, *words)
-    cli(storage, "end-session", "--all")
-    assert cli(storage, "list-sessions") == []
+            cli(file, *words)
+    cli(file, "end-session", "--all")
+    assert cli(file, "list-sessions") == []

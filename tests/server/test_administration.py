@@ -19,30 +19,8 @@ from bandsox.core.administration import Authentication, Webhooks
 from bandsox.models import NewApiKey, VMSpec
 from bandsox.server.auth import keys, sessions
 from bandsox.server.auth.file import AuthFile
-from bandsox.settings import Layout
 from bandsox.store import Database, VMs
-from tests.server.servers import Server, serving
-from tests.server.test_access import STOPPED
-
-PASSWORD, OTHER = "correct horse battery", "another password"
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Layout.open(tmp_path_factory.mktemp("administration")).root
-
-
-@pytest.fixture(scope="module")
-def file(storage: Path) -> AuthFile:
-    file = AuthFile(storage)
-    file.set_password(PASSWORD)
-    return file
-
-
-@pytest.fixture(scope="module")
-def guarded(file: AuthFile, storage: Path) -> Iterator[Server]:
-    with serving(storage) as server:
-        yield server
+from tests.server.servers import OTHER, PASSWORD, STOPPED, Server
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +87,9 @@ def test_a_key_is_made_listed_changed_and_revoked(admin: Authentication, guarded
         admin.revoke_key(made.key_id)
 
 
-def test_what_its_machines_have_is_counted(admin: Authentication, storage: Path) -> None:
+def test_what_its_machines_have_is_counted(admin: Authentication, file: AuthFile) -> None:
     made = admin.create_key("counted", prefix="counted-", scopes=["exec"])
-    machines = VMs(Database(storage / "bandsox.db"))
+    machines = VMs(Database(file.path.with_name("bandsox.db")))
     machines.insert(dataclasses.replace(STOPPED, id="c" * 16, spec=VMSpec("image", "counted-1", 3, 512, 2048)))
     try:
         used = {each.id: each.used for each in admin.list_keys()}[made.key_id]
@@ -261,8 +239,8 @@ def test_the_command_line_administers_the_server_that_is_named(
     assert cli(guarded, key.key, "auth", "init", status=1)["error"]["code"] == "unsupported"
 
 
-def test_the_command_line_has_the_same_for_a_storage_directory(storage: Path, file: AuthFile, admin: Authentication) -> None:
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "auth"]
+def test_the_command_line_has_the_same_for_a_storage_directory(file: AuthFile, admin: Authentication) -> None:
+    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(file.path.parent), "auth"]
 
     def said(*words: str) -> Any:
         return json.loads(subprocess.run([*command, *words], capture_output=True, text=True, check=True).stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import re
 import subprocess
@@ -27,9 +28,8 @@ from bandsox.server.auth.gatekeeper import SUBPROTOCOL, _subprotocol_token
 from bandsox.server.dashboard import pages
 from bandsox.server.guard import demand_of
 from bandsox.server.live import routes as live
-from tests.server.servers import Server, serving
-
-PASSWORD = "correct horse battery"
+from bandsox.server.routes import commands
+from tests.server.servers import PASSWORD, Server, serving
 
 ROUTES = [
     (method, route.path, demand_of(route.endpoint).scope)
@@ -39,6 +39,9 @@ ROUTES = [
     for method in sorted(route.methods or ())
 ]
 GUARDED = [(method, path, scope) for method, path, scope in ROUTES if isinstance(scope, Scope)]
+HOT = [("POST", route.path, demand_of(route.endpoint).scope, "application/json") for route in commands.HOT]
+"""Those that have a short way, which requests take that say that they are JSON."""
+
 RANKS = list(Scope)
 
 
@@ -66,7 +69,8 @@ def keys(guarded: Server) -> dict[str, str]:
     return {scope.value: cli(storage, "auth", "create-key", scope.value, "--scope", scope.value)["key"] for scope in Scope}
 
 
-def call(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+def called(client: httpx.Client, method: str, path: str, kind: str, **options: Any) -> httpx.Response:
+    options["headers"] = {"content-type": kind, **options.get("headers", {})}
     where = re.sub(r"\{(\w+)\}", lambda found: "9" if found[1] == "port" else "none", path)
     with client.stream(method, where, content=b"{ no json", **options) as answer:
         if answer.headers["content-type"] == "application/json":  # else it may go on for ever
@@ -88,8 +92,9 @@ def test_every_route_is_known() -> None:
     }
 
 
-@pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
-def test_every_route_demands_what_it_should(guarded: Server, keys: dict[str, str], method: str, path: str, scope: Scope) -> None:
+@pytest.mark.parametrize(("method", "path", "scope", "kind"), [*((*each, "text/plain") for each in GUARDED), *HOT])
+def test_every_route_demands_what_it_should(guarded: Server, keys: dict[str, str], method: str, path: str, scope: Scope, kind: str) -> None:
+    call = functools.partial(called, kind=kind)
     with guarded.client() as anybody:
         answer = call(anybody, method, path)
         assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")

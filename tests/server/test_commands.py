@@ -6,6 +6,7 @@ import http.client
 import json
 
 import httpx
+import pytest
 
 from bandsox import MicroVM
 from tests.server.servers import Server
@@ -46,6 +47,48 @@ def test_commands_that_cannot_be(http: httpx.Client, path: str) -> None:
         400,
         422,
     }
+
+
+@pytest.mark.parametrize("route", ["exec", "exec-python"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"command": "echo out; exit 3", "timeout": 20.5, "cwd": "/tmp", "env": {"A": "b"}, "code": "print(1)"}',
+        b'{"argv": ["sh", "-c", "echo $A"], "env": {"A": "\xc3\xbc"}, "code": "", "unknown": [1]}',
+        b'{"command": "true", "code": "", "timeout": NaN}',
+        b'{"command": "true", "code": "", "timeout": "soon"}',
+        b'{"command": "true", "code": 1, "timeout": -1}',
+        b'{"argv": "sh", "env": {"A": 1}}',
+        b'{"command": "\\ud800", "code": "\\ud800"}',
+        b'{"command": "\xff", "code": "\xff"}',
+        b'{"command": "echo 1", "command": "echo 2", "code": "print(1)", "code": "print(2)"}',
+        b'{"command": "true", "code": "' + b"#" * 70_000 + b'"}',
+        b'{"command": "' + b"#" * (17 << 20) + b'"}',
+        b"[" * 100_000,
+        b"[]",
+        b"null",
+        b"{ no json",
+        b"",
+    ],
+    ids=lambda body: body[:60].decode(errors="replace"),
+)
+def test_the_short_way_answers_as_the_long_one(http: httpx.Client, path: str, route: str, body: bytes) -> None:
+    def ask(kind: str) -> tuple[int, dict[str, str], object]:
+        answer = http.post(f"{path}/{route}", content=body, headers={"content-type": kind})
+        facts = {key: value for key, value in answer.json().items() if key not in {"cpu_ms", "max_rss"}}
+        return answer.status_code, {key: value for key, value in answer.headers.items() if key not in {"date", "content-length"}}, facts
+
+    assert ask("application/json") == ask("application/json; charset=utf-8")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
+def test_a_machine_is_found_by_its_name_and_not_found_by_another(http: httpx.Client, vm: MicroVM, kind: str) -> None:
+    def ask(name: str) -> httpx.Response:
+        return http.post(f"/api/vms/{name}/exec", content=b'{"command": "true"}', headers={"content-type": kind})
+
+    assert ask(vm.name).json()["exit_code"] == 0
+    for wrong in ("none", "a%2Fb", "..", "%2e%2e", "a%0Ab"):
+        assert ask(wrong).status_code == 404
 
 
 def test_python_code(http: httpx.Client, path: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from bandsox.client import transport
 from bandsox.client.connection import Connection
-from bandsox.errors import BandSoxError, OutcomeUnknown, RequestTooLarge, ServerUnavailable
+from bandsox.errors import BandSoxError, InvalidRequest, OutcomeUnknown, RequestTooLarge, ServerUnavailable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -165,6 +165,81 @@ def test_an_answer_that_comes_byte_by_byte_is_the_answer() -> None:
     assert getattr(answer, "content", None) == b"{}"
 
 
+def test_an_answer_ends_with_its_connection_where_it_tells_no_length() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nto the end")
+
+    answer = run(serve, lambda connection: connection.call("GET", "/x"))
+    assert getattr(answer, "content", None) == b"to the end"
+
+
+def test_an_interim_answer_is_none() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + OK)
+
+    answer = run(serve, lambda connection: connection.call("GET", "/x"))
+    assert getattr(answer, "content", None) == b"{}"
+
+
+def test_what_nobody_has_asked_for_is_no_answer() -> None:
+    served = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        served += 1
+        await head(reader)
+        writer.write(OK + OK.replace(b"{}", b"[]"))
+        await reader.read()
+
+    async def act(connection: Connection) -> None:
+        for _ in range(3):
+            assert (await connection.call("GET", "/x")).content == b"{}"
+
+    run(serve, act)
+    assert served == 3
+
+
+def test_what_does_not_speak_http_is_no_server() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        writer.write(b"220 mail.example.org\r\n")
+        await reader.read()
+
+    with pytest.raises(ServerUnavailable, match="cannot be reached"):
+        run(serve, lambda connection: connection.call("GET", "/x"))
+
+
+@pytest.mark.parametrize(("path", "sent"), [("/a.b/c", "/a.b/c"), ("/a%2Fb", "/a%2Fb"), ("/é x", "/%C3%A9%20x"), ("/a/../b", "/b")])
+def test_paths_are_encoded(path: str, sent: str) -> None:
+    lines: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append((await head(reader)).split(b"\r\n")[0])
+        writer.write(OK)
+
+    run(serve, lambda connection: connection.call("GET", path))
+    assert lines == [f"GET {sent} HTTP/1.1".encode()]
+
+
+def test_a_path_is_one_line() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pytest.fail("something was sent")
+
+    with pytest.raises(InvalidRequest, match="cannot be sent"):
+        run(serve, lambda connection: connection.call("GET", "/x HTTP/1.1\r\nX-Mine: 1"))
+
+
+@pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "a\0", "…"])
+def test_a_header_is_one_header(value: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pytest.fail("something was sent")
+
+    with pytest.raises(InvalidRequest, match="'X-Mine' cannot be sent"):
+        run(serve, lambda connection: connection.call("GET", "/x", headers={"X-Mine": value}))
+
+
 def test_an_answer_to_half_a_request_is_the_answer() -> None:
     failure = b'{"code":"request_too_large","message":"too large"}'
     refusal = b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(failure), failure)
@@ -221,7 +296,7 @@ def test_who_does_not_read_does_not_fill_the_memory() -> None:
             async for piece in answer.aiter_raw():
                 read += len(piece)
                 await asyncio.sleep(0)
-                most = max(most, *(len(each.arrived) for each in connections))
+                most = max(most, *(each.held for each in connections))
         return read
 
     connections: list[transport._Connection] = []

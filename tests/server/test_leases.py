@@ -26,10 +26,8 @@ from bandsox.server.auth.file import AuthFile
 from bandsox.server.auth.gatekeeper import Gatekeeper
 from bandsox.server.leases import Lease, Leases
 from bandsox.settings import Layout, write_atomically
-from tests.server.servers import Server, serving
+from tests.server.servers import PASSWORD, Server, serving
 from tests.server.test_events import vm_row
-
-PASSWORD = "correct horse battery"
 
 GUEST = r"""
 import base64, hashlib, http.server, socketserver
@@ -70,19 +68,6 @@ def close_code(socket: ClientConnection) -> int | None:
         while True:
             socket.recv(timeout=60)
     return socket.close_code
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> AuthFile:
-    file = AuthFile(Layout.open(tmp_path_factory.mktemp("leased")).root)
-    file.set_password(PASSWORD)
-    return file
-
-
-@pytest.fixture(scope="module")
-def guarded(file: AuthFile) -> Iterator[Server]:
-    with serving(file.path.parent) as server:
-        yield server
 
 
 @pytest.fixture

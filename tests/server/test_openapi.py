@@ -32,6 +32,23 @@ def test_every_operation_but_the_open_ones_says_which_scope_it_takes() -> None:
     assert unscoped == {"/healthz", "/readyz", "/api/auth/login", "/api/auth/logout", "/api/auth/check"}
 
 
+def test_the_headers_that_routes_look_at_are_described() -> None:
+    described = {
+        (each["name"], method, path)
+        for path, operations in document()["paths"].items()
+        for method, operation in operations.items()
+        for each in operation.get("parameters", ())
+        if each["in"] == "header"
+    }
+    keyed = {path for name, method, path in described if (name, method) == ("Idempotency-Key", "post")}
+    made = {
+        f"/api/{what}" for what in ("vms", "vms/from-dockerfile", "snapshots/import", "snapshots/{snapshot}/restore", "templates", "pools")
+    }
+    assert keyed >= made | {f"/api/vms/{{vm}}/{what}" for what in ("exec", "sessions", "snapshot", "checkpoints", "fork")}
+    assert described >= {(name, "get", "/api/vms/{vm}/download") for name in ("Range", "If-Range")}
+    assert ("Last-Event-ID", "get", "/api/events") in described
+
+
 def test_a_route_that_does_not_say_what_it_demands_cannot_be_added() -> None:
     async def forgotten() -> None: ...
 

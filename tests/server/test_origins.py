@@ -10,19 +10,11 @@ import pytest
 
 from bandsox.server.auth import keys
 from bandsox.server.auth.file import AuthFile
-from bandsox.settings import Layout
 from tests.server.servers import refused, serving
 
 FRIEND = "https://app.example.org"
 FOREIGN = ("https://app.example.org.evil.example", "https://evil.example", "http://app.example.org", FRIEND + ":444", "null", "*")
 PREFLIGHT = {"access-control-request-method": "PATCH", "access-control-request-headers": "authorization,content-type,idempotency-key"}
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> AuthFile:
-    file = AuthFile(Layout.open(tmp_path_factory.mktemp("origins")).root)
-    file.set_password("long enough")
-    return file
 
 
 @pytest.fixture(scope="module")

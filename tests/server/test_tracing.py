@@ -7,6 +7,7 @@ import http.server
 import secrets
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,29 @@ def test_a_collector_that_is_not_there_is_in_nobodys_way(tmp_path: Path, monkeyp
         for _ in range(100):
             assert client.get("/api/vms", headers={"traceparent": "nonsense"}).json() == []
         assert server.stop() == 0
+
+
+def test_nobody_else_traces_what_callers_ask_for() -> None:
+    code = """
+        import asyncio, httpx
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        from bandsox.server.application import routes
+
+        exporter, provider = InMemorySpanExporter(), TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        trace.set_tracer_provider(provider)
+
+        async def ask():
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(routes()), base_url="http://localhost") as client:
+                return (await client.get("/no/such/address?secret")).status_code
+
+        assert asyncio.run(ask()) == 404
+        assert not exporter.get_finished_spans(), exporter.get_finished_spans()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_without_traces_the_sdk_is_not_loaded() -> None:

@@ -63,6 +63,7 @@ class AuthFile:
 
     def __init__(self, storage: Path) -> None:
         self.path = storage / "auth.json"
+        self._name = os.fspath(self.path)
         self._lock = storage / "locks" / "auth"
         self._known: tuple[tuple[int, int, int], Authority] | None = None
 
@@ -74,7 +75,7 @@ class AuthFile:
         HostError: it is there but cannot be used, so nobody is let in.
         """
         try:
-            status = self.path.stat()
+            status = os.stat(self._name)  # noqa: PTH116 — for each request
         except FileNotFoundError:
             self._known = None
             return None

@@ -187,8 +187,10 @@ class Usage:
 
 def cookie_of(headers: Mapping[str, str]) -> str | None:
     """The session's token in the cookies of a request."""
+    if (sent := headers.get("cookie")) is None:
+        return None
     try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
+        cookies = SimpleCookie(sent)
     except CookieError:
         return None
     found = cookies.get(sessions.COOKIE)

@@ -7,6 +7,7 @@ import functools
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import FileResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandsox.errors import NotFound
 from bandsox.server.dashboard.assets import Asset, built
@@ -60,6 +61,26 @@ async def page(request: Request) -> Response:
 
 for address in PAGES:
     router.get(address)(demands(Open.TO_EVERYBODY)(page))
+
+
+def or_page(elsewhere: ASGIApp) -> ASGIApp:
+    """For addresses that nothing is at: a browser's window gets the page, which says so, and everybody else what `elsewhere` answers."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope) if scope["type"] == "http" else None
+        if request is None or request.method != "GET" or not _is_for_a_window(request):
+            await elsewhere(scope, receive, send)
+            return
+        found = await page(request)
+        if found.status_code == 200:  # a browser that has it already is told so
+            found.status_code = 404
+        await found(scope, receive, send)
+
+    return answer
+
+
+def _is_for_a_window(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(("/api/", "/assets/"))
 
 
 @router.get("/icon.svg")

@@ -69,6 +69,10 @@ async def execute_python(service: TheService, caller: TheCaller, request: Reques
     return json_reply(await while_present(request, work))
 
 
+HOT = tuple(route for route in router.routes if isinstance(route, GuardedRoute))
+"""What is asked for so often that it is served on the short way (`bandsox.server.shortcut`)."""
+
+
 # ── sessions ────────────────────────────────────────────────────────────────────────────────────
 
 

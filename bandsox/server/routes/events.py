@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from bandsox.models import Change
+from bandsox.server import forms
 from bandsox.server.auth.callers import Caller, Scope
 from bandsox.server.guard import GuardedRoute, demands
 from bandsox.server.service import Service, TheCaller, TheService
@@ -17,7 +18,12 @@ from bandsox.server.streams import Line, described, stream
 router = APIRouter(prefix="/api/events", tags=["Events"], route_class=GuardedRoute)
 
 
-@router.get("", responses=described("a line for each change, without end"), response_class=Response)
+@router.get(
+    "",
+    responses=described("a line for each change, without end"),
+    response_class=Response,
+    openapi_extra=forms.headers({"Last-Event-ID": "as `after`; browsers send it by themselves"}),
+)
 @demands(Scope.READ)
 async def events(
     service: TheService,

@@ -108,7 +108,12 @@ def _object(body: bytes) -> dict[str, Any]:
 # ── streams ──
 
 
-@router.get("/download", responses={200: _OCTETS, 206: _OCTETS, 416: {"model": shapes.Failure}}, response_class=Response)
+@router.get(
+    "/download",
+    responses={200: _OCTETS, 206: _OCTETS, 416: {"model": shapes.Failure}},
+    response_class=Response,
+    openapi_extra=forms.headers({"Range": "the part that is wanted: `bytes=FIRST-LAST`", "If-Range": "of which file: its `ETag`"}),
+)
 @demands(Scope.READ)
 async def download(service: TheService, caller: TheCaller, request: Request, vm: str, path: Path) -> Response:
     """A file's bytes, as a stream of any size. `Range` and `If-Range` let a download that broke off go on."""
