@@ -1,7 +1,8 @@
-"""The blocking faces have every public method of the asynchronous ones, with the same parameters."""
+"""The blocking faces have every public method of the asynchronous ones, with the same parameters, and end as they do."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 
 import pytest
@@ -37,3 +38,24 @@ INTERFACE = {
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in INTERFACE.items() for name in names.split()])
 def test_the_interface_of_the_original_is_there(kind: type, name: str) -> None:
     assert callable(getattr(kind, name))
+
+
+def test_a_machine_is_deleted_at_the_end_of_either_block(bandsox: BandSox) -> None:
+    """A second time does no harm: it may have been deleted on the way."""
+
+    async def block() -> str:
+        async with AsyncBandSox(bandsox.storage_dir) as asynchronous:
+            async with await asynchronous.create_vm(disk_size_mib=0, enable_networking=False) as vm:
+                with pytest.raises(ZeroDivisionError):
+                    await asyncio.to_thread(fail_with, vm.vm_id)
+                assert await asynchronous.get_vm(vm.vm_id) is None
+            async with await asynchronous.create_vm(disk_size_mib=0, enable_networking=False) as vm:
+                return vm.vm_id
+
+    def fail_with(vm_id: str) -> None:
+        vm = bandsox.get_vm(vm_id)
+        assert vm is not None
+        with vm:
+            raise ZeroDivisionError
+
+    assert bandsox.get_vm(asyncio.run(block())) is None

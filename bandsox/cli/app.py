@@ -37,13 +37,16 @@ SECTIONS = {
                     "rewind",
                     "diff",
                 ),
-                *("delete", "rm", "rename", "metadata"),
+                *("delete", "rm", "rename", "metadata", "deadlines", "expose", "ports", "balloon", "mmds"),
             ),
         ),
         "snapshot": Entry(
             f"{_COMMANDS}.snapshot:snapshot",
             "List, restore, inspect, rename, compress, carry and delete snapshots of VMs.",
-            ("list", "ls", "restore", "inspect", "rename", "metadata", "delete", "rm", "retention", "prune"),
+            (
+                *("list", "ls", "restore", "inspect", "rename", "metadata", "delete", "rm"),
+                *("compress", "export", "import", "retention", "prune"),
+            ),
         ),
         "network": Entry(
             f"{_COMMANDS}.network:network",
@@ -64,7 +67,7 @@ SECTIONS = {
         "image": Entry(
             f"{_COMMANDS}.image:image",
             "Pull, build, list, tag, carry and remove images.",
-            ("pull", "build", "list", "ls", "inspect", "history", "tag", "save", "load", "rm", "prune", "import"),
+            ("pull", "build", "list", "ls", "inspect", "history", "tag", "save", "load", "delete", "rm", "prune", "import"),
         ),
     },
     "Other hosts": {

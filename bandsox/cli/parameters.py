@@ -169,6 +169,10 @@ def wanted_policy(values: Mapping[str, Any]) -> Policy | None:
     return policy_of({**rates, "allow": (*base.allow, *given["allow"]), "deny": (*base.deny, *given["deny"]), "learn": base.learn})
 
 
+ON_EXPIRY = click.Choice(["delete", "stop", "pause", "snapshot"])
+"""What `bandsox.models.OnExpiry` may be; to import that takes longer than to show a help."""
+
+
 def machine_options(function: Function) -> Function:
     """What a new VM is made of. The command gets them as one argument, `options`, of type `MachineOptions`."""
     decorate = _together(
@@ -196,12 +200,12 @@ def machine_options(function: Function) -> Function:
         click.option("--idle-timeout", type=seconds, metavar="SECONDS", help="How long it may run while nobody uses it."),
         click.option(
             "--on-expiry",
-            type=click.Choice(["delete", "stop", "pause"]),
+            type=ON_EXPIRY,
             default=default_of("on_expiry"),
             show_default=True,
             help="What becomes of it when that time is over.",
         ),
-        click.option("--auto-resume", is_flag=True, help="When it is paused, let it go on at the next command in it."),
+        click.option("--auto-resume", is_flag=True, help="When it is paused or saved, let it go on at the next command in it."),
         click.option(
             "--vmm", metavar="NAME", help="The hypervisor: firecracker or qemu; BANDSOX_VMM, else the best that works here, when absent."
         ),

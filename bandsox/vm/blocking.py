@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING
-
 from bandsox.portal import sync, sync_iterator
 from bandsox.vm.handle import AsyncMicroVM
 from bandsox.vm.ports import BlockingStream
-
-if TYPE_CHECKING:
-    pass
 
 
 class MicroVM:
@@ -28,8 +22,7 @@ class MicroVM:
     def __enter__(self) -> MicroVM:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.delete()
+    __exit__ = sync(AsyncMicroVM.__aexit__)
 
     vm_id = property(lambda self: self._async.vm_id, doc=AsyncMicroVM.vm_id.__doc__)
     name = property(lambda self: self._async.name, doc=AsyncMicroVM.name.__doc__)

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bandsox.errors import Conflict, HostError, Timeout
+from bandsox.errors import Conflict, HostError, Timeout, VMNotFound
 from bandsox.models import MOST_DIFFERENCES, VMStatus
 from bandsox.process import ProcessId
 from bandsox.vm.commands import GuestCommands
@@ -22,7 +22,9 @@ from bandsox.vm.ports import GuestPorts
 from bandsox.vm.sessions import GuestSessions
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
 
     from bandsox.engine import Engine
     from bandsox.guest import GuestClient
@@ -45,6 +47,14 @@ class AsyncMicroVM(GuestCommands, GuestSessions, GuestFiles, GuestPorts, GuestNe
     def __init__(self, engine: Engine, record: VMRecord) -> None:
         self._engine = engine
         self._record = record
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Delete it, unless it has been deleted already."""
+        with contextlib.suppress(VMNotFound):
+            await self.delete()
 
     def refresh(self, record: VMRecord) -> None:
         """Take over what is newly known of the machine."""

@@ -149,12 +149,22 @@ def test_names_of_machines_are_completed(cli: Cli, own: str) -> None:
     assert cli(**words).text == f"plain,{name}:/\n"
 
 
+def _check_deadlines(cli: Cli, machine: str) -> None:
+    assert "on_expiry:    delete" in cli("vm", "deadlines", machine).text
+    changed = ("--ttl", "none", "--idle-timeout", "1h", "--on-expiry", "snapshot", "--auto-resume")
+    kept = {"expires_at": None, "idle_timeout": 3600, "on_expiry": "snapshot", "auto_resume": True}
+    assert cli("--json", "vm", "deadlines", machine, *changed, check=True).json == kept
+    assert cli("--json", "vm", "deadlines", machine, "--no-auto-resume", check=True).json == {**kept, "auto_resume": False}
+    assert cli("vm", "deadlines", machine, "--ttl", "soon").status == 2
+
+
 def test_create_says_what_it_made(cli: Cli) -> None:
     info = cli("--json", "create", DEFAULT_IMAGE, "--metadata", "made=here", "--ttl", "1h", "--disk-size", "0", check=True).json
     try:
         assert set(info) >= VM_KEYS
         assert (info["status"], info["metadata"], info["disk_size_mib"]) == ("running", {"made": "here"}, 0)
         assert 3590 < info["expires_at"] - info["created_at"] < 3610
+        _check_deadlines(cli, info["id"])
         taken = cli("--json", "create", DEFAULT_IMAGE, "--name", info["name"])
         assert (taken.status, taken.error["code"]) == (1, "conflict")
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -14,9 +15,9 @@ from bandsox.cli.commands.exec import execute
 from bandsox.cli.detaching import DetachKeys, parse_detach_keys
 from bandsox.cli.machines import program_of
 from bandsox.cli.output import print_table, size, visible
-from bandsox.cli.parameters import mebibytes, metadata_of, seconds, variables
+from bandsox.cli.parameters import ON_EXPIRY, mebibytes, metadata_of, seconds, variables
 from bandsox.errors import InvalidRequest
-from bandsox.models import ImageConfig
+from bandsox.models import ImageConfig, OnExpiry
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,10 @@ def test_times(text: str, value: float) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(click.BadParameter):
         seconds(text)
+
+
+def test_whatever_may_become_of_a_machine_can_be_asked_for() -> None:
+    assert tuple(ON_EXPIRY.choices) == get_args(OnExpiry)
 
 
 def test_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from bandsox.engine import ownership
 from bandsox.network.resolvers import host_resolvers
 from tests.network.lab import FORBIDDEN, HOST4, INTERNET4
 from tests.network.watching import Printed, kill
+from tests.server.servers import serving
 
 FORBIDDEN4 = [address for address in FORBIDDEN if ":" not in address]
 
@@ -44,8 +45,13 @@ def outcome() -> dict[str, Any]:
     with BandSox() as bandsox:
         bandsox.pull_image("debootstrap:bookworm?include=python3", "missing")
         seen = {name: _failure(bandsox, name) for name in ("lacking", "nowhere", "wordy")}
-        with _machine(bandsox, "chain") as vm, _machine(bandsox, "pair") as other:
-            seen["pair"] = _attached(other, {})
+        with (
+            serving(Path(bandsox.storage_dir)) as server,
+            BandSox(server.url) as remote,
+            _machine(bandsox, "chain") as vm,
+            _machine(remote, "pair") as other,
+        ):
+            seen["pair"] = {**_attached(other, {}), "on": server.url, "handle": repr(other)}
             seen["chain"] = {**_attached(vm, {"GATEWAY": "10.88.0.1", "NEIGHBOUR": other.get_guest_ip()}), "leases": _leases("chain")}
             seen["policy"] = _policed(vm, other)
             seen["clones"] = _clones(vm)

@@ -1,4 +1,7 @@
-"""CNI networks: root's machines on networks that the plugins of the host make, in a host and a world of the tests."""
+"""CNI networks: root's machines on networks that the plugins of the host make, in a host and a world of the tests.
+
+One of the machines is made, and asked, through a server.
+"""
 
 from __future__ import annotations
 
@@ -81,6 +84,11 @@ def test_it_reaches_the_internet_and_what_is_on_its_host_reaches_it(seen: Any, n
 @pytest.mark.parametrize("address", [*FORBIDDEN4, HOST4, "GATEWAY", "NEIGHBOUR"])
 def test_it_reaches_nobody_else(seen: Any, address: str) -> None:
     assert seen["chain"]["reach"][address] == "ECONNREFUSED"
+
+
+def test_a_server_attaches_machines_as_the_library_does(seen: Any) -> None:
+    assert seen["pair"]["ip"].startswith("10.89.0.")
+    assert seen["pair"]["on"] in seen["pair"]["handle"], "the one with the pair of devices was made through a server"
 
 
 def test_its_name_servers_are_those_of_the_network(seen: Any) -> None:

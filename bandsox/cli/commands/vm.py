@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -11,8 +12,8 @@ from bandsox.cli.command import CommandGroup
 from bandsox.cli.commands import timeline
 from bandsox.cli.machines import for_each
 from bandsox.cli.operation import operation
-from bandsox.cli.output import age, print_facts, print_json, print_table
-from bandsox.cli.parameters import json_object, mebibytes, metadata_of, seconds, variables, vm_argument
+from bandsox.cli.output import age, moment_text, print_facts, print_json, print_table
+from bandsox.cli.parameters import ON_EXPIRY, json_object, mebibytes, metadata_of, seconds, variables, vm_argument
 from bandsox.errors import InvalidRequest
 
 _EXAMPLES = (
@@ -23,6 +24,7 @@ _EXAMPLES = (
 
 if TYPE_CHECKING:
     from bandsox.cli.runtime import Call
+    from bandsox.models import Deadlines, OnExpiry
     from bandsox.vm import AsyncMicroVM
 
 
@@ -310,3 +312,38 @@ async def metadata(call: Call, name: str, settings: tuple[str, ...], unset: tupl
         print_json(wanted)
     elif not settings and not unset and not replace:
         print_facts(wanted, call.state)
+
+
+def _limit(text: str) -> float:
+    """A time in seconds; ``none`` is an infinite one."""
+    return math.inf if text == "none" else seconds(text)
+
+
+@vm.command(
+    examples=(
+        ("bandsox vm deadlines dev", "show them"),
+        ("bandsox vm deadlines dev --ttl 2h", "two hours from now on"),
+        ("bandsox vm deadlines dev --idle-timeout 5m --on-expiry snapshot --auto-resume", "on the disk while nobody uses it"),
+        ("bandsox vm deadlines dev --ttl none --idle-timeout none", "for as long as you like"),
+    )
+)
+@vm_argument("name", metavar="VM")
+@click.option("--ttl", type=_limit, metavar="SECONDS|none", help="How long it may run from now on; 90s, 5m, 2h.")
+@click.option("--idle-timeout", type=_limit, metavar="SECONDS|none", help="How long it may run while nobody uses it.")
+@click.option("--on-expiry", type=ON_EXPIRY, help="What becomes of it when that time is over.")
+@click.option("--auto-resume/--no-auto-resume", default=None, help="When it is paused or saved, let it go on at the next command in it.")
+@operation
+async def deadlines(
+    call: Call, name: str, ttl: float | None, idle_timeout: float | None, on_expiry: OnExpiry | None, auto_resume: bool | None
+) -> None:
+    """Show or change how long a VM may run, now and at later starts."""
+    machine = await call.vm(name)
+    wanted = {"ttl": ttl, "idle_timeout": idle_timeout, "on_expiry": on_expiry, "auto_resume": auto_resume}
+    if given := {key: None if value == math.inf else value for key, value in wanted.items() if value is not None}:
+        await machine.set_deadlines(**cast("Deadlines", given))
+    info = await machine.info()
+    present = {key: info[key] for key in ("expires_at", "idle_timeout", "on_expiry", "auto_resume")}
+    if call.state.json:
+        print_json(present)
+    elif not given:
+        print_facts({**present, "expires_at": moment_text(present["expires_at"])}, call.state)
