@@ -111,7 +111,7 @@ export class Connection {
     call: LongCallOptions = {},
     content?: BodyInit,
   ): Promise<Answer<"post", R>> {
-    const key = call.idempotencyKey === null ? null : (call.idempotencyKey ?? newKey());
+    const key = call.idempotencyKey === null ? null : (call.idempotencyKey ?? (await newKey()));
     const headers = { accept: LINES, ...(key === null ? {} : { "idempotency-key": key }) };
     const request = this.#prepared("post", route, wanted as Parts, { ...call, content, headers, patient: true });
     return this.#attempts({ ...request, repeatable: key !== null }, async (answer) => resultOf<Answer<"post", R>>(answer, call.onProgress));
@@ -212,8 +212,16 @@ async function resultOf<T>(answer: Response, onProgress: ((step: Progress) => vo
 }
 
 /** A key that nobody else has. (`crypto.randomUUID` is missing on pages that came without TLS.) */
-function newKey(): string {
+async function newKey(): Promise<string> {
+  const crypto = await platformCrypto();
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+async function platformCrypto(): Promise<Crypto> {
+  const found = (globalThis as { crypto?: Crypto }).crypto;
+  if (found !== undefined) return found;
+  const name = "node:crypto"; // no literal, for bundlers: only Node before 19 has none of its own
+  return ((await import(/* @vite-ignore */ /* webpackIgnore: true */ name)) as { webcrypto: Crypto }).webcrypto;
 }
 
 /** The error of a server that was not reached. */

@@ -27,6 +27,8 @@ export interface TerminalOptions {
   session?: string | undefined;
   /** Milliseconds for which to try again when the connection is lost; 10 minutes by default, 0 for never. */
   reconnectFor?: number | undefined;
+  /** Ends it with everything that runs in it, as {@link TerminalSession.close} does. */
+  signal?: AbortSignal | undefined;
 }
 
 /** What a terminal does: `connected`, or on its way to be so. */
@@ -130,7 +132,9 @@ export class TerminalSession {
     this.#size = { cols, rows };
     this.#options = options;
     this.#session = options.session;
-    void this.#run();
+    options.signal?.addEventListener("abort", this.#aborted, { once: true });
+    if (options.signal?.aborted === true) this.#finish(undefined);
+    else void this.#run();
   }
 
   /** Whether it is over. */
@@ -199,6 +203,10 @@ export class TerminalSession {
   detach(): void {
     this.#finish(undefined);
   }
+
+  readonly #aborted = (): void => {
+    this.close();
+  };
 
   async #run(): Promise<void> {
     try {
@@ -278,6 +286,7 @@ export class TerminalSession {
   #finish(exitCode: number | undefined): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#options.signal?.removeEventListener("abort", this.#aborted);
     this.#abort.abort();
     this.#execution?.close();
     this.#state.emit("closed");

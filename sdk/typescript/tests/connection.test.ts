@@ -173,7 +173,7 @@ describe("the server's interface", () => {
       paths: Record<string, object>;
     };
     const operations = Object.entries(document.paths).flatMap(([path, each]) => Object.keys(each).map((verb) => `${verb} ${path}`));
-    const source = ["client", "guest", "network", "microvm", "webhooks"]
+    const source = ["client", "server", "guest", "network", "microvm", "webhooks"]
       .map((name) => readFileSync(new URL(`../src/${name}.ts`, import.meta.url), "utf8"))
       .join("");
     const called = new Set(

@@ -7,6 +7,7 @@ import { expect, inject, it } from "vitest";
 it.each([
   ["commands", /^42\none\ntwo\napple\npear\nsort ended with 0\ncommand_timeout\n$/],
   ["files", /^5000000\n5000000\n42\n$/],
+  ["copies", /^prepared 0\nprepared 1\nprepared\n$/],
   ["terminal", /30 100\r\n[^]*ended with 7\n$/],
 ])("%s", async (name, shown) => {
   const example = new URL(`../examples/${name}.ts`, import.meta.url).pathname;

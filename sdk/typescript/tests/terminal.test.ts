@@ -92,6 +92,20 @@ describe("a terminal", () => {
     expect((await vm.execCommand(`while kill -0 ${pid} 2>/dev/null; do :; done`, 60)).exit_code).toBe(0);
   });
 
+  it("ends with its signal, and is not begun where that was aborted before", async () => {
+    const stop = new AbortController();
+    const terminal = vm.connectTerminal(80, 24, { command: "echo pid $$.; exec sleep 1000", signal: stop.signal });
+    const screen = new Screen(terminal);
+    await screen.shows(".\r\n");
+    const pid = /pid (\d+)/.exec(screen.text)?.[1] ?? "";
+    stop.abort();
+    expect(await screen.closed).toBeUndefined();
+    expect((await vm.execCommand(`while kill -0 ${pid} 2>/dev/null; do :; done`, 60)).exit_code).toBe(0);
+    const never = vm.connectTerminal(80, 24, { signal: stop.signal });
+    expect(never.closed).toBe(true);
+    expect(never.session).toBeUndefined();
+  });
+
   it("makes its program wait for whoever shows it slowly, and loses nothing", async () => {
     const terminal = vm.connectTerminal(80, 24, { command: "stty -opost; seq 1 400000; echo end." });
     let shown = "";

@@ -1,14 +1,4 @@
-const { BandSox, MicroVM, NotFound } = require("bandsox");
+const bandsox = require("bandsox");
+const { uses } = require("./uses.cjs");
 
-async function main([url, key]) {
-  const bandsox = new BandSox({ baseUrl: url, headers: { Authorization: `Bearer ${key}` } });
-  const { authenticated: known } = await bandsox.authCheck();
-  const vms = await bandsox.listVms();
-  const vm = new MicroVM("none", bandsox);
-  const codeOf = (error) => (error instanceof NotFound ? error.code : String(error));
-  const streamed = await vm.uploadFile("/tmp/streamed", new Blob(["stream", "ed"]).stream()).catch(codeOf);
-  const executed = await vm.execute("true").catch(codeOf);
-  console.log(JSON.stringify({ known, vms, streamed, executed }));
-}
-
-void main(process.argv.slice(-2));
+void uses(bandsox, process.argv.slice(-4)).then((found) => console.log(JSON.stringify(found)));

@@ -1,11 +1,4 @@
 import { BandSox, MicroVM, NotFound } from "bandsox";
+import { uses } from "./uses.cjs";
 
-const [url, key] = process.argv.slice(-2);
-const bandsox = new BandSox({ baseUrl: url, headers: { Authorization: `Bearer ${key}` } });
-const { authenticated: known } = await bandsox.authCheck();
-const vms = await bandsox.listVms();
-const vm = new MicroVM("none", bandsox);
-const codeOf = (error) => (error instanceof NotFound ? error.code : String(error));
-const streamed = await vm.uploadFile("/tmp/streamed", new Blob(["stream", "ed"]).stream()).catch(codeOf);
-const executed = await vm.execute("true").catch(codeOf);
-console.log(JSON.stringify({ known, vms, streamed, executed }));
+console.log(JSON.stringify(await uses({ BandSox, MicroVM, NotFound }, process.argv.slice(-4))));
