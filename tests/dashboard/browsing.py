@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 from bandsox import BandSox, MicroVM
 from tests.dashboard.elsewhere import CHROMIUM_ELSEWHERE, elsewhere
@@ -79,6 +79,17 @@ def menu(page: Page, name: str, entry: str) -> None:
     """Choose an entry of the menu of what has this name."""
     page.get_by_role("button", name=f"Actions for {name}", exact=True).click()
     page.get_by_role("menuitem", name=entry, exact=True).click()
+
+
+def drop(onto: Locator, *paths: Path) -> None:
+    """Drag files and directories of this machine over an element, and drop them there, as from a file manager."""
+    page, box = onto.page, onto.bounding_box()
+    assert box is not None
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
 
 
 def delete_others(bandsox: BandSox, machine: MicroVM) -> None:

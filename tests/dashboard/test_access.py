@@ -81,6 +81,7 @@ ADDRESSES = [
     "/vms/shared/files?path=/etc&open=/etc/passwd",
     "/vms/shared/processes",
     "/vms/shared/network",
+    "/vms/shared/ports",
     "/vms/shared/timeline",
     "/vms/shared/family",
     "/vms/shared/console",

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from bandsox import BandSox, MicroVM
 from tests.dashboard.browsing import barriers, delete_others, menu, visiting
 from tests.images.registry import run_registry
-from tests.server.servers import Server
+from tests.server.servers import Server, serving
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +47,11 @@ def test_a_snapshot_is_taken_named_noted_restored_and_deleted(page: Page, machin
     page.get_by_label("Search snapshots").fill("trial")
     menu(page, "<i>steady</i>", "Restore")
     page.get_by_label("Name", exact=True).fill("restored")
+    page.get_by_label("Boot from its disk").check()
+    page.get_by_label("Network").select_option("no")
     page.get_by_role("dialog").get_by_role("button", name="Restore").click()
     expect(page.get_by_role("heading", name="restored", exact=True)).to_be_visible()
+    assert next(each for each in bandsox.list_vms() if each["name"] == "restored")["network_config"] is None
     page.get_by_role("link", name="Family").click()
     family = page.get_by_label("Family of restored")
     expect(family.get_by_role("link", name="<i>steady</i>, snapshot").get_by_text("<i>steady</i>").first).to_be_visible()
@@ -135,7 +139,7 @@ def test_clones_are_made_and_all_deleted_at_once(page: Page, machine: MicroVM, b
     assert [each["name"] for each in bandsox.list_vms()] == ["shared"]
 
 
-def test_a_port_is_published_used_and_withdrawn(page: Page, machine: MicroVM) -> None:
+def test_a_port_is_published_used_and_withdrawn(page: Page, browser: Browser, storage: Path, machine: MicroVM) -> None:
     listening = threading.Event()
     machine.start_session("cd /tmp && exec python3 -u -m http.server 8080", on_stdout=lambda _: listening.set())
     assert listening.wait(60)
@@ -145,6 +149,17 @@ def test_a_port_is_published_used_and_withdrawn(page: Page, machine: MicroVM) ->
     link = page.get_by_role("link", name=re.compile("^http:"))
     expect(link).to_have_attribute("rel", "noopener noreferrer")
     assert httpx.get(link.inner_text(), trust_env=False, timeout=60).status_code == 200
+    page.get_by_role("button", name="Open port 8080").click()
+    expect(page.get_by_role("status").filter(has_text="this server has no proxy")).to_contain_text("--proxy-port")
+    with serving(storage, "--proxy-port", "0") as proxied, visiting(browser, proxied.url) as elsewhere:
+        other = elsewhere.new_page()
+        other.goto("/vms/shared/ports")
+        other.get_by_label("Port of the guest").fill("8080")
+        with elsewhere.expect_page() as opened:
+            other.get_by_role("button", name="Open", exact=True).click()
+        expect(opened.value.get_by_role("heading", name="Directory listing for /")).to_be_visible()
+        assert opened.value.evaluate("() => window.opener") is None
+        assert urlsplit(opened.value.url).port == urlsplit(proxied.proxy_url).port
     page.get_by_role("button", name="Withdraw port 8080").click()
     expect(page.get_by_text("No port is published")).to_be_visible()
     assert machine.ports() == []

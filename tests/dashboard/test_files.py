@@ -9,6 +9,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from bandsox import MicroVM
+from tests.dashboard.browsing import drop
 
 
 def menu(page: Page, name: str, entry: str) -> None:
@@ -67,12 +68,23 @@ def test_files_come_in_by_choosing_and_by_dropping_and_go_home_byte_for_byte(pag
     (tmp_path / "large file.bin").write_bytes(content)
     machine.make_dir("/srv/in")
     page.goto("/vms/shared/files?path=/srv/in")
+    page.evaluate(
+        """() => {
+            window.progress = new Set()
+            new MutationObserver(() => document.querySelectorAll('progress').forEach(each => window.progress.add(each.ariaLabel)))
+                .observe(document.body, { subtree: true, childList: true })
+        }"""
+    )
     page.locator("input[type=file]").set_input_files(tmp_path / "large file.bin")
     expect(page.get_by_text("1 of 1 uploaded")).to_be_visible()
-    dropped = page.evaluate_handle("() => { const data = new DataTransfer(); data.items.add(new File(['dropped'], 'd.txt')); return data }")
-    page.get_by_label("Files of /srv/in").dispatch_event("drop", {"dataTransfer": dropped})
-    expect(page.get_by_text("2 of 2 uploaded")).to_be_visible()
+    assert page.evaluate("() => [...window.progress]") == ["large file.bin"]
+    (tmp_path / "d.txt").write_text("dropped")
+    (tmp_path / "folder/below").mkdir(parents=True)
+    (tmp_path / "folder/below/e.txt").write_text("in a folder")
+    drop(page.get_by_label("Files of /srv/in"), tmp_path / "d.txt", tmp_path / "folder")
+    expect(page.get_by_text("3 of 3 uploaded")).to_be_visible()
     assert machine.get_file_contents("/srv/in/d.txt") == "dropped"
+    assert machine.get_file_contents("/srv/in/folder/below/e.txt") == "in a folder"
     with page.expect_download() as one:
         menu(page, "large file.bin", "Download")
     assert one.value.suggested_filename == "large file.bin"
@@ -80,7 +92,7 @@ def test_files_come_in_by_choosing_and_by_dropping_and_go_home_byte_for_byte(pag
     with page.expect_download() as all_of_them:
         page.get_by_role("link", name="Download all").click()
     with tarfile.open(fileobj=io.BytesIO(Path(all_of_them.value.path()).read_bytes())) as archive:
-        assert {"in/d.txt", "in/large file.bin"} <= set(archive.getnames())
+        assert {"in/d.txt", "in/large file.bin", "in/folder/below/e.txt"} <= set(archive.getnames())
 
 
 def test_an_upload_that_fails_says_why(page: Page, machine: MicroVM, tmp_path: Path) -> None:

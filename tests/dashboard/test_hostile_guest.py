@@ -45,8 +45,20 @@ def test_names_of_files_are_text(page: Page, den: str) -> None:
     expect(page.get_by_role("button", name="not-\ufffd-utf8")).to_be_disabled()
     names = page.get_by_role("rowheader").all_inner_texts()
     assert any(name.startswith("<img src=x") for name in names)
-    assert not any("\u202e" in name or "\x1b" in name for name in names)
+    assert not any("\u202e" in name or "\x1b" in name or "\n" in name for name in names)
+    assert {"\u241b]0;owned\u2407.txt", "two\u240alines", "\ufffdgpj.exe"} <= set(names)
+    page.get_by_role("button", name="Actions for two\u240alines").click()
+    page.get_by_role("menuitem", name="Delete").click()
+    expect(page.get_by_role("dialog", name="Delete two\u240alines?")).to_be_visible()
     assert_unharmed(page)
+
+
+def test_what_its_processes_call_themselves_is_text(page: Page, machine: MicroVM) -> None:
+    called, _ = machine.start_session(["bash", "-c", 'exec -a "$1" sleep 1000000', "bash", f"{MARKUP}\x1b[31m{REORDERED}\n"])
+    page.goto("/vms/shared/processes")
+    expect(page.get_by_role("table", name="Processes")).to_contain_text(f"{MARKUP}\u241b[31m\ufffdgpj.exe\u240a 1000000")
+    assert_unharmed(page)
+    machine.kill_session(called)
 
 
 @pytest.mark.parametrize("file", ["read.md", "picture.svg"])

@@ -31,6 +31,17 @@ def test_every_address_leads_to_the_page_which_is_asked_for_anew(http: httpx.Cli
     assert again.headers["content-security-policy"] == answer.headers["content-security-policy"]
 
 
+def test_an_address_that_nothing_is_at_is_said_to_be_none_in_the_form_of_whoever_asks(http: httpx.Client, page: Page) -> None:
+    assert http.get("/nowhere/else").json()["code"] == "not_found"
+    assert http.get("/api/nowhere", headers={"accept": "text/html"}).json()["code"] == "not_found"
+    assert http.post("/nowhere", headers={"accept": "text/html"}).json()["code"] == "not_found"
+    shown = page.goto("/nowhere/else")
+    assert shown is not None and shown.status == 404
+    expect(page.get_by_text("There is no page at this address")).to_be_visible()
+    page.get_by_role("main").get_by_role("link").click()
+    expect(page.get_by_role("heading", name="VMs", exact=True)).to_be_visible()
+
+
 def test_its_files_are_kept_for_ever_and_sent_compressed(http: httpx.Client) -> None:
     found = re.findall(r"/assets/[^\"]+", http.get("/").text)
     assert any(each.endswith(".js") for each in found)
@@ -73,6 +84,17 @@ def test_a_server_without_it_says_how_to_build_it(monkeypatch: pytest.MonkeyPatc
         pages._asset("index.html")
     assert "make dashboard" in str(told.value.remedy)
     assert assets.BUILT.parent.name == "dashboard"
+
+
+def test_a_page_whose_program_does_not_come_says_so_and_can_be_loaded_again(page: Page) -> None:
+    page.route(re.compile("/assets/index-.*js$"), lambda route: route.abort("connectionreset"))
+    page.goto("/images")
+    again = page.get_by_role("link", name="load it again")
+    expect(again).to_be_visible()
+    page.unroute_all()
+    again.click()
+    expect(page.get_by_role("heading", name="Images", exact=True)).to_be_visible()
+    expect(again).to_have_count(0)
 
 
 def test_what_a_browser_gives_up_when_the_addresses_of_its_host_change_is_fetched_again(page: Page) -> None:

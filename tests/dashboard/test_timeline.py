@@ -57,6 +57,9 @@ def test_a_vm_goes_back_to_where_it_was_and_what_had_changed_is_shown(page: Page
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.get_by_text("There are no checkpoints yet")).to_be_visible()
     assert machine.checkpoints() == []
+    page.get_by_role("link", name="Family").click()
+    expect(family.get_by_role("link", name="shared, running")).to_be_visible()
+    expect(family.get_by_text("deleted")).to_have_count(0)
 
 
 def test_another_vm_goes_on_from_a_checkpoint_that_somebody_else_has_made(page: Page, machine: MicroVM) -> None:

@@ -59,10 +59,12 @@ export async function act(verb: Verb, chosen: readonly Vm[]): Promise<boolean> {
 const AT_ONCE = 4;
 
 function mayDelete(targets: Vm[]): Promise<boolean> {
-  const what = targets.length === 1 ? targets[0]!.name : count(targets.length, "VM");
+  const one = targets.length === 1;
   return confirmations.ask({
-    title: `Delete ${what}?`,
-    text: "What runs in it ends, and its disk is removed. Snapshots that were taken of it stay.",
+    title: `Delete ${one ? targets[0]!.name : count(targets.length, "VM")}?`,
+    text: one
+      ? "What runs in it ends, and its disk is removed. Snapshots that were taken of it stay."
+      : "What runs in them ends, and their disks are removed. Snapshots that were taken of them stay.",
     action: "Delete",
   });
 }

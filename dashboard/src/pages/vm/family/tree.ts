@@ -25,7 +25,7 @@ export interface Placed {
 /** The tree that a VM belongs to, from its oldest known ancestor on.
  *
  * What belongs to something (a checkpoint, a template) has a place in it where another VM came of it. That a VM was rewound is no descent: it
- * comes from where it came from before.
+ * comes from where it came from before, also where the checkpoint was deleted since.
  */
 export function familyOf(vm: Vm, vms: readonly Vm[], snapshots: readonly Snapshot[]): Relative {
   const taken = new Map(snapshots.map((each) => [each.id, each]));
@@ -49,7 +49,7 @@ export function familyOf(vm: Vm, vms: readonly Vm[], snapshots: readonly Snapsho
   }
   for (const each of vms) {
     known.set(each.id, { id: each.id, kind: "vm", name: each.name, vm: each, owner: null, children: [] });
-    descends(each.id, each.restored_from);
+    if (!wentOnAsItself(each) || taken.has(each.restored_from ?? "")) descends(each.id, each.restored_from);
   }
   for (const origin of new Set(origins.values())) {
     const snapshot = taken.get(origin);
@@ -71,6 +71,11 @@ function kindOf({ belongs_to }: Snapshot): Kind {
 function nameOf({ belongs_to, snapshot_name }: Snapshot): string {
   if (belongs_to?.purpose === "checkpoint") return belongs_to.label;
   return belongs_to?.purpose === "template" ? belongs_to.owner.slice(0, 12) : snapshot_name;
+}
+
+/** Whether a VM went on with its own identity the last time that it did: it was rewound, or woken. What it went on from was no other's. */
+function wentOnAsItself({ receipt }: Vm): boolean {
+  return receipt?.machine_id === null;
 }
 
 /** Of what a machine was made that went on `from` there the last time: its own checkpoints, each of which remembers its forerunner, are left out. */
