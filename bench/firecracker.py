@@ -11,16 +11,11 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
-import subprocess
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from bandsox.core import AsyncBandSox
 from bandsox.engine import disks, launch, ownership
@@ -33,10 +28,12 @@ from bandsox.guest.link import AGENT_PORT
 from bandsox.models import Confinement, Isolation, Shape, VMRecord, VMSpec, VMStatus
 from bandsox.settings import DEFAULT_IMAGE
 from bandsox.vmm.base import Accelerator, LaunchSpec, Origin
-from bandsox.vmm.firecracker import Firecracker, configuration, release, saving
-from bandsox.vmm.firecracker.requests import Request, SnapshotCreate, State
+from bandsox.vmm.firecracker import Firecracker, configuration
+from bandsox.vmm.firecracker.requests import SnapshotCreate, State
 from bandsox.vmm.kernel import BootFiles
 from bench.figures import Samples, table
+from bench.firecracker_floor import Bare, encoded
+from bench.jailer import Jailed
 from tests.firecracker import found
 from tests.vmm.firecracker.guests import program
 
@@ -78,7 +75,7 @@ async def _starts(engine: Engine, vmm: Firecracker, record: VMRecord) -> None:
         Samples(f"the same by the library, confined ({record.confinement.name.lower()})"),
     ]
     for _ in range(ROUNDS):
-        with _place(engine, record) as spec, floor.measuring(), _Bare(spec):
+        with _place(engine, record) as spec, floor.measuring(), Bare(spec):
             pass
         for started, confinement in ((open_, Confinement.NONE), (confined, record.confinement)):
             with _place(engine, record) as spec:
@@ -100,16 +97,16 @@ async def _snapshots(engine: Engine, vmm: Firecracker, record: VMRecord) -> None
         Samples("the same by the library"),
     ]
     for _ in range(ROUNDS):
-        with _place(engine, record) as spec, _Bare(spec) as bare, bare_pause.measuring():
+        with _place(engine, record) as spec, Bare(spec) as bare, bare_pause.measuring():
             for request in (State(state="Paused"), _CREATE, State(state="Resumed")):
-                bare.send(_encoded(request))
+                bare.send(encoded(request))
         for pause, tracked in ((changes, True), (whole, False)):
             with _place(engine, record) as spec, tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
                 shape = await _saved(engine, vmm, replace(spec, track_dirty_pages=tracked), Path(work), pause, settling)
                 origin = Origin(Path(work), shape)
                 if tracked:
                     continue
-                with _place(engine, record, origin) as clone, bare_restore.measuring(), _Bare(clone):
+                with _place(engine, record, origin) as clone, bare_restore.measuring(), Bare(clone):
                     pass
                 with _place(engine, record, origin) as clone:
                     with restore.measuring():
@@ -121,26 +118,48 @@ async def _snapshots(engine: Engine, vmm: Firecracker, record: VMRecord) -> None
 
 async def _crowd(engine: Engine, vmm: Firecracker, record: VMRecord) -> None:
     """Many guests that go on from one snapshot at once, until the last of them runs."""
-    bare, ours = Samples(f"{CROWD} bare Firecrackers at once: process, load, resume"), Samples("the same by the library")
-    with _place(engine, record) as spec, tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work:
+    bare = Samples(f"{CROWD} bare Firecrackers at once: process, load, resume")
+    jailed = Samples("the same by Firecracker's own jailer")
+    samples = [
+        Samples("the same by the library, not confined"),
+        Samples(f"the same by the library, confined ({record.confinement.name.lower()})"),
+    ]
+    with (
+        _place(engine, record) as spec,
+        tempfile.TemporaryDirectory(dir=engine.layout.temporary) as work,
+        tempfile.TemporaryDirectory(dir=engine.layout.temporary) as jails,
+    ):
         origin = Origin(Path(work), await _saved(engine, vmm, spec, Path(work), Samples(""), Samples("")))
         for _ in range(CROWD_ROUNDS):
-            with contextlib.ExitStack() as stack:
-                places = [stack.enter_context(_place(engine, record, origin)) for _ in range(CROWD)]
-                started = [_Bare(place) for place in places]
-                for each in started:
-                    stack.push(each)
-                with bare.measuring():
-                    await asyncio.gather(*(asyncio.to_thread(each.__enter__) for each in started))
-            with contextlib.ExitStack() as stack:
-                places = [stack.enter_context(_place(engine, record, origin)) for _ in range(CROWD)]
-                with ours.measuring():
-                    processes = await asyncio.gather(*(vmm.start(place) for place in places))
-                for place, process in zip(places, processes, strict=True):
-                    await ownership.end(process)
-                    engine.confiner.forget(place.vm_id)
-    share = bare.median / ours.median * 100
-    table("Firecracker: a crowd from one snapshot", [bare, ours], f"Throughput at the median: {share:.0f} % of the bare one's.")
+            with _places(engine, record, origin) as places:
+                await _all_at_once(bare, [Bare(place) for place in places])
+            if os.geteuid() == 0:
+                with _places(engine, record, origin) as places:
+                    await _all_at_once(jailed, [Jailed(place, Path(jails)) for place in places])
+            for ours, confinement in zip(samples, (Confinement.NONE, record.confinement), strict=True):
+                with _places(engine, record, origin) as places:
+                    with ours.measuring():
+                        processes = await asyncio.gather(*(vmm.start(replace(place, confinement=confinement)) for place in places))
+                    for place, process in zip(places, processes, strict=True):
+                        await ownership.end(process)
+                        engine.confiner.forget(place.vm_id)
+    floors = [floor for floor in (bare, jailed) if floor.values]
+    shares = [f"Throughput at the median: {floor.median / samples[-1].median * 100:.0f} % of `{floor.name}`." for floor in floors]
+    table("Firecracker: a crowd from one snapshot", [*floors, *samples], *shares)
+
+
+async def _all_at_once(sample: Samples, floors: Sequence[Bare]) -> None:
+    with contextlib.ExitStack() as stack:
+        for each in floors:
+            stack.push(each)
+        with sample.measuring():
+            await asyncio.gather(*(asyncio.to_thread(each.__enter__) for each in floors))
+
+
+@contextlib.contextmanager
+def _places(engine: Engine, like: VMRecord, origin: Origin) -> Iterator[list[LaunchSpec]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_place(engine, like, origin)) for _ in range(CROWD)]
 
 
 async def _saved(engine: Engine, vmm: Firecracker, spec: LaunchSpec, target: Path, pause: Samples, settling: Samples) -> Shape:
@@ -165,12 +184,12 @@ async def _pauses(bandsox: AsyncBandSox, record: VMRecord) -> None:
     assert vm is not None
     names = ("bare pause", "pause", "bare resume", "resume")
     bare_pause, pause, bare_resume, resume = samples = [Samples(name) for name in names]
-    with _place(bandsox.engine, record) as spec, _Bare(spec) as bare:
+    with _place(bandsox.engine, record) as spec, Bare(spec) as bare:
         for _ in range(ROUNDS * 5):
             with bare_pause.measuring():
-                bare.send(_encoded(State(state="Paused")))
+                bare.send(encoded(State(state="Paused")))
             with bare_resume.measuring():
-                bare.send(_encoded(State(state="Resumed")))
+                bare.send(encoded(State(state="Resumed")))
             with pause.measuring():
                 await vm.pause()
             with resume.measuring():
@@ -187,48 +206,13 @@ async def _creates(bandsox: AsyncBandSox, options: dict[str, Any]) -> None:
     for _ in range(ROUNDS):
         with _place(bandsox.engine, record) as spec:
             vsock = spec.sockets / configuration.VSOCK_SOCKET
-            with UnixDoorbell(vsock) as bell, floor.measuring(), _Bare(spec):
+            with UnixDoorbell(vsock) as bell, floor.measuring(), Bare(spec):
                 await bell.rung()
                 await _first_byte(vsock)
         with created.measuring():
             vm = await bandsox.create_vm(vmm="firecracker", **options)
         await vm.delete()
     table("Firecracker: create", [floor, created], _over(created, floor))
-
-
-class _Bare:
-    """A Firecracker that is driven by prepared requests over one connection; it is killed at the end of the block."""
-
-    def __init__(self, spec: LaunchSpec) -> None:
-        self._spec = spec
-        program = release.find("firecracker", spec.directory)
-        self._program = program.path
-        self._requests = [_encoded(request) for request in configuration.configure(spec, program.version)]
-
-    def __enter__(self) -> _Bare:
-        self._process = subprocess.Popen(
-            [self._program, "--api-sock", f"{configuration.RUN}/{configuration.API_SOCKET}"],
-            cwd=self._spec.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # as the library does: the host's scheduler shares its time among sessions
-        )
-        self._socket = socket.socket(socket.AF_UNIX)
-        while self._socket.connect_ex(str(self._spec.sockets / configuration.API_SOCKET)) != 0:
-            time.sleep(0.0001)
-        for request in self._requests:
-            self.send(request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()
-
-    def send(self, request: bytes) -> None:
-        self._socket.sendall(request)
-        answer = self._socket.recv(1 << 16)
-        assert b" 204 " in answer, answer
 
 
 @contextlib.asynccontextmanager
@@ -263,7 +247,6 @@ def _place(engine: Engine, like: VMRecord, origin: Origin | None = None) -> Iter
         spec = replace(spec, vm_id=f"raw-{secrets.token_hex(4)}", directory=directory, sockets=sockets, disks=own, origin=origin)
         for name, target in {configuration.RUN: sockets, **configuration.links(spec)}.items():
             (directory / name).symlink_to(target)
-        saving.prepare(directory)
         try:
             yield spec
         finally:
@@ -278,17 +261,6 @@ async def _first_byte(vsock: Path) -> None:
     await reader.readline()
     await reader.readexactly(1)
     writer.close()
-
-
-def _encoded(request: Request) -> bytes:
-    body = msgspec.json.encode(request)
-    head = (
-        f"{request.method} {request.path} HTTP/1.1",
-        "Host: localhost",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-    )
-    return "\r\n".join((*head, "", "")).encode() + body
 
 
 def _over(sample: Samples, floor: Samples) -> str:
