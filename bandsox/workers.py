@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -137,6 +138,12 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise storage_full(path) from error
         raise
+
+
+def is_full(path: Path) -> bool:
+    """Whether the file system of `path` has no page of room left for this user."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize < os.sysconf("SC_PAGESIZE")
 
 
 def storage_full(path: Path) -> StorageFull:

@@ -18,6 +18,7 @@ from bandsox.guest import Doorbell, GuestClient, HostVsockDoorbell, HostVsockLin
 from bandsox.process import ProcessId
 from bandsox.tracing import traced
 from bandsox.vmm.base import VMM, Endpoint, LaunchSpec
+from bandsox.workers import is_full, storage_full
 
 Answer = TypeVar("Answer")
 
@@ -87,6 +88,7 @@ async def first_answer(
     ------
     BootFailed: the VMM ended, or there was no answer within `deadline_s` seconds, or one that cannot be; it says where the boot
         stopped.
+    StorageFull: the VMM ended, and there is no room left for what it writes.
     """
     endpoint = vmm.endpoint(spec.sockets, spec.transport)
     asking = asyncio.ensure_future(_ask_when_there(booting.doorbell, lambda given: ask(guest_client(endpoint, given or token))))
@@ -103,6 +105,8 @@ async def first_answer(
             except BandSoxError as error:
                 summary, noticed = "the machine came up with an agent that cannot be used", error.message
         if ending.done():
+            if is_full(spec.directory):
+                raise storage_full(spec.directory)
             summary, noticed = "the machine stopped while it came up", "the guest ended it, by power-off or reset, without saying why"
         raise boot_failure(summary, noticed, lambda: vmm.console(spec.directory), vmm.errors(spec.directory))
     finally:

@@ -7,11 +7,13 @@ memory, which all clones map, and the state, which each clone reads.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import functools
 import os
 import selectors
+import time
 from pathlib import Path
 
 from bandsox.errors import VMMError
@@ -33,6 +35,12 @@ _UNLIMITED = 1 << 60  # bytes a second
 
 _STALL_S = 30.0
 """How long QEMU may write nothing."""
+
+_TIDYING = {"finish-migrate", "postmigrate"}
+_TIDYING_S = 30.0
+_TIDYING_PAUSE_S = 0.002
+"""What a QEMU says of itself that could not write all of a machine, until it has tidied up after that; how long it may; and how often it is
+asked, since there is no event for the end of it (QEMU, migration/migration.c, migration_iteration_finish)."""
 
 
 async def save(monitor: qmp.Monitor, target: Path, most_memory: int, ports: int) -> Shape:
@@ -82,6 +90,25 @@ async def load(monitor: qmp.Monitor, directory: Path) -> None:
         if status == "failed":
             raise VMMError("QEMU could not go on from the snapshot")
     await monitor.execute("cont")
+
+
+async def go_on(monitor: qmp.Monitor) -> None:
+    """Let the CPUs of a machine go on that stands still, perhaps because it was being saved.
+
+    Raises
+    ------
+    VMMError: QEMU refused.
+    """
+    deadline = time.monotonic() + _TIDYING_S
+    while True:
+        try:
+            await monitor.execute("cont")
+        except VMMError:
+            if time.monotonic() > deadline or (await monitor.execute("query-status")).get("status") not in _TIDYING:
+                raise
+            await asyncio.sleep(_TIDYING_PAUSE_S)
+        else:
+            return
 
 
 def _receive(reading: int, path: Path, limit: int, wake: int) -> None:

@@ -36,6 +36,7 @@ from bandsox.vmm.qemu.command import (
 from bandsox.vmm.qemu.ports import add_port, count_ports, listen
 from bandsox.vmm.room import Room
 from bandsox.vmm.tsc import known_khz
+from bandsox.workers import is_full, storage_full
 
 _KVM = Path("/dev/kvm")
 _BINARY = "qemu-system-x86_64"
@@ -112,6 +113,7 @@ class Qemu:
         ------
         MissingTool: QEMU is not installed.
         VMMError: QEMU refused to start, in its own words.
+        StorageFull: it could not go on from a snapshot, for want of room.
         """
         process = await asyncio.to_thread(self._start, spec)
         if spec.origin is not None:
@@ -121,6 +123,8 @@ class Qemu:
             except BaseException as error:
                 await _end(process)
                 if isinstance(error, MachineStopped):
+                    if is_full(spec.directory):  # on tmpfs even to read a hole of the memory's file takes room
+                        raise storage_full(spec.directory) from error
                     raise VMMError("QEMU could not go on from the snapshot", cause=self.errors(spec.directory)) from error
                 raise
         return process
@@ -154,7 +158,7 @@ class Qemu:
     async def resume(self, sockets: Path) -> None:
         """Let the guest's CPUs go on."""
         async with qmp.connect(monitor_socket(sockets)) as monitor:
-            await monitor.execute("cont")
+            await saving.go_on(monitor)
 
     def console(self, directory: Path) -> bytes:
         """What the guest printed on its console, as far as it is kept."""
