@@ -38,6 +38,19 @@ def ordinary_user() -> pwd.struct_passwd:
             return pwd.getpwnam(USER)
 
 
+def furnished_user() -> pwd.struct_passwd:
+    """The user, with a kernel and the default image in a storage directory of their own, which is all that is fetched from outside."""
+    account = ordinary_user()
+    done = script("""
+        from bandsox import BandSox
+        with BandSox() as bandsox:
+            bandsox.install_kernel()
+            bandsox.install_image()
+    """)
+    assert done.returncode == 0, done.stderr
+    return account
+
+
 def as_user(command: list[str], *, within: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command as the user, at home, where no other process of this test run has one running meanwhile.
 

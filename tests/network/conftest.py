@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.network.lab import Lab, lab
-from tests.users import CHECKOUT, ordinary_user, script
+from tests.users import CHECKOUT, furnished_user, script
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -35,7 +35,7 @@ def on_host(request: pytest.FixtureRequest, world: Lab, storage: Path) -> Runner
 def runner(world: Lab, who: str, storage: Path) -> Runner:
     """What runs Python code on a lab's host as ``root`` or as an ordinary ``user``."""
     if who == "user":
-        ordinary_user()
+        furnished_user()  # from the lab nothing can be fetched
         return lambda body, **environment: script(body, within=world.within, **environment)
 
     def as_root(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
