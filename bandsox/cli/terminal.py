@@ -138,8 +138,8 @@ async def _type(execution: Execution, keys: DetachKeys, detached: asyncio.Event)
         if typed:
             await execution.write(typed)
         if found:
-            detached.set()
-            return
+            break
+    detached.set()  # the end of a terminal in raw mode is that it has gone; the signal for that may be ignored (nohup(1))
 
 
 @contextlib.contextmanager

@@ -170,6 +170,15 @@ def test_a_signal_from_outside_leaves_the_terminal_in_order(cli: Cli, machine: s
     assert _ends(child) == 128 + signal.SIGTERM
 
 
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["told", "nohup"])
+def hangup(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What is started does with SIGHUP what programs do, or ignores it."""
+    before = signal.signal(signal.SIGHUP, request.param)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 def test_a_terminal_that_goes_away_leaves_the_program_running(cli: Cli, machine: str) -> None:
     before = set(cli("terminal", "--list", "-q", machine).text.split())
     cli.environment.update(BEFORE=os.devnull, AFTER=os.devnull)

@@ -16,7 +16,7 @@ from bandsox.settings import Layout
 
 @dataclass(frozen=True)
 class Traces:
-    """Everything of BandSox's on this host at one moment. Equal before and after: nothing was left.
+    """Everything of BandSox's on this host at one moment.
 
     What is known of the host until its next reboot lies beside the machines' directories of sockets and is no trace.
     """
@@ -38,6 +38,15 @@ class Traces:
             mounts=frozenset(filter(_may_be_ours, Path("/proc/self/mounts").read_text().splitlines())),
             descriptors=sum(not str(place).startswith(str(layout.database)) for place in _descriptors()),
         )
+
+    def changes_since(self, before: Traces) -> dict[str, object]:
+        """What is not as it was, by its kind: nothing, where nothing was left. That fewer descriptors are open is no change: what an
+        earlier test has used is closed in its own time."""
+        kinds = ("processes", "files", "sockets", "mounts")
+        changes: dict[str, object] = {kind: changed for kind in kinds if (changed := getattr(self, kind) ^ getattr(before, kind))}
+        if self.descriptors > before.descriptors:
+            changes["descriptors"] = (before.descriptors, self.descriptors)
+        return changes
 
 
 async def _turns() -> None:

@@ -191,7 +191,7 @@ def test_a_damaged_file_is_refused_before_anything_starts(bandsox: BandSox, sour
     before = Traces.of(Layout.open(storage))
     with pytest.raises(CorruptSnapshot, match=name):
         bandsox.restore_vm(snapshot)
-    assert Traces.of(Layout.open(storage)) == before
+    assert Traces.of(Layout.open(storage)).changes_since(before) == {}
     bandsox.delete_snapshot(snapshot)
 
 
@@ -266,4 +266,4 @@ def test_nothing_is_left(bandsox: BandSox, source: MicroVM, storage: Path) -> No
     for clone in clones:
         clone.delete()
     assert set(layout.snapshots.iterdir()) == snapshots
-    assert Traces.of(layout) == before
+    assert Traces.of(layout).changes_since(before) == {}

@@ -220,7 +220,7 @@ def test_a_hostile_disk_makes_a_wrong_list_at_most(bandsox: BandSox, storage: Pa
             file.write(bytes(1024))  # the superblock
         with pytest.raises(BandSoxError):
             machine.diff("whole")
-        assert Traces.of(layout) == before
+        assert Traces.of(layout).changes_since(before) == {}
         machine.rewind("whole")
         assert machine.run("ls /srv/tree | wc -l").text == "200\n"
 
@@ -240,4 +240,4 @@ def test_a_machine_without_a_disk_has_a_timeline_but_cannot_be_compared(bandsox:
     with pytest.raises(SnapshotNotFound):  # it has gone with its machine
         bandsox.get_snapshot_info(taken)
     assert set(layout.snapshots.iterdir()) == snapshots
-    assert Traces.of(layout) == before
+    assert Traces.of(layout).changes_since(before) == {}
