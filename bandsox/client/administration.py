@@ -10,6 +10,7 @@ import msgspec
 
 from bandsox.client.addresses import segment
 from bandsox.client.connection import Connection
+from bandsox.decoding import ready
 from bandsox.models import (
     ApiKey,
     AuditEntry,
@@ -82,7 +83,7 @@ class AsyncAuthentication:
             "prefix": prefix,
             "quotas": dataclasses.asdict(quotas or Quotas()),
         }
-        return msgspec.json.decode((await self._server.call("POST", _KEYS, json=body)).content, type=NewApiKey)
+        return msgspec.json.decode((await self._server.call("POST", _KEYS, json=body)).content, type=ready(NewApiKey))
 
     async def list_keys(self) -> list[ApiKey]:
         """The keys, with how much of their quotas is used, and without what they are."""
@@ -101,7 +102,7 @@ class AsyncAuthentication:
         if "quotas" in changes:
             body["quotas"] = dataclasses.asdict(changes["quotas"])
         answer = await self._server.call("PATCH", f"{_KEYS}/{segment(key_id)}", json=body)
-        return msgspec.json.decode(answer.content, type=ApiKey)
+        return msgspec.json.decode(answer.content, type=ready(ApiKey))
 
     async def revoke_key(self, key_id: str) -> None:
         """Have a key let nobody in any more; what is under way with it ends.
@@ -185,7 +186,7 @@ class AsyncWebhooks:
         InvalidRequest: it is no address, there is no such kind, or there are too many.
         """
         answer = await self._server.call("POST", _HOOKS, json={"url": url, "events": list(events)})
-        return msgspec.json.decode(answer.content, type=NewWebhook)
+        return msgspec.json.decode(answer.content, type=ready(NewWebhook))
 
     async def list(self) -> list[WebhookInfo]:
         """All of them, the oldest first."""
@@ -206,7 +207,7 @@ class AsyncWebhooks:
         """Change one; None: that stays. One that is enabled is told of what happens from then on. Raises as `create` too."""
         body = {"url": url, "events": None if events is None else [*events], "enabled": enabled}
         answer = await self._server.call("PATCH", f"{_HOOKS}/{segment(webhook_id)}", json=body)
-        return msgspec.json.decode(answer.content, type=WebhookInfo)
+        return msgspec.json.decode(answer.content, type=ready(WebhookInfo))
 
     async def delete(self, webhook_id: str) -> None:
         """Tell it no more."""
@@ -219,4 +220,4 @@ class AsyncWebhooks:
     async def test(self, webhook_id: str) -> Delivery:
         """Have the server send it a message of the type ``webhook.test``, once, and tell what became of it."""
         answer = await self._server.call("POST", f"{_HOOKS}/{segment(webhook_id)}/test", patient=True)
-        return msgspec.json.decode(answer.content, type=Delivery)
+        return msgspec.json.decode(answer.content, type=ready(Delivery))

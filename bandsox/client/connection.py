@@ -13,6 +13,7 @@ import msgspec
 
 from bandsox.client.faults import error_of
 from bandsox.client.transport import Transport
+from bandsox.decoding import ready
 from bandsox.errors import BandSoxError, OutcomeUnknown, ServerUnavailable
 from bandsox.models import Progress, ProgressCallback
 from bandsox.tracing import carried
@@ -82,8 +83,8 @@ class Connection:
         except ServerUnavailable:
             answer = await self.call("GET", path, **options)
         if answer.headers.get("content-type") == MESSAGEPACK:
-            return msgspec.msgpack.decode(answer.content, type=kind)
-        return msgspec.json.decode(answer.content, type=kind)
+            return msgspec.msgpack.decode(answer.content, type=ready(kind))
+        return msgspec.json.decode(answer.content, type=ready(kind))
 
     async def lines(self, method: str, path: str, **options: Any) -> AsyncGenerator[dict[str, Any], None]:
         """An answer that goes on, line by line; raises as `call`, and what the server says in the middle."""
@@ -128,7 +129,7 @@ class Connection:
                 if line.get("type") == "result":
                     result: dict[str, Any] = line["result"]
                     return result
-                progress(msgspec.convert({name: value for name, value in line.items() if name != "type"}, Progress))
+                progress(msgspec.convert({name: value for name, value in line.items() if name != "type"}, ready(Progress)))
         raise OutcomeUnknown(f"{self.url} ended its answer to {method} {path} before the result")
 
     @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ from bandsox.client.connecting import RemoteStream
 from bandsox.client.connection import MESSAGEPACK, Connection
 from bandsox.client.execution import RemoteExecution
 from bandsox.client.streams import extracted, of_file, of_tree, to_file
+from bandsox.decoding import ready
 from bandsox.errors import LimitExceeded, Timeout, Unsupported
 from bandsox.guest import GuestClient
 from bandsox.guest.connection import DEFAULT_TIMEOUT
@@ -102,7 +103,7 @@ class RemoteGuest(GuestClient):
         if stdin is not None or on_output is not None or options.get("tty") is not None:
             return await super().run(stdin=stdin, max_output=max_output, on_output=on_output, **options)
         answer = await self._post("/exec", _command(options), patient=True, headers={"Accept": MESSAGEPACK})
-        result = msgspec.msgpack.decode(answer.content, type=ExecResult)
+        result = msgspec.msgpack.decode(answer.content, type=ready(ExecResult))
         if len(result.stdout) + len(result.stderr) > max_output:
             raise LimitExceeded(f"the command printed more than {max_output} bytes")
         return result
@@ -342,7 +343,7 @@ class RemoteGuest(GuestClient):
         with _deadline(timeout):
             async with transferring(progress, local) as task, of_tree(local, selection, uid, gid, task) as pieces:
                 answer = await self._server.call("PUT", f"{self._base}/tree", params=params, content=pieces, patient=True)
-        return msgspec.json.decode(answer.content, type=TreeResult)
+        return msgspec.json.decode(answer.content, type=ready(TreeResult))
 
     async def upload_tar(
         self, source: AsyncIterable[bytes] | Path, remote: GuestText, *, whiteouts: bool = False, timeout: float | None = None
@@ -352,7 +353,7 @@ class RemoteGuest(GuestClient):
             refuse()
         with _deadline(timeout):
             answer = await self._server.call("PUT", f"{self._base}/tree", params={"path": _text(remote)}, content=source, patient=True)
-        return msgspec.json.decode(answer.content, type=TreeResult)
+        return msgspec.json.decode(answer.content, type=ready(TreeResult))
 
     @contextlib.asynccontextmanager
     async def tar_stream(

@@ -14,6 +14,7 @@ from bandsox.client.connection import MESSAGEPACK, Connection
 from bandsox.client.guest import RemoteGuest, refuse
 from bandsox.client.network import RemoteNetwork
 from bandsox.client.timeline import RemoteTimeline
+from bandsox.decoding import ready
 from bandsox.errors import LimitExceeded, Unsupported, VMNotFound
 from bandsox.guest.http import HttpResponse, build_request
 from bandsox.models import Balloon, NetworkConfig, PortState, ProgressCallback, PublishedPort, RestoreReceipt, VMStatus
@@ -113,7 +114,7 @@ class RemoteMicroVM(RemoteNetwork, RemoteTimeline, AsyncMicroVM):
     def receipt(self) -> RestoreReceipt | None:
         """What was done to make it a machine of its own, if it goes on from another; as this handle last saw it."""
         found = self._info["receipt"]
-        return None if found is None else msgspec.convert(found, RestoreReceipt)
+        return None if found is None else msgspec.convert(found, ready(RestoreReceipt))
 
     async def keep(self) -> None:
         """Refused: machines of a server end with no process."""
@@ -229,7 +230,7 @@ class RemoteMicroVM(RemoteNetwork, RemoteTimeline, AsyncMicroVM):
     async def get_guest_ip(self) -> str | None:
         """Its address; None when it has no network."""
         network = (await self.info())["network_config"]
-        return None if network is None else msgspec.convert(network, NetworkConfig).reached_at
+        return None if network is None else msgspec.convert(network, ready(NetworkConfig)).reached_at
 
     async def get_file_contents(
         self,

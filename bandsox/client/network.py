@@ -11,6 +11,7 @@ import msgspec
 
 from bandsox.client.access import RemoteAccess
 from bandsox.client.addresses import segment
+from bandsox.decoding import ready
 from bandsox.models import Connection as NetworkConnection
 from bandsox.models import NetworkEvent, NetworkStats, Policy, Secret
 from bandsox.network.cni import PREFIX, network_of
@@ -117,4 +118,4 @@ class RemoteNetwork(RemoteAccess):
 
 async def _events(lines: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[NetworkEvent, None]:
     async for line in lines:
-        yield msgspec.convert({name: value for name, value in line.items() if name != "type"}, NetworkEvent)
+        yield msgspec.convert({name: value for name, value in line.items() if name != "type"}, ready(NetworkEvent))

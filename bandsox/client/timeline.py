@@ -9,6 +9,7 @@ import msgspec
 
 from bandsox.client.access import RemoteAccess
 from bandsox.client.addresses import segment
+from bandsox.decoding import ready
 from bandsox.models import MOST_DIFFERENCES, Checkpoint, FileDifference, ProgressCallback
 
 
@@ -18,7 +19,7 @@ class RemoteTimeline(RemoteAccess):
     async def checkpoint(self, label: str | None = None, progress: ProgressCallback | None = None) -> Checkpoint:
         """Keep this instant of it, running or paused, as a place to go back to; it goes on."""
         made = await self._server.make(f"{self._path}/checkpoints", progress, json={"label": label})
-        return msgspec.convert(made, Checkpoint)
+        return msgspec.convert(made, ready(Checkpoint))
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Its checkpoints, oldest first."""

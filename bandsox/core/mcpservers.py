@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.errors import InvalidRequest
 
 PLACE = "/workspace/.mcp.json"
@@ -81,7 +82,7 @@ def _spec(name: str, asked: Any) -> _Spec:
         try:
             if set(options) != {"spec"}:
                 raise msgspec.ValidationError("there is more than the spec")
-            return msgspec.convert(options["spec"], _Spec)
+            return msgspec.convert(options["spec"], ready(_Spec))
         except msgspec.ValidationError as error:
             raise InvalidRequest(f"the spec of the MCP server {name!r} is not {{command, args, env}}", cause=str(error)) from error
     known = _KNOWN.get(name)

@@ -21,6 +21,7 @@ from bandsox.client.network import attachment, revealed
 from bandsox.client.snapshots import RemoteSnapshots
 from bandsox.core.asynchronous import AsyncBandSox
 from bandsox.core.remote_templates import RemoteTemplates
+from bandsox.decoding import ready
 from bandsox.errors import InvalidRequest, Unsupported, VMNotFound
 from bandsox.models import TEMPLATE_PREFIX, Change, Image, Isolation, OnExpiry, Policy, ProgressCallback, PublishedPort, Secret, Template
 from bandsox.settings import DEFAULT_IMAGE, isolation_of
@@ -287,7 +288,7 @@ class RemoteBandSox(RemoteSnapshots, RemoteTemplates, AsyncBandSox):
         """Remove what processes that died have left behind on the server's host."""
         from bandsox.engine.cleanup import Removed
 
-        return msgspec.json.decode((await self._server.call("POST", "/api/cleanup", patient=True)).content, type=Removed)
+        return msgspec.json.decode((await self._server.call("POST", "/api/cleanup", patient=True)).content, type=ready(Removed))
 
     async def doctor(self, again: bool = False) -> list[Finding]:
         """What the server's host can do."""
@@ -295,7 +296,7 @@ class RemoteBandSox(RemoteSnapshots, RemoteTemplates, AsyncBandSox):
 
         if again:
             refuse()
-        return msgspec.json.decode((await self._server.call("GET", "/api/doctor", patient=True)).content, type=list[Finding])
+        return msgspec.json.decode((await self._server.call("GET", "/api/doctor", patient=True)).content, type=ready(list[Finding]))
 
     async def install_kernel(self, *arguments: Any, **options: Any) -> str:
         """Refused: what is installed on the server's host is decided there."""
@@ -321,7 +322,7 @@ def _published(publish: Mapping[int | str, int] | Iterable[PublishedPort | str] 
 
 
 def _image(facts: dict[str, Any]) -> Image:
-    return msgspec.convert(facts, Image, dec_hook=lambda kind, value: Path(value) if kind is Path else value)
+    return msgspec.convert(facts, ready(Image), dec_hook=lambda kind, value: Path(value) if kind is Path else value)
 
 
 def _not_here() -> NoReturn:

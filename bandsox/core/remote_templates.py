@@ -17,6 +17,7 @@ from bandsox.client.addresses import segment
 from bandsox.client.connection import Connection
 from bandsox.client.guest import refuse
 from bandsox.core.pools import AsyncPool
+from bandsox.decoding import ready
 from bandsox.errors import Conflict
 from bandsox.models import ProgressCallback, Template
 from bandsox.settings import DEFAULT_IMAGE
@@ -74,7 +75,7 @@ class RemoteTemplates(abc.ABC):
             "vmm": vmm,
             "timeout": timeout,
         }
-        return msgspec.convert(await self._server.make("/api/templates", progress, json=body), Template)
+        return msgspec.convert(await self._server.make("/api/templates", progress, json=body), ready(Template))
 
     async def list_templates(self) -> list[Template]:
         """All templates, oldest first."""
@@ -91,7 +92,7 @@ class RemoteTemplates(abc.ABC):
     async def prune_templates(self, unused_for: float = 0.0) -> list[Template]:
         """Delete the templates of which no machine was made for `unused_for` seconds, and return them."""
         pruned = await self._server.call("POST", "/api/templates/prune", json={"unused_for": unused_for}, patient=True)
-        return msgspec.json.decode(pruned.content, type=list[Template])
+        return msgspec.json.decode(pruned.content, type=ready(list[Template]))
 
     def pool(self, template: Template | str, size: int = 2) -> AsyncPool:
         """A warm pool of the server, which keeps it filled until it is closed; for the rest as `AsyncBandSox.pool`."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.dockerfile.layers import BuiltLayer
 from bandsox.locks import Locks
 from bandsox.settings import Layout, write_atomically
@@ -84,7 +85,7 @@ class BuildCache:
     def find(self, key: str) -> Hit | None:
         """The layer that an instruction made before; None where it was not carried out, or its layer is gone."""
         try:
-            entry = msgspec.json.decode((self._keys / key).read_bytes(), type=_Entry)
+            entry = msgspec.json.decode((self._keys / key).read_bytes(), type=ready(_Entry))
         except (FileNotFoundError, msgspec.DecodeError):
             return None
         if entry.diff_id is None:
@@ -141,7 +142,7 @@ class BuildCache:
 
 def _read_entry(path: Path) -> _Entry | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Entry)
+        return msgspec.json.decode(path.read_bytes(), type=ready(_Entry))
     except msgspec.DecodeError:
         return None
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta, field
 
+from bandsox.decoding import ready
 from bandsox.errors import ProtocolError
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
@@ -320,7 +321,7 @@ def decode(payload: bytes | memoryview, answer: type[AnswerT]) -> AnswerT:
     """
     decoder = _decoders.get(answer)
     if decoder is None:
-        decoder = _decoders[answer] = msgspec.msgpack.Decoder(answer)
+        decoder = _decoders[answer] = msgspec.msgpack.Decoder(ready(answer))
     try:
         return decoder.decode(payload)  # type: ignore[return-value]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:

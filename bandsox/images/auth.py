@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.errors import InvalidRequest, MissingTool, RegistryError
 from bandsox.images.reference import DOCKER_HUB
 from bandsox.workers import in_thread
@@ -88,7 +89,7 @@ def _files() -> Iterator[Path]:
 
 def _read(path: Path) -> _File:
     try:
-        return msgspec.json.decode(path.read_bytes() or b"{}", type=_File)
+        return msgspec.json.decode(path.read_bytes() or b"{}", type=ready(_File))
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidRequest(f"the registry credentials in {path} cannot be read", cause=str(error)) from error
 
@@ -158,7 +159,7 @@ async def _ask_helper(name: str, domain: str) -> Credentials | None:
             return None
         raise RegistryError(f"docker-credential-{name} failed", cause=said[:500])
     try:
-        answer = msgspec.json.decode(done.stdout, type=_HelperAnswer)
+        answer = msgspec.json.decode(done.stdout, type=ready(_HelperAnswer))
     except msgspec.DecodeError as error:
         raise RegistryError(f"docker-credential-{name} gave an answer that cannot be read", cause=str(error)) from error
     if answer.username == _TOKEN_USER:

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from bandsox.decoding import ready
 from bandsox.errors import CorruptImage, DigestMismatch, HostError
 from bandsox.images import convert_child
 from bandsox.images.convert_child import Layer, Report, Request
@@ -75,7 +76,7 @@ async def _outcome(lines: BufferedByteReceiveStream, progress: Task | None) -> R
             line = await lines.receive_until(b"\n", convert_child.MAX_LINE)
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError):
             return None
-        report = msgspec.json.decode(line, type=Report)
+        report = msgspec.json.decode(line, type=ready(Report))
         if report.read is None:
             return report
         if progress is not None:

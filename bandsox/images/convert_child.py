@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.errors import BandSoxError
 from bandsox.images.flatten import Job, LayerFile, flatten
 from bandsox.images.limits import Limits
@@ -57,7 +58,7 @@ class Report(msgspec.Struct, omit_defaults=True):
 def _main() -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.disable()  # the tree of all files only grows: to look through it for garbage costs, and finds none
-    request = msgspec.json.decode(sys.stdin.buffer.readline(MAX_LINE), type=Request)
+    request = msgspec.json.decode(sys.stdin.buffer.readline(MAX_LINE), type=ready(Request))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     reported = 0
 

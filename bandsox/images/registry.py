@@ -19,6 +19,7 @@ import httpx
 import msgspec
 
 from bandsox import http
+from bandsox.decoding import ready
 from bandsox.errors import BandSoxError, CorruptImage, DigestMismatch, ImageNotFound, RegistryError, RegistryUnavailable
 from bandsox.images import spec, tokens
 from bandsox.images.auth import Credentials, find_credentials
@@ -280,7 +281,7 @@ class _RegistryProblems(msgspec.Struct):
 def _registry_reason(body: bytes | None) -> str | None:
     """What the registry says itself (distribution-spec, "Error Codes")."""
     try:
-        problems = msgspec.json.decode(body or b"", type=_RegistryProblems).errors
+        problems = msgspec.json.decode(body or b"", type=ready(_RegistryProblems)).errors
     except msgspec.DecodeError:
         return None
     return "; ".join(f"{problem.code}: {problem.message}"[:200] for problem in problems[:3]) or None

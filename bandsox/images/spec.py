@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from bandsox import models
+from bandsox.decoding import ready
 from bandsox.errors import CorruptImage, DigestMismatch, ImageNotFound, Unsupported
 from bandsox.models import ImageConfig
 
@@ -182,7 +183,7 @@ def decode(data: bytes, document: type[T], what: str) -> T:
     CorruptImage: it is not JSON, or breaks the specification.
     """
     try:
-        return msgspec.json.decode(data, type=document)
+        return msgspec.json.decode(data, type=ready(document))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptImage(f"{what} cannot be read", cause=str(error)) from error
 

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from bandsox import http
+from bandsox.decoding import ready
 from bandsox.errors import BandSoxError, RegistryError, RegistryUnavailable
 from bandsox.images.auth import Credentials
 
@@ -95,7 +96,7 @@ class TokenService:
         except httpx.TransportError as error:
             raise self.unreachable(http.reason(error)) from error
         try:
-            answer = msgspec.json.decode(data or b"", type=_Answer)
+            answer = msgspec.json.decode(data or b"", type=ready(_Answer))
         except msgspec.DecodeError as error:
             raise RegistryError(f"the authorization service {self._name} gave no token", cause=str(error)) from error
         token = answer.token or answer.access_token

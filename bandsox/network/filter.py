@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from bandsox import sockets
+from bandsox.decoding import ready
 from bandsox.errors import HostError
 from bandsox.models import NetworkConfig, NetworkEvent, Policy
 from bandsox.network import plan, rules, vault
@@ -117,7 +118,7 @@ async def _entries(control: socket.socket) -> AsyncGenerator[NetworkEvent, None]
     loop = asyncio.get_running_loop()
     with contextlib.suppress(ConnectionError):
         while entry := await loop.sock_recv(control, _MAX_REPLY):
-            yield msgspec.json.decode(entry, type=NetworkEvent)
+            yield msgspec.json.decode(entry, type=ready(NetworkEvent))
 
 
 def written(directory: Path) -> list[NetworkEvent]:
@@ -133,7 +134,7 @@ def _decode(lines: bytes) -> Iterator[NetworkEvent]:
     """The entries of a log; one that a full disk has cut off is none."""
     for line in lines.splitlines():
         with contextlib.suppress(msgspec.DecodeError):
-            yield msgspec.json.decode(line, type=NetworkEvent)
+            yield msgspec.json.decode(line, type=ready(NetworkEvent))
 
 
 def _connect(directory: Path) -> socket.socket:
@@ -156,7 +157,7 @@ def _connected(directory: Path) -> Iterator[socket.socket]:
 def _read(answer: bytes) -> State:
     if not answer:
         raise _gone(None)
-    state = msgspec.json.decode(answer, type=State)
+    state = msgspec.json.decode(answer, type=ready(State))
     if state.error is not None:
         raise HostError("the filter of the VM's network refused", cause=state.error)
     return state

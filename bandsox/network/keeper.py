@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.errors import HostError, MissingTool
 from bandsox.models import NetworkConfig, Policy
 from bandsox.network import filter as filtering
@@ -220,7 +221,7 @@ def _completed(answer: bytes) -> None:
 def _read(answer: bytes) -> Reply:
     if not answer:
         raise _ended()
-    return msgspec.json.decode(answer, type=Reply)
+    return msgspec.json.decode(answer, type=ready(Reply))
 
 
 def _request(

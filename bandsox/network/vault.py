@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.errors import HostError, InvalidRequest
 from bandsox.models import Secret, SecretUse
 from bandsox.network.policy import parse
@@ -112,7 +113,7 @@ def environment(uses: Mapping[str, SecretUse]) -> dict[str, str]:
 def read(directory: Path) -> Vault:
     """What is kept for the machine with this directory; nothing where there is nothing."""
     try:
-        return msgspec.json.decode((directory / _FILE).read_bytes(), type=Vault)
+        return msgspec.json.decode((directory / _FILE).read_bytes(), type=ready(Vault))
     except FileNotFoundError:
         return Vault()
 
@@ -204,7 +205,7 @@ def _new_authority(program: Path, names: list[str]) -> Authority:
     done = subprocess.run([str(program), "authority"], input=msgspec.json.encode(names), capture_output=True, env={}, check=False)
     if done.returncode != 0:
         raise HostError("an authority for the VM's secrets cannot be made", cause=done.stderr.decode(errors="replace").strip())
-    return msgspec.json.decode(done.stdout, type=Authority)
+    return msgspec.json.decode(done.stdout, type=ready(Authority))
 
 
 def _host_roots() -> bytes:

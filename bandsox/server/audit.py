@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.errors import InvalidRequest
 from bandsox.server.logs import AUDIT_FILES
 
@@ -87,7 +88,7 @@ def page(log: Path, wanted: Wanted, limit: int, after: str | None = None) -> Pag
     for place, line in _lines(log, after):
         looked_at += len(line) + 1
         with contextlib.suppress(msgspec.MsgspecError):  # a line that was cut off when the disk was full
-            entry = msgspec.json.decode(line, type=Entry)
+            entry = msgspec.json.decode(line, type=ready(Entry))
             if wanted.fits(entry):
                 found.append((place, entry))
         if len(found) == limit or looked_at >= LOOKED_AT:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.engine import Engine, identity
 from bandsox.engine.pool import Pool
 from bandsox.errors import Conflict, LimitExceeded, NotFound
@@ -164,7 +165,7 @@ class Pools:
 
     def _read(self) -> Iterator[_Kept]:
         with contextlib.suppress(FileNotFoundError):
-            yield from msgspec.json.decode(self._file.read_bytes(), type=list[_Kept])
+            yield from msgspec.json.decode(self._file.read_bytes(), type=ready(list[_Kept]))
 
     async def _write(self) -> None:
         async with self._writing:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.models import Image, ImageConfig
 from bandsox.store.database import Database
 
@@ -130,7 +131,7 @@ class ImageTable:
         return self._rootfs / f"{rootfs_digest.removeprefix('sha256:')}.squashfs"
 
     def _image(self, row: sqlite3.Row) -> Image:
-        record = msgspec.json.decode(row["record"], type=_Record)
+        record = msgspec.json.decode(row["record"], type=ready(_Record))
         return Image(
             id=row["id"],
             references=tuple(msgspec.json.decode(row["names"], type=list[str])),

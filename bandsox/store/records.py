@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bandsox.decoding import ready
+
 Record = TypeVar("Record")
 
 
@@ -17,7 +19,7 @@ def encode(record: object) -> str:
 
 def decode(kind: type[Record], text: str) -> Record:
     """The record of type `kind` that `encode` made `text` from."""
-    return msgspec.json.decode(text, type=kind, dec_hook=_decode_path)
+    return msgspec.json.decode(text, type=ready(kind), dec_hook=_decode_path)
 
 
 def _encode_path(value: object) -> str:

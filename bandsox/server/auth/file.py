@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.errors import Conflict, HostError, InvalidRequest, NotAuthenticated, NotFound
 from bandsox.models import Quotas
 from bandsox.server.auth.callers import NO_QUOTAS, Scope
@@ -84,7 +85,7 @@ class AuthFile:
         identity = (status.st_ino, status.st_mtime_ns, status.st_size)
         if self._known is None or self._known[0] != identity:
             try:
-                self._known = identity, msgspec.json.decode(self.path.read_bytes(), type=Authority)
+                self._known = identity, msgspec.json.decode(self.path.read_bytes(), type=ready(Authority))
             except (OSError, msgspec.MsgspecError) as error:
                 raise _unusable(self.path, str(error)) from error
         return self._known[1]

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from bandsox import sockets
+from bandsox.decoding import ready
 from bandsox.errors import MachineStopped, VMMError
 from bandsox.vmm.firecracker.requests import Fault, Request
 
@@ -78,7 +79,7 @@ class Client:
         """What Firecracker says of a resource; errors as `send`."""
         body = self._exchange("GET", path, b"", DEADLINE_S)
         try:
-            return msgspec.json.decode(body, type=answer)
+            return msgspec.json.decode(body, type=ready(answer))
         except msgspec.DecodeError as error:
             raise VMMError(f"Firecracker's answer to GET {path} cannot be read", cause=str(error)) from error
 
@@ -138,6 +139,6 @@ def _encoded(method: str, path: str, body: bytes) -> bytes:
 
 def _fault(answer: bytes) -> str:
     try:
-        return msgspec.json.decode(answer, type=Fault).fault_message
+        return msgspec.json.decode(answer, type=ready(Fault)).fault_message
     except msgspec.DecodeError:
         return answer[:500].decode(errors="replace")

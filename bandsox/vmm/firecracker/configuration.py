@@ -12,6 +12,7 @@ from typing import cast
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.models import RateLimits
 from bandsox.vmm import cpu_template
 from bandsox.vmm.base import LaunchSpec
@@ -92,7 +93,7 @@ def _boot(spec: LaunchSpec) -> Iterator[Request]:
     if spec.cpu_template in cpu_template.STATIC:
         static = cast(StaticTemplate, spec.cpu_template)
     elif spec.cpu_template is not None:
-        yield msgspec.json.decode(spec.cpu_template, type=requests.CpuConfig)
+        yield msgspec.json.decode(spec.cpu_template, type=ready(requests.CpuConfig))
     yield requests.MachineConfig(
         vcpu_count=spec.vcpu, mem_size_mib=spec.mem_mib, cpu_template=static, track_dirty_pages=spec.track_dirty_pages
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from bandsox.decoding import ready
 from bandsox.settings import write_atomically
 
 _NAME = "tracked"
@@ -45,7 +46,7 @@ def forget(directory: Path) -> None:
 def take(directory: Path) -> Base | None:
     """What the machine of a directory has changed, which is not known any more from now on; None: it was not known."""
     try:
-        base = msgspec.json.decode((directory / _NAME).read_bytes(), type=Base)
+        base = msgspec.json.decode((directory / _NAME).read_bytes(), type=ready(Base))
     except FileNotFoundError:
         return None
     forget(directory)
