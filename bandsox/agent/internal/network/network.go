@@ -2,12 +2,15 @@
 package network
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
 
 	"bandsox.dev/agent/internal/netlink"
 	"bandsox.dev/agent/internal/wire"
@@ -15,7 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const conf6 = "/proc/sys/net/ipv6/conf"
+const (
+	devices = "/sys/class/net"
+	conf6   = "/proc/sys/net/ipv6/conf"
+)
 
 // Configure makes the machine's network device what the configuration says: hardware address, MTU,
 // addresses and routes, IPv4 and IPv6. What it had before is gone. It serves a machine that has
@@ -31,60 +37,79 @@ func Configure(config *wire.NetworkConfig) error {
 		return wire.AsFailure(err)
 	}
 	defer conn.Close()
-	device, err := find(conn)
+	d, err := find()
 	if err != nil {
 		return err
 	}
-	if err := apply(conn, device, mac, config.MTU, addresses, gateways); err != nil {
-		return wire.AsFailure(fmt.Errorf("%s: %w", device.Name, err))
+	if err := apply(conn, d, mac, config.MTU, addresses, gateways); err != nil {
+		return wire.AsFailure(fmt.Errorf("%s: %w", d.name, err))
 	}
 	return nil
 }
 
-// find returns the device of the machine: the only one there is, but for those without hardware.
-func find(conn *netlink.Conn) (netlink.Link, error) {
-	links, err := conn.Links()
-	if err != nil {
-		return netlink.Link{}, wire.AsFailure(err)
-	}
-	for _, link := range links {
-		if _, err := os.Stat(filepath.Join("/sys/class/net", link.Name, "device")); err == nil && link.Kind == unix.ARPHRD_ETHER {
-			return link, nil
-		}
-	}
-	return netlink.Link{}, wire.Fail(wire.CodeUnsupported, "no network device: the kernel has no driver for it")
+// device is the machine's network device, as it is before it is configured.
+type device struct {
+	name  string
+	index int
+	mac   string
+	mtu   int
+	up    bool
 }
 
-func apply(conn *netlink.Conn, device netlink.Link, mac []byte, mtu int, addresses []netip.Prefix, gateways []netip.Addr) error {
-	quieten(device.Name)
-	// Down and up again: the kernel forgets all routes and neighbours, which may be those of another machine.
-	if err := conn.Set(device.Index, netlink.Settings{Down: true}); err != nil {
-		return err
+// find returns the device of the machine: the only one there is, but for those without hardware. It looks into sysfs: a dump of
+// all devices, which tells everything that can be known of each, takes ten times as long on an emulated processor that has never run its code.
+func find() (device, error) {
+	entries, err := os.ReadDir(devices)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return device{}, wire.AsFailure(err)
 	}
-	old, err := conn.Addresses()
-	if err != nil {
-		return err
-	}
-	for _, address := range old {
-		if address.Link == device.Index {
-			if err := conn.DeleteAddress(device.Index, address.Prefix); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				return err
-			}
+	for _, entry := range entries {
+		d := device{name: entry.Name()}
+		if _, err := os.Stat(d.file("device")); err != nil || d.number("type") != unix.ARPHRD_ETHER {
+			continue
 		}
+		d.index, d.mtu, d.mac = d.number("ifindex"), d.number("mtu"), d.text("address")
+		d.up = d.number("flags")&unix.IFF_UP != 0
+		return d, nil
 	}
-	change := netlink.Settings{MTU: mtu}
-	if !bytes.Equal(mac, device.MAC) {
-		change.MAC = mac
-	}
-	if err := conn.Set(device.Index, change); err != nil {
-		return err
-	}
-	for _, address := range addresses {
-		if err := conn.AddAddress(device.Index, address); err != nil && !isMissingVersion6(address.Addr(), err) {
+	return device{}, wire.Fail(wire.CodeUnsupported, "no network device: the kernel has no driver for it")
+}
+
+func (d device) file(name string) string { return filepath.Join(devices, d.name, name) }
+
+func (d device) text(name string) string {
+	content, _ := os.ReadFile(d.file(name))
+	return strings.TrimSpace(string(content))
+}
+
+func (d device) number(name string) int {
+	number, _ := strconv.ParseInt(d.text(name), 0, 32) // flags are hexadecimal
+	return int(number)
+}
+
+// used tells whether the device was configured before. Until then one that is down has nothing that is to be forgotten.
+var used atomic.Bool
+
+func apply(conn *netlink.Conn, d device, mac net.HardwareAddr, mtu int, addresses []netip.Prefix, gateways []netip.Addr) error {
+	quieten(d.name)
+	if used.Swap(true) || d.up {
+		if err := forget(conn, d.index); err != nil {
 			return err
 		}
 	}
-	if err := conn.Set(device.Index, netlink.Settings{Up: true}); err != nil {
+	for _, address := range addresses {
+		if err := conn.AddAddress(d.index, address); err != nil && !isMissingVersion6(address.Addr(), err) {
+			return err
+		}
+	}
+	change := netlink.Settings{Up: true}
+	if mac.String() != d.mac {
+		change.MAC = mac
+	}
+	if mtu != d.mtu {
+		change.MTU = mtu
+	}
+	if err := conn.Set(d.index, change); err != nil {
 		return err
 	}
 	for _, gateway := range gateways {
@@ -92,9 +117,29 @@ func apply(conn *netlink.Conn, device netlink.Link, mac []byte, mtu int, address
 		if gateway.Is6() {
 			everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		route := netlink.Route{To: everywhere, Via: gateway, Link: device.Index}
+		route := netlink.Route{To: everywhere, Via: gateway, Link: d.index}
 		if err := conn.AddRoute(route); err != nil && !isMissingVersion6(gateway, err) {
 			return err
+		}
+	}
+	return nil
+}
+
+// forget takes the device down, upon which the kernel forgets all routes and neighbours, which may be those of another machine, and
+// takes its addresses away.
+func forget(conn *netlink.Conn, index int) error {
+	if err := conn.Set(index, netlink.Settings{Down: true}); err != nil {
+		return err
+	}
+	old, err := conn.Addresses()
+	if err != nil {
+		return err
+	}
+	for _, address := range old {
+		if address.Link == index {
+			if err := conn.DeleteAddress(index, address.Prefix); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return err
+			}
 		}
 	}
 	return nil
@@ -104,7 +149,7 @@ func apply(conn *netlink.Conn, device netlink.Link, mac []byte, mtu int, address
 // and has it announce itself. A kernel without IPv6 has no such switches.
 func quieten(device string) {
 	for name, value := range map[string]string{
-		"accept_dad": "0", "dad_transmits": "0", "accept_ra": "0", "router_solicitations": "0", "ndisc_notify": "1", "keep_addr_on_down": "1",
+		"accept_dad": "0", "accept_ra": "0", "ndisc_notify": "1", "keep_addr_on_down": "1",
 	} {
 		_ = os.WriteFile(filepath.Join(conf6, device, name), []byte(value), 0)
 	}
@@ -120,7 +165,7 @@ func isMissingVersion6(address netip.Addr, err error) bool {
 	return missing != nil
 }
 
-func parse(config *wire.NetworkConfig) (mac []byte, addresses []netip.Prefix, gateways []netip.Addr, err error) {
+func parse(config *wire.NetworkConfig) (mac net.HardwareAddr, addresses []netip.Prefix, gateways []netip.Addr, err error) {
 	if len(config.MAC) != 6 {
 		return nil, nil, nil, fmt.Errorf("a hardware address of %d bytes", len(config.MAC))
 	}
