@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -142,8 +143,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 def is_full(path: Path) -> bool:
     """Whether the file system of `path` has no page of room left for this user."""
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize < os.sysconf("SC_PAGESIZE")
+    return shutil.disk_usage(path).free < os.sysconf("SC_PAGESIZE")
 
 
 def storage_full(path: Path) -> StorageFull:

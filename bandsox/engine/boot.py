@@ -13,7 +13,7 @@ import anyio
 
 from bandsox.engine import ownership
 from bandsox.engine.diagnosis import boot_failure
-from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown, Timeout
+from bandsox.errors import BandSoxError, MachineStopped, OutcomeUnknown, Timeout, VMMError
 from bandsox.guest import Doorbell, GuestClient, HostVsockDoorbell, HostVsockLink, PortLink, UnixDoorbell, VsockLink, recall_frames
 from bandsox.process import ProcessId
 from bandsox.tracing import traced
@@ -68,13 +68,22 @@ async def started(vmm: VMM, spec: LaunchSpec) -> AsyncIterator[Booting]:
 
 @traced("vmm")
 async def _start(vmm: VMM, spec: LaunchSpec) -> ProcessId:
-    """Start a machine. Who stops waiting for that leaves no process: it is awaited all the same, and ended."""
+    """Start a machine. Who stops waiting for that leaves no process: it is awaited all the same, and ended.
+
+    Raises
+    ------
+    VMMError: the VMM refused to start, or to go on. StorageFull: it did, and there is no room left for what it needs.
+    """
     starting = asyncio.ensure_future(vmm.start(spec))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True), contextlib.suppress(BandSoxError):
             await ownership.end(await starting)
+        raise
+    except VMMError as error:
+        if is_full(spec.directory):  # on tmpfs even to read a hole of a snapshot's memory takes room
+            raise storage_full(spec.directory) from error
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -22,13 +23,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from bandsox import AsyncBandSox, BandSox
-from bandsox.models import Change, ImageConfig, Isolation, VMRecord, VMSpec, VMStatus
+from bandsox.models import Change, VMRecord, VMStatus
 from bandsox.process import ProcessId
 from bandsox.server.auth import keys
 from bandsox.server.auth.file import AuthFile
 from bandsox.settings import Layout
 from bandsox.store import Changes, Database
-from tests.server.servers import Server, serving
+from tests.server.servers import STOPPED, Server, serving
 
 _IMAGE = "INSERT INTO images VALUES (?, 'a', 'b', 1, 1, '{}')"
 
@@ -114,26 +115,7 @@ def test_a_vmm_that_ends_by_itself_is_told_once_however_many_follow(tmp_path: Pa
 
 def of_process(process: ProcessId) -> VMRecord:
     """A machine whose VMM is this process."""
-    nowhere = Path("/nonexistent")
-    return VMRecord(
-        id="0123456789abcdef",
-        spec=VMSpec("image", "name"),
-        status=VMStatus.CREATING,
-        created_at=1.0,
-        image_id="image",
-        image_config=ImageConfig(),
-        rootfs=nowhere,
-        kernel=nowhere,
-        initramfs=nowhere,
-        vmm="qemu",
-        vmm_version="",
-        accelerator="tcg",
-        accelerator_reason="",
-        isolation=Isolation.EMULATED,
-        transport="virtio-serial",
-        pid=process.pid,
-        pid_start=process.start,
-    )
+    return dataclasses.replace(STOPPED, id="0123456789abcdef", status=VMStatus.CREATING, pid=process.pid, pid_start=process.start)
 
 
 def test_many_changes_in_a_burst_are_all_told_in_order(tmp_path: Path) -> None:

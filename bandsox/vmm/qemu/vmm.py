@@ -36,7 +36,6 @@ from bandsox.vmm.qemu.command import (
 from bandsox.vmm.qemu.ports import add_port, count_ports, listen
 from bandsox.vmm.room import Room
 from bandsox.vmm.tsc import known_khz
-from bandsox.workers import is_full, storage_full
 
 _KVM = Path("/dev/kvm")
 _BINARY = "qemu-system-x86_64"
@@ -113,7 +112,6 @@ class Qemu:
         ------
         MissingTool: QEMU is not installed.
         VMMError: QEMU refused to start, in its own words.
-        StorageFull: it could not go on from a snapshot, for want of room.
         """
         process = await asyncio.to_thread(self._start, spec)
         if spec.origin is not None:
@@ -123,8 +121,6 @@ class Qemu:
             except BaseException as error:
                 await _end(process)
                 if isinstance(error, MachineStopped):
-                    if is_full(spec.directory):  # on tmpfs even to read a hole of the memory's file takes room
-                        raise storage_full(spec.directory) from error
                     raise VMMError("QEMU could not go on from the snapshot", cause=self.errors(spec.directory)) from error
                 raise
         return process

@@ -149,7 +149,7 @@ func forget(conn *netlink.Conn, index int) error {
 // and has it announce itself. A kernel without IPv6 has no such switches.
 func quieten(device string) {
 	for name, value := range map[string]string{
-		"accept_dad": "0", "accept_ra": "0", "ndisc_notify": "1", "keep_addr_on_down": "1",
+		"accept_dad": "0", "dad_transmits": "0", "accept_ra": "0", "ndisc_notify": "1", "keep_addr_on_down": "1",
 	} {
 		_ = os.WriteFile(filepath.Join(conf6, device, name), []byte(value), 0)
 	}
