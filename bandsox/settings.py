@@ -8,6 +8,7 @@ before: another process may have looked for it a moment ago and be about to make
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -230,7 +231,7 @@ class Layout:
     @property
     def vms(self) -> Path:
         """One directory a machine, holding everything the machine owns."""
-        return self.root / "vms"
+        return _below(self.root, "vms")
 
     @property
     def kernels(self) -> Path:
@@ -287,8 +288,14 @@ class Layout:
 
     def vm(self, vm_id: str) -> Path:
         """The directory of the machine `vm_id`."""
-        return self.vms / vm_id
+        return _below(self.vms, vm_id)
 
     def sockets(self, vm_id: str) -> Path:
         """The directory of the machine's sockets and port locks."""
-        return self.runtime / vm_id
+        return _below(self.runtime, vm_id)
+
+
+@functools.lru_cache(maxsize=4096)
+def _below(directory: Path, name: str) -> Path:
+    """``directory / name``, made once: every command asks for its machine's, and pathlib takes longer than the system call that follows."""
+    return directory / name

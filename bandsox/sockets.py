@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 
-def connect(sock: socket.socket, path: Path) -> None:
+def connect(sock: socket.socket, path: Path | str) -> None:
     """Connect to the socket that stands at `path` itself: where a symbolic link stands, nobody listens.
 
     Raises

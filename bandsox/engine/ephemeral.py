@@ -60,7 +60,7 @@ def keep(directory: Path) -> None:
 def is_abandoned(directory: Path) -> bool:
     """Whether the machine of a directory was to end with its maker, and its maker has ended."""
     try:
-        descriptor = os.open(directory / _NAME, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{directory}/{_NAME}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:

@@ -411,10 +411,11 @@ class Connector:
 
     async def _begin(self, request: Request, deadline: float, following: bytes) -> Connection:
         connection = Connection(await self.link.open(request.lane, deadline), request, deadline)
-        with contextlib.ExitStack() as undo:
-            undo.callback(connection.close)
+        try:
             await connection.begin(self.token, following)
-            undo.pop_all()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     async def call(

@@ -54,7 +54,7 @@ class Execution:
         self._failure: BandSoxError | None = None
         self._reading = False
         self._closed = False
-        self._news = asyncio.Event()
+        self._news: asyncio.Event | None = None  # while somebody waits for another task's reading
 
     async def begin(self, timeout: float | None) -> None:
         """Wait until the process runs. `timeout`: the command's own, in seconds, which counts from now on.
@@ -197,6 +197,7 @@ class Execution:
             if self._closed:
                 raise Conflict("this execution's connection was closed")
             if self._reading or (holding_back and self._held >= _HELD_BACK):
+                self._news = self._news or asyncio.Event()
                 await self._news.wait()
                 continue
             self._reading = True
@@ -212,8 +213,9 @@ class Execution:
 
     def _tell(self) -> None:
         """Wake those who wait for another task's reading."""
-        self._news.set()
-        self._news = asyncio.Event()
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
     def _dispatch(self) -> None:
         while self._connection.has_frame:

@@ -183,35 +183,35 @@ async def _connect_vsock(cid: int, port: int, deadline: float | None, patience_s
     return sock
 
 
-async def connect_unix(path: Path, deadline: float | None) -> socket.socket:
+async def connect_unix(path: Path | str, deadline: float | None) -> socket.socket:
     """A non-blocking socket connected to the Unix socket `path`.
 
     Raises
     ------
     MachineStopped: nobody listens there. Timeout: its queue stayed full until the deadline.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with contextlib.ExitStack() as undo:
-        undo.callback(sock.close)
-        sock.setblocking(False)
-        try:
-            await _connect(sock, path, deadline)
-        except (FileNotFoundError, ConnectionError) as error:
-            raise MachineStopped(f"nobody listens on {path}", cause="the machine's hypervisor has ended") from error
-        except DeadlinePassed as error:
-            raise Timeout(f"the hypervisor did not accept a connection on {path}") from error
-        undo.pop_all()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        await _connect(sock, path, deadline)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
-async def _connect(sock: socket.socket, path: Path, deadline: float | None) -> None:
+async def _connect(sock: socket.socket, path: Path | str, deadline: float | None) -> None:
     try:
-        sockets.connect(sock, path)
-    except BlockingIOError:
-        await _connect_blocking(sock, path, deadline)
+        try:
+            sockets.connect(sock, path)
+        except BlockingIOError:
+            await _connect_blocking(sock, path, deadline)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise MachineStopped(f"nobody listens on {path}", cause="the machine's hypervisor has ended") from error
+    except DeadlinePassed as error:
+        raise Timeout(f"the hypervisor did not accept a connection on {path}") from error
 
 
-async def _connect_blocking(sock: socket.socket, path: Path, deadline: float | None) -> None:
+async def _connect_blocking(sock: socket.socket, path: Path | str, deadline: float | None) -> None:
     """Wait in a thread for room in the listener's queue: there is no readiness event for it (connect(2), ``EAGAIN``)."""
     loop = asyncio.get_running_loop()
     remaining = QUEUE_TIMEOUT if deadline is None else max(0.001, min(QUEUE_TIMEOUT, deadline - loop.time()))

@@ -15,7 +15,6 @@ interrupted, so when the waiters have gone such a thread stays until its port is
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import io
 import os
@@ -154,10 +153,11 @@ class PortLink:
             self._loop = loop
             self._held, self._awaited, self._waiters = set(), set(), deque()
         lock = self._try(lane) or await self._grow(lane, deadline) or await self._wait(lane, deadline)
-        with contextlib.ExitStack() as undo:
-            undo.callback(self.give_back, lock)
-            sock = await connect_unix(self.directory / f"port{lock.port}.sock", deadline)
-            undo.pop_all()
+        try:
+            sock = await connect_unix(f"{self.directory}/port{lock.port}.sock", deadline)
+        except BaseException:
+            self.give_back(lock)
+            raise
         return _PortChannel(sock, lock, self)
 
     def _usable(self, lane: Lane) -> range:
@@ -200,7 +200,7 @@ class PortLink:
         return _Lock(port, file)
 
     def _open_lock(self, port: int) -> io.FileIO:
-        path = self.directory / f"port{port}.lock"
+        path = f"{self.directory}/port{port}.lock"
         try:
             return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+")
         except FileNotFoundError as error:

@@ -93,8 +93,11 @@ class ProcessOperations(Operations):
         async with await self._start(options, stdin=stdin is not None, terse=True) as execution:
             try:
                 with span("run"):
-                    async with _feeding(execution, stdin):
+                    if stdin is None:
                         await _collect(execution, collected, max_output, on_output)
+                    else:
+                        async with _feeding(execution, stdin):
+                            await _collect(execution, collected, max_output, on_output)
                     result = await execution.wait()
             except CommandTimeout as error:
                 error.detail.update({stream: data[-_TAIL:].decode(errors="replace") for stream, data in collected.items()})
@@ -221,10 +224,11 @@ class ProcessOperations(Operations):
             return await self._follow(execution, options.get("timeout"))
 
     async def _follow(self, execution: Execution, timeout: float | None) -> Execution:
-        async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(execution.aclose)
+        try:
             await execution.begin(timeout)
-            undo.pop_all()
+        except BaseException:
+            await execution.aclose()
+            raise
         return execution
 
 
@@ -283,11 +287,8 @@ async def _collect(
 
 
 @contextlib.asynccontextmanager
-async def _feeding(execution: Execution, data: bytes | None) -> AsyncIterator[None]:
+async def _feeding(execution: Execution, data: bytes) -> AsyncIterator[None]:
     """Send `data` as the whole input, beside what the block does."""
-    if data is None:
-        yield
-        return
     feeder = asyncio.ensure_future(_feed(execution, data))
     try:
         yield
