@@ -13,7 +13,6 @@ callback may itself call blocking methods.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 import inspect
 import os
@@ -28,6 +27,9 @@ Result = TypeVar("Result")
 Converted = TypeVar("Converted")
 Item = TypeVar("Item")
 Parameters = ParamSpec("Parameters")
+
+_CLEANED_UP_S = 30.0
+"""How long an operation that is cancelled may take to clean up after itself."""
 
 _Call = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any] | None"]
 """What to call, with what, and where its result is waited for."""
@@ -51,19 +53,17 @@ class _Portal:
 
     def run(self, operation: Coroutine[Any, Any, Result], calls: queue.SimpleQueue[_Call | None] | None = None) -> Result:
         """Run `operation` to its end; what is put into `calls` meanwhile is called here, in this thread."""
-        future = asyncio.run_coroutine_threadsafe(operation, self.loop)
+        under_way = _UnderWay(self.loop, operation, calls)
         try:
             if calls is not None:
-                future.add_done_callback(lambda _: calls.put(None))
                 while (call := calls.get()) is not None:
                     self.answer(call)
-            return future.result()
+            under_way.wait()
         except BaseException:
             # Interrupted while waiting: the operation is cancelled, and has cleaned up before this goes on.
-            if not future.done():
-                future.cancel()
-                concurrent.futures.wait([future], timeout=30)
+            under_way.cancel()
             raise
+        return under_way.result()
 
     def answer(self, call: _Call) -> None:
         """Make a call here, and hand its result to the event loop."""
@@ -79,6 +79,58 @@ class _Portal:
                 raise
         else:
             self.loop.call_soon_threadsafe(_settle, answer, value, None)
+
+
+class _UnderWay(Generic[Result]):
+    """An operation on the event loop, for the thread that waits for it.
+
+    What asyncio has for that (`asyncio.run_coroutine_threadsafe`) makes a second future with a condition, and takes twice as long.
+
+    Parameters
+    ----------
+    calls: gets None when the operation has ended.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, operation: Coroutine[Any, Any, Result], calls: queue.SimpleQueue[_Call | None] | None
+    ) -> None:
+        self._loop, self._operation, self._calls = loop, operation, calls
+        self._task: asyncio.Task[Result] | None = None
+        self._going_on = threading.Lock()
+        self._going_on.acquire()  # until it has ended
+        loop.call_soon_threadsafe(self._begin)
+
+    def wait(self) -> None:
+        """Return when it has ended. Once."""
+        self._going_on.acquire()
+
+    def cancel(self) -> None:
+        """Have it end, if it has not, and return when it has; or after a while."""
+        if self._task is None or not self._task.done():
+            self._loop.call_soon_threadsafe(self._cancel)
+            self._going_on.acquire(timeout=_CLEANED_UP_S)
+
+    def result(self) -> Result:
+        """What it has returned, or raises, having ended."""
+        assert self._task is not None
+        return self._task.result()
+
+    # ── in the event loop's thread ──
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._operation)
+        self._task.add_done_callback(self._end)
+
+    def _cancel(self) -> None:
+        assert self._task is not None  # it was begun before: callbacks keep their order
+        self._task.cancel()
+
+    def _end(self, task: asyncio.Task[Result]) -> None:
+        if not task.cancelled():
+            task.exception()  # it was looked at, even if nobody waits any more
+        self._going_on.release()
+        if self._calls is not None:
+            self._calls.put(None)
 
 
 portal = _Portal()
@@ -140,14 +192,19 @@ class sync(Generic[Parameters, Result]):  # noqa: N801 — reads as the decorato
     @overload
     def __get__(self, instance: object, owner: type) -> Callable[Parameters, Result]: ...
     def __get__(self, instance: Any, owner: type) -> Callable[..., Result]:
+        return self._blocking if instance is None else types.MethodType(self._blocking, instance)
+
+    @functools.cached_property
+    def _blocking(self) -> Callable[..., Result]:
+        name, run = self._operation.__name__, _run_with_thread if self._background else _run
+
         @functools.wraps(self._operation)
         def blocking(instance: Any, *arguments: Any, **options: Any) -> Result:
-            run = _run_with_thread if self._background else _run
-            result = run(getattr(instance._async, self._operation.__name__), arguments, options)
+            result = run(getattr(instance._async, name), arguments, options)
             converted: Result = result if self._convert is None else self._convert(instance, result)
             return converted
 
-        return blocking if instance is None else types.MethodType(blocking, instance)
+        return blocking
 
 
 def _run(operation: Callable[..., Coroutine[Any, Any, Any]], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
