@@ -6,13 +6,13 @@ import contextlib
 import secrets
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import httpx
 import msgspec
 
 from bandsox.client.faults import error_of
-from bandsox.client.transport import Transport
+from bandsox.client.transport import Answer, Transport
 from bandsox.decoding import ready
 from bandsox.errors import BandSoxError, OutcomeUnknown, ServerUnavailable
 from bandsox.models import Progress, ProgressCallback
@@ -29,6 +29,11 @@ LINES = "application/x-ndjson"
 _CONNECT_S = 10.0
 _SAFE = frozenset({"GET", "HEAD"})
 _IS_JSON = {"Content-Type": "application/json"}
+
+
+class _Limits(TypedDict):
+    connect_s: float
+    silence_s: float | None
 
 
 class Connection:
@@ -53,7 +58,7 @@ class Connection:
             await self._transport.aclose()
             self._transport = None
 
-    async def call(self, method: str, path: str, *, patient: bool = False, **options: Any) -> httpx.Response:
+    async def call(self, method: str, path: str, *, patient: bool = False, **options: Any) -> Answer:
         """Send a request, and return its answer, whole.
 
         Parameters
@@ -66,13 +71,9 @@ class Connection:
         BandSoxError: what the server says.
         """
         with self._failures(method, path):
-            answer = await self._sent(method, path, patient=patient, **options)
-            try:
-                await answer.aread()
-            finally:
-                await answer.aclose()
+            answer = await self._connections().ask(*self._request(method, path, **options), **self._limits(patient=patient))
         if answer.is_error:
-            raise error_of(_object(answer), answer.status_code)
+            raise error_of(_object(answer.content), answer.status)
         return answer
 
     async def get(self, path: str, kind: type[T], /, **params: Any) -> T:
@@ -82,7 +83,7 @@ class Connection:
             answer = await self.call("GET", path, **options)
         except ServerUnavailable:
             answer = await self.call("GET", path, **options)
-        if answer.headers.get("content-type") == MESSAGEPACK:
+        if answer.header("content-type") == MESSAGEPACK:
             return msgspec.msgpack.decode(answer.content, type=ready(kind))
         return msgspec.json.decode(answer.content, type=ready(kind))
 
@@ -133,37 +134,37 @@ class Connection:
         raise OutcomeUnknown(f"{self.url} ended its answer to {method} {path} before the result")
 
     @contextlib.asynccontextmanager
-    async def streaming(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
+    async def streaming(self, method: str, path: str, *, patient: bool = False, **options: Any) -> AsyncIterator[httpx.Response]:
         """An answer whose body is still to be read. Takes what `call` takes, and raises as that, also while it is read."""
         with self._failures(method, path):
-            answer = await self._sent(method, path, **options)
+            answer = await self._connections().send(*self._request(method, path, **options), **self._limits(patient=patient))
             try:
                 if answer.is_error:
                     await answer.aread()
-                    raise error_of(_object(answer), answer.status_code)
+                    raise error_of(_object(answer.content), answer.status_code)
                 yield answer
             finally:
                 await answer.aclose()
 
-    async def _sent(
+    def _request(
         self,
         method: str,
         path: str,
         *,
-        patient: bool = False,
         content: bytes | AsyncIterable[bytes] | None = None,
         json: Any = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> httpx.Response:
-        return await self._connections().send(
+    ) -> tuple[str, str, dict[str, str], bytes | AsyncIterable[bytes] | None]:
+        return (
             method,
             f"{path}?{httpx.QueryParams(params)}" if params else path,
             {**({} if json is None else _IS_JSON), **carried(), **self.headers, **(headers or {})},
             content if json is None else msgspec.json.encode(json),
-            connect_s=min(_CONNECT_S, self.timeout),
-            silence_s=None if patient else self.timeout,
         )
+
+    def _limits(self, *, patient: bool) -> _Limits:
+        return {"connect_s": min(_CONNECT_S, self.timeout), "silence_s": None if patient else self.timeout}
 
     async def websocket(self, path: str) -> ClientConnection:
         """Open a WebSocket. Raises as `call`."""
@@ -202,9 +203,9 @@ class Connection:
             raise OutcomeUnknown(f"the connection to {self.url} was lost in the middle of {method} {path}", cause=cause) from error
 
 
-def _object(answer: httpx.Response) -> object:
+def _object(content: bytes) -> object:
     try:
-        return msgspec.json.decode(answer.content)
+        return msgspec.json.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

@@ -20,6 +20,7 @@ from bandsox.client.connecting import RemoteStream
 from bandsox.client.connection import MESSAGEPACK, Connection
 from bandsox.client.execution import RemoteExecution
 from bandsox.client.streams import extracted, of_file, of_tree, to_file
+from bandsox.client.transport import Answer
 from bandsox.decoding import ready
 from bandsox.errors import LimitExceeded, Timeout, Unsupported
 from bandsox.guest import GuestClient
@@ -65,7 +66,7 @@ class RemoteGuest(GuestClient):
         self._server = connection
         self._base = f"/api/vms/{vm_id}"
 
-    async def _post(self, path: str, body: dict[str, Any] | None = None, method: str = "POST", **options: Any) -> httpx.Response:
+    async def _post(self, path: str, body: dict[str, Any] | None = None, method: str = "POST", **options: Any) -> Answer:
         return await self._server.call(method, f"{self._base}{path}", json=body, **options)
 
     # ── the machine ──

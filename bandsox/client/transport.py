@@ -2,7 +2,8 @@
 
 Commands are answered in milliseconds, and what httpx sends requests with takes two of them for each: a parser in Python, a pool for any
 number of servers, and layers of abstraction over event loops. Here a connection is an asyncio protocol whose answers are parsed in C
-(httptools). What comes out is httpx's `Response`, and what fails is an error of httpx.
+(httptools). An answer that is read as it comes is httpx's `Response`; one that is read whole an `Answer`, since to make and read a
+`Response` takes longer than all else together. What fails is an error of httpx.
 
 It speaks to its own server and needs no more than that: no redirects, cookies, proxies, or requests for nothing but a head.
 """
@@ -10,12 +11,15 @@ It speaks to its own server and needs no more than that: no redirects, cookies, 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import select
 import ssl
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import anyio
 import httptools
@@ -31,13 +35,42 @@ _READ_AHEAD = 256 << 10
 """How many bytes of an answer may have arrived and not been read."""
 
 _ATTEMPT_DELAY_S = 0.25
-"""After how long another address of a name is tried as well (RFC 8305)."""
+"""After how long another address of a name is tried as well (RFC 8305). On uvloop, which knows nothing of that, one is tried after the
+other."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_~/!$&'()*+,;=:@?-]+(?:\.[A-Za-z0-9_~!$&'()*+,;=:@?-]+)*")
 """Paths in which nothing is to be encoded, and none of whose parts are dots. (Not all of them.)"""
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*")
 """A header that can be sent (RFC 9110, 5.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that was read whole. The names of its `headers` are in lower case."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    content: bytes
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it says that something failed."""
+        return self.status >= 400
+
+    def header(self, name: str) -> str:
+        """The first header of this name, which is in lower case; empty where there is none."""
+        wanted = name.encode("latin-1")
+        return next((value.decode("latin-1") for each, value in self.headers if each == wanted), "")
+
+    def json(self) -> Any:
+        """Its content.
+
+        Raises
+        ------
+        ValueError: it is no JSON.
+        """
+        return json.loads(self.content)
 
 
 class Transport:
@@ -76,7 +109,21 @@ class Transport:
         connect_s: float,
         silence_s: float | None,
     ) -> httpx.Response:
-        """Send a request, and return its answer, whose body is still to be read.
+        """Send a request, and return its answer, whose body is still to be read. Parameters and errors as for `ask`."""
+        connection, body = await self._sent(method, target, headers, content, connect_s, silence_s)
+        return httpx.Response(connection.status, headers=connection.headers, stream=body)
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        content: bytes | AsyncIterable[bytes] | None,
+        *,
+        connect_s: float,
+        silence_s: float | None,
+    ) -> Answer:
+        """Send a request, and return its answer, whole.
 
         Parameters
         ----------
@@ -89,15 +136,15 @@ class Transport:
         InvalidRequest: the address or a header cannot be sent.
         httpx.HTTPError: the connection could not be made, or was lost; also while the body is read.
         """
-        head = self._head(method, target, headers, content)
-        connection = await self._connected(connect_s, silence_s)
-        body = _Body(self, connection, silence_s)
+        connection, body = await self._sent(method, target, headers, content, connect_s, silence_s)
+        status, said = connection.status, tuple(connection.headers)
         try:
-            await connection.ask(head, content, silence_s)
-        except BaseException:
+            whole = b"".join([piece async for piece in body])
+        finally:
             await body.aclose()
-            raise
-        return httpx.Response(connection.status, headers=connection.headers, stream=body)
+        if any(name == b"content-encoding" for name, _ in said):  # a proxy compresses what nobody has asked it to
+            whole = httpx.Response(status, headers=list(said), content=whole).content
+        return Answer(status, said, whole)
 
     async def aclose(self) -> None:
         """Close all connections; those that are used, after that."""
@@ -113,6 +160,26 @@ class Transport:
             self._idle.append(connection)
         else:
             connection.close()
+
+    async def _sent(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        content: bytes | AsyncIterable[bytes] | None,
+        connect_s: float,
+        silence_s: float | None,
+    ) -> tuple[_Connection, _Body]:
+        """A connection on which a request was sent and the head of its answer has come, and the body, which is to be closed."""
+        head = self._head(method, target, headers, content)
+        connection = await self._connected(connect_s, silence_s)
+        body = _Body(self, connection, silence_s)
+        try:
+            await connection.ask(head, content, silence_s)
+        except BaseException:
+            await body.aclose()
+            raise
+        return connection, body
 
     def _head(self, method: str, target: str, headers: Mapping[str, str], content: bytes | AsyncIterable[bytes] | None) -> bytes:
         lines = [self._named, *(f"{name}: {value}" for name, value in headers.items())]
@@ -157,9 +224,9 @@ class Transport:
 
     async def _connect(self, timeout_s: float) -> _Connection:
         """Connect to whichever address of the host answers first."""
-        connecting = asyncio.get_running_loop().create_connection(
-            _Connection, self._host, self._port, ssl=self._ssl_context, happy_eyeballs_delay=_ATTEMPT_DELAY_S
-        )
+        loop = asyncio.get_running_loop()
+        racing: dict[str, Any] = {"happy_eyeballs_delay": _ATTEMPT_DELAY_S} if isinstance(loop, asyncio.BaseEventLoop) else {}
+        connecting = loop.create_connection(_Connection, self._host, self._port, ssl=self._ssl_context, **racing)
         try:
             with anyio.fail_after(timeout_s):
                 return (await connecting)[1]
@@ -291,8 +358,7 @@ class _Connection(asyncio.Protocol):
     # ── what the event loop tells ──
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
 
     def data_received(self, data: bytes) -> None:
         try:

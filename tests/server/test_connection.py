@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -172,6 +173,32 @@ def test_an_answer_ends_with_its_connection_where_it_tells_no_length() -> None:
 
     answer = run(serve, lambda connection: connection.call("GET", "/x"))
     assert getattr(answer, "content", None) == b"to the end"
+
+
+def test_an_answer_that_a_proxy_has_compressed_is_read() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        body = gzip.compress(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+    answer = run(serve, lambda connection: connection.call("GET", "/x"))
+    assert getattr(answer, "content", None) == b"{}"
+
+
+def test_it_works_on_uvloop_too() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await head(reader)
+            writer.write(OK)
+
+    async def main() -> None:
+        async with speaking(serve, name="localhost") as connection:
+            for _ in range(2):
+                assert (await connection.call("GET", "/x")).json() == {}
+
+    uvloop.run(main())
 
 
 def test_an_interim_answer_is_none() -> None:
