@@ -8,6 +8,7 @@ by a process that died, and is removed by `cleanup`.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import dataclasses
 import functools
@@ -256,8 +257,10 @@ class Engine(Beginnings):
 
     async def list(self, *, limit: int | None = None, metadata_equals: Mapping[str, Any] | None = None) -> list[VMRecord]:
         """All machines as they are now, newest first."""
-        await self.remove_overdue()
-        records = await asyncio.to_thread(self.vms.list, limit=limit, metadata_equals=metadata_equals)
+        overdue, records = await asyncio.to_thread(self._listed, limit, metadata_equals)
+        if overdue:
+            await self.remove_overdue()
+            _, records = await asyncio.to_thread(self._listed, limit, metadata_equals)
         for record in records:
             self._look_after(record)
         return [ownership.as_it_is(record, self.layout.vms) for record in records]
@@ -321,6 +324,11 @@ class Engine(Beginnings):
         return (*left, *(vm_id for vm_id in expired if vm_id not in known))
 
     # ── helpers ─────────────────────────────────────────────────────────────────────────────────
+
+    def _listed(self, limit: int | None, metadata_equals: Mapping[str, Any] | None) -> tuple[bool, builtins.list[VMRecord]]:
+        """The machines that there are, and whether `remove_overdue` has something to do first. Blocks."""
+        overdue = any(abandoned(self.layout.vms)) or bool(self.vms.expired(time.time()))
+        return overdue, self.vms.list(limit=limit, metadata_equals=metadata_equals)
 
     def _look_after(self, record: VMRecord) -> None:
         """See to it, once, that deadlines are kept: whoever did may have been killed."""

@@ -99,7 +99,7 @@ def application(bandsox: AsyncBandSox, configuration: Configuration) -> FastAPI:
     app.state.service = service
     app.state.once = Once(service.keyed)
     app.state.links = Tickets[Link]()
-    app.add_middleware(Shortcut, routes=commands.HOT)
+    app.add_middleware(Shortcut, routes=(*commands.HOT, *machines.HOT))
     if configuration.allowed_origins:
         app.add_middleware(CORSMiddleware, allow_origins=configuration.allowed_origins, **_SHARED)
     app.add_middleware(Gate, service=service)

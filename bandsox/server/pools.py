@@ -136,8 +136,12 @@ class Pools:
 
     def having(self, vm_id: str) -> str | None:
         """The id of the pool in which a machine waits to be taken; None where it is in none."""
+        return self.waiting().get(vm_id)
+
+    def waiting(self) -> dict[str, str]:
+        """The machines that wait in pools to be taken, by their ids, with the ids of their pools."""
         known = {**{each.kept.id: each.pool for each in self._served.values()}, **self._filling}
-        return next((pool_id for pool_id, pool in known.items() if vm_id in pool.members), None)
+        return {member: pool_id for pool_id, pool in known.items() for member in pool.members}
 
     def _check(self) -> None:
         if not self.open():

@@ -28,6 +28,7 @@ from bandsox.server.configuration import Configuration
 from bandsox.server.leases import Leases
 from bandsox.server.metrics import Metrics
 from bandsox.server.pools import Pools
+from bandsox.server.rows import Rows
 from bandsox.server.slots import Slots
 from bandsox.server.tracing import Traces
 from bandsox.server.webhooks.dispatcher import Dispatcher
@@ -60,6 +61,7 @@ class Service:
         self._creates = Attempts()
         self._coming: dict[int, tuple[str, Size]] = {}
         self.pools = Pools(self.engine, bandsox.confinement)
+        self.rows = Rows()
         self.feed = bandsox.feed
         self.webhooks = Webhooks(self.engine.database, self.engine.layout.locks)
         self.dispatcher = Dispatcher(self.engine.layout, self.feed, self.webhooks, configuration.webhook_networks)

@@ -47,7 +47,9 @@ async def list_vms(
         and image in {None, record.spec.image, record.image_id}
     ]
     shown, headers = page(records, limit, after)
-    return plain_reply([_with_pool(service, vm_info(record)) for record in shown], headers=headers)
+    waiting, row = service.pools.waiting(), service.rows.of
+    rows = [{**vm_info(each), "pool": waiting[each.id]} if each.id in waiting else row(each) for each in shown]
+    return plain_reply(rows, headers=headers)
 
 
 @router.post("/vms", response_model=shapes.CreatedVM)
@@ -106,6 +108,10 @@ async def made(service: Service, caller: Caller, image: str, wanted: shapes.VMOp
 async def get_vm(service: TheService, caller: TheCaller, vm: str) -> Response:
     """What is known of a VM. Wherever a path has a VM, it is an id, the beginning of one, or a name."""
     return json_reply(_with_pool(service, await (await service.machine(caller, vm)).info()))
+
+
+HOT = tuple(route for route in router.routes if isinstance(route, GuardedRoute) and route.endpoint in {list_vms, get_vm})
+"""What is asked for so often that it is served on the short way (`bandsox.server.shortcut`)."""
 
 
 def _with_pool(service: Service, info: dict[str, Any]) -> dict[str, Any]:
