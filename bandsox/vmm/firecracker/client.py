@@ -1,14 +1,17 @@
-"""A client of Firecracker's API: HTTP/1.1 over a Unix socket, on one connection.
+"""A client of Firecracker's API: HTTP/1.1 over a Unix socket.
 
-It blocks, and is used in a thread: a request takes a fraction of a millisecond. An HTTP library costs many times that, and what is
-needed of HTTP here is a dozen lines. Every wait has a deadline and every answer a bound: a guest may have taken the VMM over.
+A request takes a fraction of a millisecond. An HTTP library costs many times that, and what is needed of HTTP here is a dozen lines.
+`Client` blocks, and is used in a thread for several requests; `send` makes a single one in an event loop, since the way into a thread
+and back costs as much as the request. Every wait has a deadline and every answer a bound: a guest may have taken the VMM over.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -25,6 +28,7 @@ DEADLINE_S = 10.0
 
 _HEAD_LIMIT = 8 << 10
 _BODY_LIMIT = 1 << 20
+_PIECE = 1 << 16
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.I)
 
@@ -40,14 +44,8 @@ class Client:
     """
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._received = bytearray()
-        try:
-            self._socket.settimeout(DEADLINE_S)
-            sockets.connect(self._socket, path)
-        except OSError as error:
-            self._socket.close()
-            raise MachineStopped("the VMM is not running", cause=str(error)) from error
+        self._socket = _connected(path, DEADLINE_S)
+        self._answers = _Answers()
 
     def __enter__(self) -> Client:
         return self
@@ -89,47 +87,132 @@ class Client:
         return self._take(method, path, deadline_s)
 
     def _put(self, content: bytes, what: str) -> None:
-        try:
+        with _told(f"did not take {what} in time"):
             self._socket.sendall(content)
-        except TimeoutError as error:
-            raise VMMError(f"Firecracker did not take {what} in time") from error
-        except OSError as error:
-            raise MachineStopped("the VMM ended", cause=str(error)) from error
 
     def _take(self, method: str, path: str, deadline_s: float) -> bytes:
-        try:
-            status, answer = self._answer()
-        except TimeoutError as error:
-            raise VMMError(f"Firecracker did not answer {method} {path} within {deadline_s:g} s") from error
-        except OSError as error:
-            raise MachineStopped("the VMM ended", cause=str(error)) from error
-        if status >= 400:
-            fault = _fault(answer)
-            raise VMMError(f"Firecracker refused {method} {path}: {fault}", detail={"fault_message": fault, "status": status})
-        return answer
+        with _told(f"did not answer {method} {path} within {deadline_s:g} s"):
+            while (answer := self._answers.take()) is None:
+                self._answers.feed(self._socket.recv(_PIECE))
+        return _accepted(answer, method, path)
 
-    def _answer(self) -> tuple[int, bytes]:
-        """The next answer; what has come of the one after it is kept."""
-        while (end := self._received.find(b"\r\n\r\n")) < 0:
+
+async def send(path: Path, request: Request) -> None:
+    """Make one request from an event loop, on a connection of its own; errors as `Client` and `Client.send`."""
+    with (
+        _connected(path, timeout_s=0) as connection,
+        _told(f"did not answer {request.method} {request.path} within {DEADLINE_S:g} s"),
+    ):
+        connection.sendall(_encoded(request.method, request.path, request.encoded()))  # all of it fits into a connection that is new
+        answer = await _answer(connection)
+    _accepted(answer, request.method, request.path)
+
+
+async def _answer(connection: socket.socket) -> tuple[int, bytes]:
+    """The next answer, which the event loop waits for.
+
+    Raises
+    ------
+    TimeoutError: it has not come within `DEADLINE_S`. ConnectionResetError: nothing will.
+    """
+    loop, answers = asyncio.get_running_loop(), _Answers()
+    answered: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+
+    def read() -> None:
+        try:
+            answers.feed(connection.recv(_PIECE))
+            answer = answers.take()
+        except BlockingIOError:
+            return
+        except (OSError, VMMError) as error:
+            fail(error)
+        else:
+            if answer is not None and not answered.done():
+                answered.set_result(answer)
+
+    def fail(error: Exception) -> None:
+        if not answered.done():
+            answered.set_exception(error)
+
+    overdue = loop.call_later(DEADLINE_S, fail, TimeoutError())
+    loop.add_reader(connection, read)
+    try:
+        return await answered
+    finally:
+        loop.remove_reader(connection)
+        overdue.cancel()
+
+
+class _Answers:
+    """What has come on a connection, answer by answer."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Add what has come.
+
+        Raises
+        ------
+        ConnectionResetError: nothing has, and nothing will.
+        """
+        if not data:
+            raise ConnectionResetError("the connection was closed")
+        self._received += data
+
+    def take(self) -> tuple[int, bytes] | None:
+        """The status and the body of the next answer; None: it has not come whole. What has come of the one after it is kept.
+
+        Raises
+        ------
+        VMMError: it is not HTTP, or too much.
+        """
+        if (end := self._received.find(b"\r\n\r\n")) < 0:
             if len(self._received) > _HEAD_LIMIT:
                 raise VMMError("Firecracker's API sent something that is not HTTP")
-            self._receive()
+            return None
         head = bytes(self._received[: end + 2])
         status, length = _STATUS.match(head), _LENGTH.search(head)
         size = int(length[1]) if length else 0
         if status is None or size > _BODY_LIMIT:
             raise VMMError("Firecracker's API sent something that is not HTTP, or too much")
-        while len(self._received) < end + 4 + size:
-            self._receive()
+        if len(self._received) < end + 4 + size:
+            return None
         body = bytes(self._received[end + 4 : end + 4 + size])
         del self._received[: end + 4 + size]
         return int(status[1]), body
 
-    def _receive(self) -> None:
-        data = self._socket.recv(1 << 16)
-        if not data:
-            raise ConnectionResetError("the connection was closed")
-        self._received += data
+
+def _connected(path: Path, timeout_s: float) -> socket.socket:
+    """A connection to who listens on `path`, on which calls wait for `timeout_s` seconds."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        sockets.connect(connection, path)
+    except OSError as error:
+        connection.close()
+        raise MachineStopped("the VMM is not running", cause=str(error)) from error
+    return connection
+
+
+@contextlib.contextmanager
+def _told(overdue: str) -> Iterator[None]:
+    """Say what it means for the VMM that its connection fails: `overdue`, or that it has ended."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise VMMError(f"Firecracker {overdue}") from error
+    except OSError as error:
+        raise MachineStopped("the VMM ended", cause=str(error)) from error
+
+
+def _accepted(answer: tuple[int, bytes], method: str, path: str) -> bytes:
+    """The body of an answer that is no refusal."""
+    status, body = answer
+    if status >= 400:
+        fault = _fault(body)
+        raise VMMError(f"Firecracker refused {method} {path}: {fault}", detail={"fault_message": fault, "status": status})
+    return body
 
 
 def _encoded(method: str, path: str, body: bytes) -> bytes:

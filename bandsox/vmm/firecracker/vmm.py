@@ -20,7 +20,7 @@ from bandsox.vmm import console, inotify, serial
 from bandsox.vmm.base import Accelerator, Devices, Endpoint, LaunchSpec, Transports
 from bandsox.vmm.confinement import Confiner
 from bandsox.vmm.firecracker import configuration, output, release, saving, tracking
-from bandsox.vmm.firecracker.client import DEADLINE_S, Client
+from bandsox.vmm.firecracker.client import DEADLINE_S, Client, send
 from bandsox.vmm.firecracker.devices import FirecrackerDevices
 from bandsox.vmm.firecracker.features import VersionTriple, snapshot_format
 from bandsox.vmm.firecracker.requests import Action, State
@@ -97,11 +97,11 @@ class Firecracker:
 
     async def pause(self, sockets: Path) -> None:
         """Stop the guest's CPUs."""
-        await asyncio.to_thread(_send, sockets, State(state="Paused"))
+        await send(sockets / configuration.API_SOCKET, State(state="Paused"))
 
     async def resume(self, sockets: Path) -> None:
         """Let the guest's CPUs go on."""
-        await asyncio.to_thread(_send, sockets, State(state="Resumed"))
+        await send(sockets / configuration.API_SOCKET, State(state="Resumed"))
 
     def reads(self, written_by: str, version: str) -> bool:
         """See `VMM.reads`: snapshots have a format, which versions share; what a later one wrote an earlier one is not given."""
@@ -282,11 +282,6 @@ def _kill(process: ProcessId) -> None:
     process.reap()
 
 
-def _send(sockets: Path, request: State | Action) -> None:
-    with Client(sockets / configuration.API_SOCKET) as client:
-        client.send(request)
-
-
 def _metrics(fifo: Path, sockets: Path) -> list[dict[str, Any]]:
     """Have the counters written, and read them with what was written before."""
     try:
@@ -295,7 +290,8 @@ def _metrics(fifo: Path, sockets: Path) -> list[dict[str, Any]]:
         raise MachineStopped("the VMM is not running", cause=str(error)) from error
     try:
         lines = _lines(descriptor)
-        _send(sockets, Action(action_type="FlushMetrics"))
+        with Client(sockets / configuration.API_SOCKET) as client:
+            client.send(Action(action_type="FlushMetrics"))
         lines += _lines(descriptor)
     finally:
         os.close(descriptor)
