@@ -58,9 +58,9 @@ class VMs:
         Conflict: the beginning fits several.
         """
         connection = self._database.connection()
-        row = connection.execute(
-            "SELECT record FROM vms WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1", (id_or_name,)
-        ).fetchone()
+        row = connection.execute("SELECT record FROM vms WHERE id = ?", (id_or_name,)).fetchone()
+        if row is None:  # one statement for both sorts what it finds, and most who ask have the id
+            row = connection.execute("SELECT record FROM vms WHERE name = ?", (id_or_name,)).fetchone()
         if row is not None:
             return _decoded(row["record"])
         rows = []
