@@ -135,7 +135,7 @@ def _remove_disused(layout: Layout, vms: VMs) -> int:
     removed = 0
     for directory in (layout.downloads, layout.programs):
         for entry in directory.iterdir() if directory.is_dir() else ():
-            used = any(f"/{directory.name}/{entry.name}/" in mounts for mounts in mounted)
+            used = any(f"/{directory.name}/{entry.name}{end}" in mounts for mounts in mounted for end in " /")  # it, or a part of it
             if entry.lstat().st_mtime < before and not used:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
                 removed += 1

@@ -19,6 +19,8 @@ from bandsox.errors import InvalidRequest, RequirementNotMet
 from bandsox.process import ProcessId
 from bandsox.settings import Layout
 from bandsox.vmm.confinement import user_of
+from bandsox.vmm.room import PROGRAMS
+from tests.confinement.links import leads_to_programs
 from tests.engine.leaks import Traces
 from tests.users import ordinary_user, script
 
@@ -65,10 +67,11 @@ def test_its_vmm_sees_its_programs_and_its_own_files(bandsox: BandSox, vm: Micro
     assert own - shared == {f"/vms/{vm.vm_id}/disk.img", f"/vms/{vm.vm_id}/console.log"}
     assert {path.split("/")[1] for path in shared} == {"kernels", "images"}
     assert len(shared) == 3  # kernel, initramfs, root file system
-    others = seen - {f"{storage}{path}" for path in own}
-    assert {path for path in others if path.startswith("/dev")} == {"/dev/null", "/dev/urandom"}
-    assert {path for path in others if "/bin/" in path} == {"/usr/bin/qemu-system-x86_64", "/usr/bin/setpriv"}
-    assert {path.split("/")[1] for path in others} <= {"dev", "etc", "lib", "lib64", "usr"}
+    programs = {path.removeprefix(PROGRAMS) for path in seen if path.startswith(f"{PROGRAMS}/")}
+    assert {path for path in programs if "/bin/" in path} == {"/usr/bin/qemu-system-x86_64", "/usr/bin/setpriv"}
+    assert {path.split("/")[1] for path in programs} <= {"etc", "lib", "lib64", "usr"}
+    links = {path for path in seen if leads_to_programs(root / path.removeprefix("/"))}
+    assert seen - {f"{storage}{path}" for path in own} - {f"{PROGRAMS}{path}" for path in programs} - links == {"/dev/null", "/dev/urandom"}
 
 
 def test_another_machine_has_another_user(bandsox: BandSox, vm: MicroVM, vmm: ProcessId) -> None:

@@ -44,7 +44,7 @@ def test_copies_of_programs_that_no_machine_has(bandsox: BandSox, layout: Layout
     aged(old)
     if vm.info()["confinement"] == "none":
         pytest.skip("no confinement here, and so no copies in use")
-    used = [aged(tree) for tree in layout.programs.iterdir() if tree != old and f"/{tree.name}/" in mounts(vm)]
+    used = [aged(tree) for tree in layout.programs.iterdir() if tree != old and f"/{tree.name} " in mounts(vm)]
     assert used
     bandsox.cleanup()
     assert not old.exists()

@@ -274,12 +274,14 @@ def _connect(api: Path, process: ProcessId, watch: inotify.Watch) -> Client:
 
 
 def _kill(process: ProcessId) -> None:
-    """End a child, and wait until it has."""
+    """End a VMM, and wait until it has ended with what confines it."""
+    keeper = process.keeper()
     process.signal(signal.SIGKILL)
-    with process.handle() as pidfd:
-        if pidfd is not None:
-            select.select([pidfd], [], [], DEADLINE_S)
-    process.reap()
+    for ending in filter(None, (process, keeper)):
+        with ending.handle() as pidfd:
+            if pidfd is not None:
+                select.select([pidfd], [], [], DEADLINE_S)
+        ending.reap()
 
 
 def _metrics(fifo: Path, sockets: Path) -> list[dict[str, Any]]:
