@@ -1,7 +1,7 @@
 """The files of which a confined program consists: itself, its libraries, its data; nothing else of this host's.
 
-They are copied once into a tree of the storage directory, with the paths they have on the host. A VMM then gets the tree's
-few top directories instead of half a hundred single mounts, which would cost more than all the rest of its start.
+They are copied once into a tree of the storage directory, with the paths they have on the host. A VMM then gets the tree by
+one mount instead of half a hundred, which would cost more than all the rest of its start.
 The copies are renewed when the originals change: the tree's name is a digest of the programs' and the loader's state.
 """
 
