@@ -38,7 +38,7 @@ func (t *Table) RunAside(ctx context.Context, groups *Groups, program string, en
 	stop := context.AfterFunc(ctx, p.Kill)
 	defer stop()
 	ran := &Ran{}
-	ran.Exit = p.Follow(&beginning{ran: ran}, func() {})
+	ran.Exit = p.Follow(&beginning{ran: ran}, nil)
 	if p.group != nil {
 		p.group.kill()
 	}

@@ -20,10 +20,21 @@ type Sink interface {
 	Took(i, n int) error
 }
 
-// output is the reading end of a pipe or terminal; fd is -1 when nothing more comes.
+// Watcher is who has asked for a process, and looks after more than its output.
+type Watcher interface {
+	// Watched is a descriptor that Follow waits for as well; -1 when there is none, or none any more.
+	Watched() int
+	// Stirred is called when something can be read from it, or its other end was closed.
+	Stirred()
+	// Settled is called once, unless the process has ended soon after its start.
+	Settled()
+}
+
+// output is the reading end of a pipe or terminal; fd is -1 when there is none.
 type output struct {
 	fd   int
-	rest int // once the process has ended: how much of what it wrote is still to be read
+	read bool // to its end, as far as it is the process's
+	rest int  // once the process has ended: how much of what it wrote is still to be read
 
 	// other is the writing end, held open until the process has ended: its end alone wakes us,
 	// not also that of each pipe, and a program may close all that it has of a terminal and
@@ -34,21 +45,30 @@ type output struct {
 // Follow carries the output to the sink until the process has ended and everything that it had
 // written by then was delivered. It is one thread that sleeps in poll(2) and is woken by the
 // kernel itself: neither Go's poller nor another goroutine stands between a program's output
-// or end and the host. It calls settled once, unless the process has ended soon after its start.
-func (p *Process) Follow(sink Sink, settled func()) Exit {
+// or end and the host. Nor does one read meanwhile what a watcher, which may be nil, has watched. What Follow has opened is left
+// to Close.
+func (p *Process) Follow(sink Sink, watcher Watcher) Exit {
 	exited, busy := false, false
 	unsettled := settleTime
 	for {
-		if exited && p.outputs[0].fd < 0 && p.outputs[1].fd < 0 {
+		if exited && !p.outputs[0].open() && !p.outputs[1].open() {
 			return p.exitOnce()
 		}
-		var fds [4]unix.PollFd
+		var fds [5]unix.PollFd
 		n := p.pollSet(fds[:], sink, exited)
+		watched := -1
+		if watcher != nil && !exited {
+			watched = watcher.Watched()
+			fds[n] = unix.PollFd{Fd: int32(watched), Events: unix.POLLIN} // poll ignores -1
+			n++
+		}
 		_, err := unix.Poll(fds[:n], pollTimeout(unsettled))
 		if unsettled > 0 {
 			if unsettled = settleTime - time.Since(p.Started); unsettled <= 0 {
 				p.table.lookAfter()
-				settled()
+				if watcher != nil {
+					watcher.Settled()
+				}
 			}
 		}
 		if err != nil {
@@ -68,6 +88,8 @@ func (p *Process) Follow(sink Sink, settled func()) Exit {
 				}
 			case fd == p.wakeFD:
 				drainEvent(fd)
+			case fd == watched:
+				watcher.Stirred()
 			default:
 				p.transfer(fd, &sink)
 				busy = true
@@ -100,7 +122,7 @@ func (p *Process) pollSet(fds []unix.PollFd, sink Sink, exited bool) (n int) {
 		n++
 	}
 	for i := range p.outputs {
-		if p.outputs[i].fd >= 0 && len(sink.Space(i)) > 0 {
+		if p.outputs[i].open() && len(sink.Space(i)) > 0 {
 			add(p.outputs[i].fd)
 		}
 	}
@@ -120,8 +142,8 @@ func (p *Process) transfer(fd int, sink *Sink) {
 		i = 1
 	}
 	out := &p.outputs[i]
-	if out.fd != fd {
-		return // closed since poll
+	if !out.open() {
+		return // since poll
 	}
 	space := (*sink).Space(i)
 	n, err := unix.Read(fd, space[:min(len(space), out.rest)])
@@ -133,10 +155,10 @@ func (p *Process) transfer(fd int, sink *Sink) {
 			*sink = &nowhere{}
 		}
 		if out.rest == 0 || p.TTY && out.rest < terminalRest && !readable(fd) {
-			p.finishOutput(i)
+			p.outputs[i].read = true
 		}
 	case err != unix.EINTR && err != unix.EAGAIN: // the end; a terminal that was hung up says EIO
-		p.closeOutput(i)
+		p.outputs[i].read = true
 	}
 }
 
@@ -147,54 +169,45 @@ const endless = 1 << 62
 // what background children write from now on is not. A terminal cannot tell how much it holds:
 // it is read until it has nothing.
 func (p *Process) measureRest() {
-	var ends [2]unix.PollFd
 	for i := range p.outputs {
-		if !p.TTY {
-			p.outputs[i].closeOther()
-		}
-		ends[i].Fd = int32(p.outputs[i].fd) // poll ignores -1
-		ends[i].Events = unix.POLLIN
-	}
-	_, err := unix.Poll(ends[:], 0)
-	for i := range p.outputs {
-		out := &p.outputs[i]
-		switch hasData := err != nil || ends[i].Revents&unix.POLLIN != 0; {
-		case out.fd < 0:
-		case !hasData && (p.TTY || ends[i].Revents&unix.POLLHUP != 0):
-			p.closeOutput(i)
+		switch out := &p.outputs[i]; {
+		case !out.open():
 		case p.TTY:
-			out.rest = terminalRest
+			out.rest, out.read = terminalRest, !readable(out.fd)
 		default:
 			rest, err := unix.IoctlGetInt(out.fd, unix.TIOCINQ)
-			if out.rest = rest; err != nil || rest == 0 {
-				p.finishOutput(i)
-			}
+			out.rest, out.read = rest, err != nil || rest == 0
 		}
 	}
 }
 
-// finishOutput ends an output whose rest was read. Background children that still hold the
-// pipe must not die of writing to it: what they write is thrown away from here on.
-func (p *Process) finishOutput(i int) {
-	fd := p.outputs[i].fd
-	if p.TTY || !heldOpen(fd) || unix.SetNonblock(fd, true) != nil {
-		p.closeOutput(i)
-		return
+// closeOutputs must not come before the process's end, which would get SIGHUP or SIGPIPE.
+func (p *Process) closeOutputs() {
+	for i := range p.outputs {
+		switch out := &p.outputs[i]; {
+		case out.fd < 0:
+		case p.TTY:
+			p.terminal.Close()
+			out.closeOther()
+		default:
+			out.closeOther()
+			out.leave()
+		}
+		p.outputs[i] = noOutput
 	}
-	p.outputs[i].fd = -1
-	go discard(os.NewFile(uintptr(fd), "pipe"))
 }
 
-// closeOutput must not come before the process's end, which would get SIGHUP or SIGPIPE.
-func (p *Process) closeOutput(i int) {
-	out := &p.outputs[i]
-	if p.TTY {
-		p.terminal.Close()
+// open tells whether there is more to come.
+func (o *output) open() bool { return o.fd >= 0 && !o.read }
+
+// leave gives up the reading end. Background children that still hold the pipe must not die of writing to it: what they write is
+// thrown away from here on.
+func (o *output) leave() {
+	if heldOpen(o.fd) && unix.SetNonblock(o.fd, true) == nil {
+		go discard(os.NewFile(uintptr(o.fd), "pipe"))
 	} else {
-		unix.Close(out.fd)
+		unix.Close(o.fd)
 	}
-	out.fd = -1
-	out.closeOther()
 }
 
 func (o *output) closeOther() {

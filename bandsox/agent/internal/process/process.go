@@ -167,6 +167,7 @@ func (p *Process) Close() {
 	if p.input != nil {
 		p.input.close()
 	}
+	p.closeOutputs()
 	unix.Close(p.exitFD)
 	p.mu.Lock()
 	group := p.group

@@ -12,7 +12,7 @@ func (s sessionSink) Took(i, n int) error {
 
 // keep follows a session to its end.
 func (p *Process) keep() {
-	p.Follow(sessionSink{p.rings}, func() {})
+	p.Follow(sessionSink{p.rings}, nil)
 	for i := range p.rings {
 		p.rings[i].close()
 	}

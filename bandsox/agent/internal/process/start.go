@@ -196,9 +196,12 @@ func execFailure(code, name string, errno unix.Errno) error {
 }
 
 // Start starts a process, with Detached as a session. Follow and Close of an attached one are
-// the caller's. It waits while nothing may be started, and starts nothing once ctx has ended.
-func (t *Table) Start(ctx context.Context, request *wire.ExecRequest, defaults Defaults) (*Process, error) {
-	t.starting.RLock()
+// the caller's. It waits while nothing may be started, having called held, and starts nothing once ctx has ended.
+func (t *Table) Start(ctx context.Context, request *wire.ExecRequest, defaults Defaults, held func()) (*Process, error) {
+	if !t.starting.TryRLock() {
+		held()
+		t.starting.RLock()
+	}
 	defer t.starting.RUnlock()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -255,11 +258,7 @@ func (p *Process) abort() {
 	if p.input != nil {
 		p.input.close()
 	}
-	for i := range p.outputs {
-		if p.outputs[i].fd >= 0 {
-			p.closeOutput(i)
-		}
-	}
+	p.closeOutputs()
 	if p.wakeFD >= 0 {
 		unix.Close(p.wakeFD)
 	}

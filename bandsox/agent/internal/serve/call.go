@@ -22,6 +22,7 @@ type call struct {
 	streams *mux.Session  // nil when its DATA are not records
 	begun   chan struct{} // closed when the host was told that streams can be opened
 
+	read   bool // by another goroutine, the connection is; only its own goroutine knows
 	ending atomic.Bool
 	after  func() // what is left to do when the host has its answer
 
@@ -66,6 +67,15 @@ func (k *call) run() {
 	}
 	if k.after != nil {
 		k.after()
+	}
+}
+
+// letRead has another goroutine read the connection from now on. Until then nobody does, and the operation must neither block nor last
+// without watching it.
+func (k *call) letRead() {
+	if !k.read {
+		k.read = true
+		k.conn.turns.pass(k.conn.work)
 	}
 }
 

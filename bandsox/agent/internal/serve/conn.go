@@ -18,7 +18,8 @@ var (
 )
 
 // conn is one connection: a reader, which never waits for an operation, and at most one operation. Goroutines
-// take turns at reading: who has read the request for an operation runs it, while the next one reads.
+// take turns at reading: who has read the request for an operation runs it, while the next one reads; or reads on itself, where
+// the operation is over soon and has watched that nothing comes meanwhile.
 //
 // Whoever writes names the epoch it belongs to. A new HELLO or the loss of the host begins
 // a new epoch, after which nothing of an earlier one is sent any more, but for the system call
@@ -48,7 +49,7 @@ func (c *conn) serve() {
 	<-c.ended
 }
 
-// work reads, runs what was asked for while another one reads, and so on.
+// work reads, runs what was asked for while another one reads or nothing is to be read, and so on.
 func (c *conn) work() {
 	for {
 		k := c.nextCall()
@@ -58,9 +59,11 @@ func (c *conn) work() {
 			close(c.ended)
 			return
 		}
-		c.turns.pass(c.work)
+		if !k.op.watches {
+			k.letRead()
+		}
 		k.run()
-		if !c.turns.await() {
+		if k.read && !c.turns.await() {
 			return
 		}
 	}

@@ -27,6 +27,8 @@ type operation struct {
 	input  inputKind
 	prompt bool // answers without waiting for anything, so that WELCOME can go with the answer
 
+	watches bool // sees to it that the connection is read when it must be (letRead)
+
 	// instant operations touch nothing that could block, not even a file, and so are run by the
 	// connection's reader itself.
 	instant bool
@@ -46,7 +48,7 @@ func init() {
 		"renew":    {run: renew},
 		"shutdown": {run: shutdown, prompt: true},
 
-		"exec":     {run: exec, input: windowInput, prompt: true},
+		"exec":     {run: exec, input: windowInput, prompt: true, watches: true},
 		"attach":   {run: attach, input: windowInput},
 		"input":    {run: input, input: windowInput},
 		"signal":   {run: signal, prompt: true, instant: true},

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	"bandsox.dev/agent/internal/process"
@@ -16,8 +17,11 @@ func exec(k *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if wanders(r) {
+		k.letRead()
+	}
 	server := k.conn.server
-	p, err := server.Processes.Start(k, r, server.Machine.Defaults())
+	p, err := server.Processes.Start(k, r, server.Machine.Defaults(), k.letRead)
 	if err != nil {
 		return nil, err
 	}
@@ -32,25 +36,58 @@ func exec(k *call) (any, error) {
 		return nil, err
 	}
 	k.hold(started)
-	tell := func() {
-		if k.frame(nil) != nil {
-			p.Kill()
-		}
-	}
-	if !r.Terse {
-		tell()
-	}
 	k.handleControl(func(m wire.ControlMessage) { applyControl(p, m) })
+	client := &execClient{call: k, process: p}
+	if !r.Terse {
+		client.Settled()
+	}
 	if p.TakesInput() {
+		k.letRead()
 		go k.feedToEnd(p)
 	}
 	sink := newOutputSink(k)
 	defer sink.close()
-	exit := p.Follow(sink, tell)
+	exit := p.Follow(sink, client)
 	if k.Err() != nil {
 		return nil, context.Cause(k)
 	}
 	return exitResult(&exit), nil
+}
+
+// wanders tells whether the caller has named where the command is to be looked for or run, which may be a file system that does not
+// answer.
+func wanders(r *wire.ExecRequest) bool {
+	_, path := r.Env["PATH"]
+	return path || r.Cwd != "" || len(r.Argv) > 0 && strings.Contains(r.Argv[0], "/")
+}
+
+// execClient is the host as long as its command runs. Most commands end soon and print little: what the host still sends, or that it has
+// gone, is noticed in the same wait as their end, and a reader is only woken for it.
+type execClient struct {
+	call    *call
+	process *process.Process
+}
+
+// Watched is the connection as long as nobody reads it.
+func (e *execClient) Watched() int {
+	c := e.call.conn
+	if !e.call.read && (c.in.Buffered() > 0 || c.ch.Descriptor() < 0) {
+		e.call.letRead()
+	}
+	if e.call.read {
+		return -1
+	}
+	return c.ch.Descriptor()
+}
+
+func (e *execClient) Stirred() { e.call.letRead() }
+
+// Settled tells the host that the command has started, whose end does not tell that soon enough.
+func (e *execClient) Settled() {
+	e.call.letRead()
+	if e.call.frame(nil) != nil {
+		e.process.Kill()
+	}
 }
 
 // smallOutput is what is read at once from a process that does not write much: most do not,
@@ -81,6 +118,7 @@ func (s *outputSink) Space(int) []byte {
 }
 
 func (s *outputSink) Took(i, n int) error {
+	s.call.letRead() // the host may not take it soon
 	if s.bulk != nil {
 		s.bulk.Advance(n)
 		err := s.call.frame(s.bulk.Seal(outputTypes[i]))

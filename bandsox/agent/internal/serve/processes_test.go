@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"bandsox.dev/agent/internal/wire"
 
@@ -121,6 +122,73 @@ func TestATerseStartIsToldWithWhatComesNextOrSoon(t *testing.T) {
 	if a := h.answer(); a.number(t, "signal") != 9 {
 		t.Fatal(a)
 	}
+}
+
+func TestWhatComesWhileATerseCommandRunsIsSeenAtOnce(t *testing.T) {
+	for name, news := range map[string]func(h *host){
+		"cancel": func(h *host) {
+			h.message(wire.Control, fields{"kind": "cancel"})
+			if a := h.answer(); a.failure == nil || a.failure.Code != wire.CodeCancelled {
+				t.Error(a)
+			}
+		},
+		"a signal": func(h *host) {
+			h.message(wire.Control, fields{"kind": "signal", "signal": 9})
+			if a := h.answer(); a.failure != nil || a.number(t, "signal") != 9 {
+				t.Error(a)
+			}
+		},
+		"a greeting": func(h *host) {
+			h.hello([32]byte{})
+			for {
+				if frameType, _ := h.read(); frameType == wire.Welcome {
+					return
+				}
+			}
+		},
+		"the end": func(h *host) { h.socket.Close() },
+	} {
+		for _, delay := range []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecond} {
+			t.Run(name+" after "+delay.String(), func(t *testing.T) {
+				h := open(t)
+				mark := "60" + strconv.Itoa(os.Getpid()) // a number of seconds that no other sleep has
+				h.request("exec", fields{"argv": argv("sleep", mark), "terse": true})
+				time.Sleep(delay)
+				news(h)
+				eventually(t, "the command has ended", func() bool { return !runs("sleep", mark) })
+			})
+		}
+	}
+}
+
+func TestACommandThatIsHeldDoesNotKeepItsConnectionFromBeingRead(t *testing.T) {
+	server := newServer()
+	h, other := connect(t, server), connect(t, server)
+	table.Hold()
+	h.request("exec", fields{"argv": argv("true"), "terse": true})
+	h.hello([32]byte{})
+	h.expectWelcome()
+	table.Release()
+	h.ok("ping", nil)
+	other.ok("exec", fields{"argv": argv("true"), "terse": true})
+}
+
+func TestACommandThatEndsSoonNeedsNoSecondReader(t *testing.T) {
+	server := newServer()
+	eventually(t, "one that ends within the first moments", func() bool {
+		h := connect(t, server)
+		h.ok("exec", fields{"argv": argv("true"), "terse": true})
+		h.ok("exec", fields{"argv": argv("true"), "terse": true})
+		defer h.socket.Close()
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		for c := range server.connections {
+			if c.turns.waited() {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func TestOrphansOfProgramsThatHaveEndedAreReaped(t *testing.T) {

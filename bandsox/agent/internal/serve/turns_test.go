@@ -18,6 +18,13 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
+// waited tells whether anybody has waited for a turn.
+func (t *turns) waited() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.event != 0
+}
+
 func TestOneAtATimeHasTheTurnAndOneAtMostWaits(t *testing.T) {
 	before := descriptors(t)
 	var turn turns

@@ -22,6 +22,8 @@ type Channel interface {
 	io.Writer
 	// Greeted is called when a client has greeted, by who reads.
 	Greeted()
+	// Descriptor is what poll(2) can wait for in the place of Read, -1 where there is none.
+	Descriptor() int
 	// AwaitHost is called after io.EOF and returns when it is worth reading again,
 	// or an error when nobody will ever come back on this channel.
 	AwaitHost() error

@@ -95,6 +95,9 @@ func (s consoleStream) Read(p []byte) (int, error) {
 // Greeted does nothing: a stream has one client.
 func (s consoleStream) Greeted() {}
 
+// Descriptor says that there is none: streams share the line.
+func (s consoleStream) Descriptor() int { return -1 }
+
 // AwaitHost returns an error: a stream's client does not come back.
 func (s consoleStream) AwaitHost() error { return io.EOF }
 

@@ -104,6 +104,9 @@ func (p *Port) Greeted() {
 	p.greeted = true
 }
 
+// Descriptor is the port: a host that has gone, or of which the driver has not told yet, counts as news.
+func (p *Port) Descriptor() int { return p.fd }
+
 // forget takes note that the client has gone.
 func (p *Port) forget() {
 	p.heard, p.greeted = false, false

@@ -37,6 +37,9 @@ func (s *Socket) Write(b []byte) (int, error) {
 // Greeted does nothing: a socket has one client.
 func (s *Socket) Greeted() {}
 
+// Descriptor is the socket.
+func (s *Socket) Descriptor() int { return s.fd }
+
 // AwaitHost returns an error: a socket's peer does not come back.
 func (s *Socket) AwaitHost() error { return io.EOF }
 
