@@ -22,7 +22,7 @@ type call struct {
 	streams *mux.Session  // nil when its DATA are not records
 	begun   chan struct{} // closed when the host was told that streams can be opened
 
-	read   bool // by another goroutine, the connection is; only its own goroutine knows
+	read   bool // whether another goroutine reads the connection meanwhile; only the operation's own asks
 	ending atomic.Bool
 	after  func() // what is left to do when the host has its answer
 
