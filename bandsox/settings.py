@@ -86,6 +86,19 @@ def default_vmm() -> str | None:
     return os.environ.get("BANDSOX_VMM") or None
 
 
+def warm_boots() -> bool:
+    """Whether machines go on from warm boots (`bandsox.engine.warmboots`); ``BANDSOX_WARM_BOOT=0`` has each boot from the beginning.
+
+    Raises
+    ------
+    InvalidRequest: ``BANDSOX_WARM_BOOT`` is neither 0 nor 1.
+    """
+    choice = os.environ.get("BANDSOX_WARM_BOOT") or "1"
+    if choice not in {"0", "1"}:
+        raise InvalidRequest(f"BANDSOX_WARM_BOOT is {choice!r}", remedy="give 0 or 1")
+    return choice == "1"
+
+
 def wanted_transport() -> Transport | None:
     """The way to guests' agents that ``BANDSOX_TRANSPORT`` asks for; None: the best that works.
 
@@ -203,7 +216,7 @@ class Layout:
         key = hashlib.sha256(os.fsencode(root)).hexdigest()[:8]
         make_private_dir(_runtime_base())
         layout = cls(root=root, runtime=make_private_dir(_runtime_base() / key))
-        lasting = (layout.images, layout.vms, layout.kernels, layout.vmms, layout.disks, layout.snapshots, layout.downloads)
+        lasting = (layout.images, layout.vms, layout.kernels, layout.vmms, layout.disks, layout.snapshots, layout.boots, layout.downloads)
         for directory in (*lasting, layout.work, layout.locks):
             directory.mkdir(mode=0o700, exist_ok=True)
         return layout
@@ -262,6 +275,11 @@ class Layout:
     def snapshots(self) -> Path:
         """One directory a snapshot."""
         return self.root / "snapshots"
+
+    @property
+    def boots(self) -> Path:
+        """One directory a warm boot, each of which may be removed when nothing is being started."""
+        return self.root / "boots"
 
     @property
     def work(self) -> Path:

@@ -4,28 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import functools
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bandsox import settings
 from bandsox.engine import deadlines, ownership
 from bandsox.engine.ephemeral import Ownership, keep
 from bandsox.engine.lines import Lines
-from bandsox.errors import BandSoxError, InvalidRequest
+from bandsox.errors import BandSoxError, BootFailed, InvalidRequest, VMMError
 from bandsox.locks import Locks
 from bandsox.models import ProgressCallback, VMRecord, VMStatus, report
 from bandsox.settings import Layout
 
 if TYPE_CHECKING:
+    from bandsox.engine.boot import Booting
     from bandsox.engine.launch import Past
+    from bandsox.engine.warmboots import WarmBoots
+    from bandsox.guest import GuestClient
     from bandsox.network.keeper import Namespace
     from bandsox.network.vault import Vault
-    from bandsox.vmm.base import NetworkDevice
+    from bandsox.vmm.base import LaunchSpec, NetworkDevice
 
 BOOT_DEADLINE_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Attempt:
+    """How a machine is to be brought up; ``past`` and ``attached`` as for `Beginnings.bring_up`.
+
+    ``warm``: it may go on from a warm boot, or become one. ``without_network`` as for `networking.attached`.
+    """
+
+    past: Past | None
+    attached: Sequence[Path]
+    warm: bool
+    without_network: str | None = None
+
+
+class _StaleWarmBoot(Exception):
+    """A machine did not go on from the warm boot `key`."""
+
+    def __init__(self, key: str, error: BandSoxError) -> None:
+        super().__init__(key)
+        self.key, self.error = key, error
 
 
 class Beginnings(Lines):
@@ -34,6 +60,13 @@ class Beginnings(Lines):
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
         self._owned: dict[str, Ownership] = {}
+
+    @functools.cached_property
+    def warm_boots(self) -> WarmBoots:
+        """What machines go on from instead of booting from the beginning."""
+        from bandsox.engine.warmboots import WarmBoots
+
+        return WarmBoots(self.layout)
 
     @contextlib.asynccontextmanager
     async def making(self, vm_id: str, *, ephemeral: bool = False) -> AsyncIterator[None]:
@@ -90,16 +123,23 @@ class Beginnings(Lines):
         from bandsox.engine import networking
 
         report(progress, "boot", f"{'booting' if past is None else 'going on'} on {record.vmm} ({record.accelerator})")
-        try:
-            running = await self._come_up(record, past, attached)
-        except networking.NoNetwork as refused:
-            running = await self._come_up(record, past, attached, refused.reason)
+        attempt = _Attempt(past, attached, warm=past is None and settings.warm_boots())
+        while True:
+            try:
+                running = await self._come_up(record, attempt)
+                break
+            except networking.NoNetwork as refused:
+                attempt = dataclasses.replace(attempt, without_network=refused.reason)
+            except _StaleWarmBoot as stale:
+                report(progress, "boot", f"booting from the beginning, since a warm boot was of no use: {stale.error.message}")
+                await asyncio.to_thread(self.warm_boots.remove, stale.key)
+                attempt = dataclasses.replace(attempt, warm=False)
         deadlines.begin(self.layout, running)
         report(progress, "boot", "the machine is up", finished=True)
         return running
 
-    async def _come_up(self, record: VMRecord, past: Past | None, attached: Sequence[Path], without_network: str | None = None) -> VMRecord:
-        """As `bring_up`; `without_network` as for `networking.attached`."""
+    async def _come_up(self, record: VMRecord, attempt: _Attempt) -> VMRecord:
+        """As `bring_up`."""
         import anyio
 
         from bandsox.engine import networking, publishing
@@ -111,10 +151,10 @@ class Beginnings(Lines):
         try:
             async with (
                 publishing.Listeners(record.spec.publish) as published,
-                networking.attached(self.networks, directory, record, owner, without_network) as (connected, namespace),
+                networking.attached(self.networks, directory, record, owner, attempt.without_network) as (connected, namespace),
             ):
                 device = networking.device(connected.network, namespace, owner)
-                running = await self._boot(connected, device, namespace, past, attached)
+                running = await self._boot(connected, device, namespace, attempt)
                 if published.ports:
                     running = await self.update(record.id, spec_publish=published.ports)
                     await publishing.carry(directory, lambda: self.direct_client(running), published.listening)
@@ -125,17 +165,62 @@ class Beginnings(Lines):
             raise
         return running
 
-    async def _boot(
-        self, record: VMRecord, device: NetworkDevice | None, namespace: Namespace | None, past: Past | None, attached: Sequence[Path]
-    ) -> VMRecord:
+    async def _boot(self, record: VMRecord, device: NetworkDevice | None, namespace: Namespace | None, attempt: _Attempt) -> VMRecord:
         """Boot a machine whose network is about to be there, or let it go on. No program of the guest's runs before it is."""
-        from bandsox.engine import boot, launch, networking
-        from bandsox.network import vault
+        from bandsox.engine import boot, launch
+
+        vmm, past = self.vmms[record.vmm], attempt.past
+        spec = launch.launch_spec(self.layout, record, device, past, attempt.attached)
+        if past is not None:
+            async with self._started(record, spec, namespace) as (booting, trust):
+                renew = functools.partial(launch.renew, record=record, itself=past.itself, trust=trust, deadline_s=BOOT_DEADLINE_S)
+                receipt = await boot.first_answer(vmm, spec, booting, renew, bytes.fromhex(past.token), BOOT_DEADLINE_S)
+                past.check(receipt)
+                return await self.update(record.id, status=VMStatus.RUNNING, receipt=receipt, **deadlines.anew(record))
+        key = await asyncio.to_thread(vmm.boot_key, spec) if attempt.warm else None
+        if key is None:
+            return await self._set_up(record, spec, namespace, launch.NO_TOKEN)
+        async with self.warm_boots.in_use(key) as warm:
+            if warm is not None:
+                try:
+                    return await self._set_up(record, dataclasses.replace(spec, origin=warm.origin), namespace, warm.token)
+                except (VMMError, BootFailed) as error:
+                    raise _StaleWarmBoot(key, error) from error
+        return await self._set_up(record, spec, namespace, launch.NO_TOKEN, key)
+
+    async def _set_up(
+        self, record: VMRecord, spec: LaunchSpec, namespace: Namespace | None, token: bytes, key: str | None = None
+    ) -> VMRecord:
+        """Start a machine that is nobody's yet, and give it to its owner.
+
+        Parameters
+        ----------
+        token: what its agent takes. key: of the warm boot that is made of it on the way.
+        """
+        from bandsox.engine import boot, launch
 
         vmm = self.vmms[record.vmm]
-        spec = launch.launch_spec(self.layout, record, device, past, attached)
+        async with self._started(record, spec, namespace) as (booting, trust):
+
+            async def ask(client: GuestClient) -> VMRecord:
+                async with self.warm_boots.being_made(key, vmm, spec, client) if key is not None else contextlib.nullcontext():
+                    return await launch.set_up(client, record, trust, BOOT_DEADLINE_S)
+
+            ready = await boot.first_answer(vmm, spec, booting, ask, token, BOOT_DEADLINE_S)
+            changes = {"network": ready.network, "network_reason": ready.network_reason}
+            return await self.update(record.id, status=VMStatus.RUNNING, receipt=None, **changes, **deadlines.anew(record))
+
+    @contextlib.asynccontextmanager
+    async def _started(
+        self, record: VMRecord, spec: LaunchSpec, namespace: Namespace | None
+    ) -> AsyncIterator[tuple[Booting, Mapping[str, Any] | None]]:
+        """A machine that has begun, is known of and has its network, and what its programs are to trust; it is killed again if the block
+        raises."""
+        from bandsox.engine import boot, networking
+        from bandsox.network import vault
+
         trust = await asyncio.to_thread(vault.guest_side, self.layout.vm(record.id)) if record.spec.secrets and record.network else None
-        async with boot.started(vmm, spec) as booting:
+        async with boot.started(self.vmms[record.vmm], spec) as booting:
             if namespace is not None:
                 namespace.bind(booting.process)
             process = {"pid": booting.process.pid, "pid_start": booting.process.start}
@@ -144,15 +229,7 @@ class Beginnings(Lines):
             await self.update(record.id, **process, **confinement, **network, token=record.token)
             if namespace is not None:
                 await networking.complete(record, namespace)
-            if past is not None:
-                renew = functools.partial(launch.renew, record=record, itself=past.itself, trust=trust, deadline_s=BOOT_DEADLINE_S)
-                receipt = await boot.first_answer(vmm, spec, booting, renew, bytes.fromhex(past.token), BOOT_DEADLINE_S)
-                past.check(receipt)
-                return await self.update(record.id, status=VMStatus.RUNNING, receipt=receipt, **deadlines.anew(record))
-            set_up = functools.partial(launch.set_up, record=record, trust=trust, deadline_s=BOOT_DEADLINE_S)
-            ready = await boot.first_answer(vmm, spec, booting, set_up, launch.NO_TOKEN, BOOT_DEADLINE_S)
-            changes = {"network": ready.network, "network_reason": ready.network_reason}
-            return await self.update(record.id, status=VMStatus.RUNNING, receipt=None, **changes, **deadlines.anew(record))
+            yield booting, trust
 
     def keep(self, vm_id: str) -> None:
         """Let an ephemeral machine outlive this process."""

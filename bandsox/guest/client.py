@@ -30,3 +30,8 @@ class GuestClient(
     def __init__(self, link: Link, token: bytes = bytes(TOKEN_SIZE)) -> None:
         super().__init__(Connector(link, token))
         self.link = link
+
+    @property
+    def token(self) -> bytes:
+        """What later connections present."""
+        return self._connector.token

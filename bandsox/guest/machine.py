@@ -10,7 +10,7 @@ from bandsox.guest import frames
 from bandsox.guest.answers import Answer, InfoAnswer, MetricsAnswer
 from bandsox.guest.clock import tell_the_time
 from bandsox.guest.connection import DEFAULT_TIMEOUT, Operations
-from bandsox.guest.messages import Info, Ping, ReadMetrics, Setup, Shutdown, Sync
+from bandsox.guest.messages import Info, Ping, Prepare, ReadMetrics, Setup, Shutdown, Sync
 from bandsox.guest.paths import GuestText, encode_env, encode_path, encode_text
 from bandsox.models import GuestInfo, Metrics, ProcessInfo
 
@@ -39,6 +39,15 @@ class MachineOperations(Operations):
             capabilities=tuple(answer.capabilities),
             time=answer.time,
         )
+
+    async def prepare(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Make ready to be saved, for others to go on from, a machine that nobody has set up.
+
+        Raises
+        ------
+        Unsupported: it depends on its disks already. GuestError: it has been set up.
+        """
+        await self._connector.call(Prepare(), Answer, timeout=timeout)
 
     async def setup(
         self,

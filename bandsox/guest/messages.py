@@ -56,6 +56,12 @@ class Info(Request, tag="info"):
     lane = Lane.CONTROL
 
 
+class Prepare(Request, tag="prepare"):
+    """Makes ready to be saved a machine that was not set up."""
+
+    lane = Lane.CONTROL
+
+
 class Setup(Request, tag="setup"):
     """Gives the machine its identity."""
 

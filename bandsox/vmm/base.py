@@ -55,10 +55,14 @@ class NetworkDevice:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The snapshot that a machine goes on from: the files that `VMM.save` and `VMM.settle` have made of it, and its shape."""
+    """The snapshot that a machine goes on from: the files that `VMM.save` and `VMM.settle` have made of it, and its shape.
+
+    ``console`` is what the machine that was saved had printed, where that is to stand in the log of one that goes on.
+    """
 
     directory: Path
     shape: Shape
+    console: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,12 @@ class VMM(Protocol):
 
     async def resume(self, sockets: Path) -> None:
         """Let the guest's CPUs go on."""
+
+    def boot_key(self, spec: LaunchSpec) -> str | None:
+        """A digest of all that a machine's state depends on while it boots, before it looks at its disks; None: it cannot be saved then.
+
+        Blocks.
+        """
 
     async def prepare(self, spec: LaunchSpec, target: Path) -> None:
         """Do what can be done for saving a machine to the empty directory `target` while it still runs.

@@ -24,11 +24,12 @@ FILE_SIZE_LIMIT = 1 << 40
 _START = FILE_SIZE_LIMIT - CAPACITY
 
 
-def create(path: Path) -> None:
-    """Make an empty console log at `path`, to which the VMM appends."""
+def create(path: Path, begun: bytes = b"") -> None:
+    """Make a console log at `path` that holds `begun`, to which the VMM appends."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(descriptor, _START)
+        os.pwrite(descriptor, begun[:CAPACITY], _START)
     finally:
         os.close(descriptor)
 

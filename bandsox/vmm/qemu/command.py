@@ -6,7 +6,6 @@ controller or a vsock device, an entropy source, a serial console, a network dev
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +38,7 @@ _OWN_MIB = 2048
 _OWN_RESIDENT_MIB = 512
 """Memory of QEMU itself, and the cache of its disks' files that it cannot do without."""
 
-_SERIAL_BYTES = 10
+SERIAL_BYTES = 10
 """Half as many as the characters of a virtio disk's serial number (virtio 1.2, 5.2.6). Each start of a machine draws another one, by which
 the agent tells a copy from the machine that was copied."""
 
@@ -82,6 +81,7 @@ def command(
     port_fds: Sequence[int],
     tsc_khz: int | None,
     *,
+    serial: str,
     vsock: Vsock | None = None,
     private_memory: str = "",
 ) -> list[str]:
@@ -90,6 +90,7 @@ def command(
     Parameters
     ----------
     monitor_fd, port_fds: listening sockets that the process inherits.
+    serial: the disks' serial number, another one for each start.
     vsock: the machine's end of its vsock, whose descriptor the process inherits.
     private_memory: options of this QEMU for a memory file that it may only read.
     """
@@ -116,7 +117,6 @@ def command(
         arguments += ["-device", f"virtserialport,chardev=port{number},name=org.bandsox.{number},nr={number + 1}"]
     if vsock is not None:
         arguments += ["-device", f"vhost-vsock-device,guest-cid={vsock.cid},vhostfd={vsock.descriptor}"]
-    serial = secrets.token_hex(_SERIAL_BYTES)
     for number, disk in enumerate(spec.disks):
         read_only = "on" if disk.read_only else "off"
         cache = "cache.direct=off,cache.no-flush=off,discard=unmap,detect-zeroes=unmap"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -17,13 +19,15 @@ from pathlib import Path
 import anyio
 
 from bandsox.errors import MachineStopped, MissingTool, Unsupported, VMMError
-from bandsox.models import Isolation, Shape, Transport
+from bandsox.models import UNLIMITED, Isolation, Shape, Transport
 from bandsox.process import ProcessId
 from bandsox.vmm import console, serial
-from bandsox.vmm.base import Accelerator, Devices, Endpoint, LaunchSpec, Transports
+from bandsox.vmm.base import Accelerator, Devices, Endpoint, LaunchSpec, NetworkDevice, Transports
 from bandsox.vmm.confinement import Confiner
+from bandsox.vmm.host_cpu import host_cpu
 from bandsox.vmm.qemu import preload, qmp, saving, vhost
 from bandsox.vmm.qemu.command import (
+    SERIAL_BYTES,
     START_PORTS,
     address_space_mib,
     command,
@@ -129,6 +133,29 @@ class Qemu:
         """See `VMM.reads`: within a series such as 7.2."""
         return written_by.split(".")[:2] == version.split(".")[:2]
 
+    def boot_key(self, spec: LaunchSpec) -> str | None:
+        """See `VMM.boot_key`: of this QEMU, its command line but for what is the machine's own, and the CPU where guests see it."""
+        if spec.transport == "console" or spec.debug_console:
+            return None
+        binary = Path(_binary()).resolve()
+        anyone = replace(
+            spec,
+            vm_id="",
+            directory=Path("/"),
+            sockets=Path("/"),
+            disks=[replace(disk, path=Path("/")) for disk in spec.disks],
+            disk_limits=UNLIMITED,
+            network=NetworkDevice("", "", None, 0) if spec.network is not None else None,
+            origin=None,
+        )
+        count = START_PORTS if spec.transport == "virtio-serial" else 0
+        arguments = command(anyone, str(binary), 0, [0] * count, known_khz(self._facts), serial="")
+        status = [path.stat() for path in (binary, spec.kernel, spec.initramfs)]
+        files = [f"{each.st_ino}:{each.st_size}:{each.st_mtime_ns}" for each in status]
+        cpu = "" if spec.accelerator.name == "tcg" else repr(host_cpu(self._facts))
+        facts = (self.name, _version(str(binary)), spec.transport, cpu, *files, *arguments)
+        return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
+
     async def prepare(self, spec: LaunchSpec, target: Path) -> None:
         """See `VMM.prepare`; there is nothing to do."""
 
@@ -165,7 +192,7 @@ class Qemu:
         return console.read(_errors_log(directory)).decode(errors="replace").strip()
 
     def _start(self, spec: LaunchSpec) -> ProcessId:
-        console.create(console_log(spec.directory))
+        console.create(console_log(spec.directory), b"" if spec.origin is None else spec.origin.console)
         console.create(_errors_log(spec.directory))
         with contextlib.ExitStack() as stack:
             monitor = stack.enter_context(listen(monitor_socket(spec.sockets)))
@@ -177,7 +204,10 @@ class Qemu:
             binary = Path(_binary()).resolve()
             memory = self._private_memory(binary) if spec.origin is not None else _PrivateMemory()
             khz = known_khz(self._facts)
-            arguments = command(spec, str(binary), monitor.fileno(), ports, khz, vsock=vsock, private_memory=memory.options)
+            serial_number = secrets.token_hex(SERIAL_BYTES)
+            arguments = command(
+                spec, str(binary), monitor.fileno(), ports, khz, serial=serial_number, vsock=vsock, private_memory=memory.options
+            )
             inherited += [spec.network.tap] if spec.network is not None and spec.network.tap is not None else []
             log = stack.enter_context(_errors_log(spec.directory).open("ab")).fileno()
             try:

@@ -37,23 +37,28 @@ func main() {
 	if os.Getpid() != 1 {
 		os.Exit(serveLocally(os.Args[1:]))
 	}
-	system := boot.Boot()
+	system := boot.Begin()
 	boot.Announce("link")
 	tuneRuntime(system.Settings.Emulated)
-	server := newServer(system)
-	boot.HandleSignals(func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
-	var once sync.Once
-	err := link(system, server, func() { once.Do(func() { boot.Announce("ready") }) })
-	boot.Fatal("link", err)
+	boot.Fatal("link", link(system, newServer(system)))
 }
 
 func newServer(system *boot.System) *serve.Server {
-	bootID, err := machine.BootID()
-	if err != nil {
-		boot.Fatal("link", err)
+	server := &serve.Server{Version: version, Capabilities: capabilities, Machine: &machine.Machine{}, Waits: system.Waits}
+	server.Complete = func() {
+		system.Complete()
+		equip(server, system)
+		boot.HandleSignals(func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
+		boot.Announce("ready")
 	}
-	server := &serve.Server{
-		Version: version, BootID: bootID, Capabilities: capabilities, Machine: &machine.Machine{},
+	return server
+}
+
+// equip gives the server what the machine has.
+func equip(server *serve.Server, system *boot.System) {
+	var err error
+	if server.BootID, err = machine.BootID(); err != nil {
+		boot.Fatal("switch", err)
 	}
 	var groups *process.Groups
 	if system.Cgroup != "" {
@@ -80,7 +85,6 @@ func newServer(system *boot.System) *serve.Server {
 		}
 		once.Do(func() { system.ShutDown(grace, r.Reboot, server.Processes.AwaitAlone) })
 	}
-	return server
 }
 
 // addFreezer lets the machine be copied while nothing runs in it but the agent, and the program that is to see to a copy. That has cgroups
@@ -103,7 +107,7 @@ func addFreezer(server *serve.Server, cgroup string) {
 var errNoVsock = errors.New("no vsock in this kernel")
 
 // link serves the host over what the machine has. It only returns when that fails.
-func link(system *boot.System, server *serve.Server, ready func()) error {
+func link(system *boot.System, server *serve.Server) error {
 	kind := system.Settings.Transport
 	if kind == "" {
 		kind = bestTransport()
@@ -111,10 +115,7 @@ func link(system *boot.System, server *serve.Server, ready func()) error {
 	server.Transport = kind
 	switch kind {
 	case "virtio-serial":
-		return transport.FindPorts(system.Events, func(port *transport.Port) {
-			go server.Serve(port)
-			ready()
-		})
+		return transport.FindPorts(&system.Paths, func(port *transport.Port) { go server.Serve(port) })
 	case "vsock":
 		if !transport.HasVsock() {
 			return errNoVsock
@@ -130,10 +131,8 @@ func link(system *boot.System, server *serve.Server, ready func()) error {
 		} else {
 			server.RequireToken(token)
 		}
-		ready()
 		return server.Listen(listener)
 	case "console":
-		ready() // from here on the console is the line
 		console, err := transport.OpenConsole()
 		if err != nil {
 			return err

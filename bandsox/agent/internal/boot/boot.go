@@ -1,18 +1,24 @@
 // Package boot takes the machine from the kernel's start of /init to a root file system in
 // which everything else runs, and at the end down again.
 //
+// It does so in two halves. Begin loads drivers, so that the host can be heard; up to there all machines of one shape are alike, and the
+// host may save one that waits and have others go on from it. Only when the host has said whose machine it is does Complete load the
+// driver of the disks and make the root.
+//
 // The stages run in order, each is one line on the console, and the first that fails ends the
 // machine with a line that says which and why: the host reads these lines to explain a machine
 // that did not come up.
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"bandsox.dev/agent/internal/uevent"
@@ -39,10 +45,14 @@ type Settings struct {
 // System is what the boot leaves behind.
 type System struct {
 	Settings Settings
-	Events   *uevent.Listener
 	Image    *os.File // root of the read-only root file system
 	Layer    *Layer   // nil without an overlay
 	Cgroup   string   // directory for our cgroups, empty when the kernel has no cgroup v2
+
+	// Paths is held while /dev, /proc and /sys move to the new root: for a moment nothing is found there.
+	Paths sync.Mutex
+
+	diskDriver string // module of the initramfs; empty: it is built in
 }
 
 // Layer holds the writable layer, which is not reachable by any path of the new root.
@@ -56,24 +66,36 @@ type stage struct {
 	run  func(*System) error
 }
 
-// stages are those up to the link to the host, which is the caller's.
-var stages = []stage{
-	{"modules", loadModules},
-	{"root", mountRoot},
-	{"overlay", mountOverlay},
-	{"switch", switchRoot},
+// Begin runs the stages before the link to the host, which is the caller's. It does not return when one fails.
+func Begin() *System {
+	s := &System{}
+	s.run(stage{"modules", loadModules})
+	return s
 }
 
-// Boot runs the stages. It does not return when one fails.
-func Boot() *System {
-	s := &System{}
+// Complete runs the stages after it. It does not return when one fails.
+func (s *System) Complete() {
+	s.run(stage{"root", mountRoot}, stage{"overlay", mountOverlay}, stage{"switch", switchRoot})
+}
+
+func (s *System) run(stages ...stage) {
 	for _, stage := range stages {
 		Announce(stage.name)
 		if err := stage.run(s); err != nil {
 			Fatal(stage.name, err)
 		}
 	}
-	return s
+}
+
+// errDisksSeen says that the kernel has looked at its disks by itself.
+var errDisksSeen = errors.New("the driver of the disks is built into the kernel, which has looked at them already")
+
+// Waits tells whether nothing of the machine depends on its disks yet, so that it can be saved and go on with others.
+func (s *System) Waits() error {
+	if s.diskDriver == "" {
+		return errDisksSeen
+	}
+	return nil
 }
 
 // Announce prints the stage that begins.
@@ -94,7 +116,7 @@ func say(text string) {
 }
 
 // loadModules mounts what the kernel shows of itself, reads the settings, and loads the
-// modules of /modules.list.
+// modules of /modules.list, but for the driver of the disks.
 func loadModules(s *System) error {
 	for _, m := range []mountPoint{
 		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
@@ -111,9 +133,6 @@ func loadModules(s *System) error {
 		return err
 	}
 	s.Settings = parseArguments(string(arguments))
-	if s.Events, err = uevent.Listen(); err != nil {
-		return err
-	}
 	list, err := os.ReadFile("/modules.list")
 	if os.IsNotExist(err) {
 		return nil // everything is built in
@@ -123,6 +142,10 @@ func loadModules(s *System) error {
 	}
 	for path := range strings.Lines(string(list)) {
 		if path = strings.TrimSpace(path); path == "" || s.Settings.spares(path) {
+			continue
+		}
+		if moduleName(path) == diskModule {
+			s.diskDriver = path
 			continue
 		}
 		if err := loadModule(path); err != nil {
@@ -143,12 +166,17 @@ var transportModules = map[string]string{
 // networkModules are those that only a network device needs.
 var networkModules = []string{"failover", "net_failover", "virtio_net"}
 
-const balloonModule = "virtio_balloon"
+const (
+	balloonModule = "virtio_balloon"
+	diskModule    = "virtio_blk"
+)
+
+func moduleName(path string) string { return strings.TrimSuffix(filepath.Base(path), ".ko") }
 
 // spares tells whether the machine has no use for a module: it belongs to a transport that the
 // host has not chosen, or to a device that is not there.
 func (s Settings) spares(path string) bool {
-	name := strings.TrimSuffix(filepath.Base(path), ".ko")
+	name := moduleName(path)
 	if slices.Contains(networkModules, name) {
 		return !s.Network
 	}
@@ -202,16 +230,18 @@ func parseArguments(line string) (s Settings) {
 	return s
 }
 
-// awaitDevice returns the path of a block device's node when it is there.
-func (s *System) awaitDevice(name string) (string, error) {
-	node := "/dev/" + strings.TrimPrefix(name, "/dev/")
-	err := s.Events.Until(time.Now().Add(deviceDeadline), func() bool {
-		return unix.Access(node, unix.F_OK) == nil
+// node is the path of a block device.
+func node(name string) string { return "/dev/" + strings.TrimPrefix(name, "/dev/") }
+
+// awaitDevice returns when a block device's node is there.
+func awaitDevice(events *uevent.Listener, name string) error {
+	err := events.Until(time.Now().Add(deviceDeadline), func() bool {
+		return unix.Access(node(name), unix.F_OK) == nil
 	})
 	if err != nil {
-		return "", fmt.Errorf("no %s: %w", node, err)
+		return fmt.Errorf("no %s: %w", node(name), err)
 	}
-	return node, nil
+	return nil
 }
 
 type mountPoint struct {

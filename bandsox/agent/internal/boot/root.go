@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"bandsox.dev/agent/internal/uevent"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -19,20 +21,17 @@ const (
 	newRoot  = "/.root"
 )
 
-// imageKind is the file system that the host makes of an image.
-const imageKind = "squashfs"
+const (
+	imageKind = "squashfs" // the file system that the host makes of an image
+	inMemory  = "tmpfs"    // the setting for a writable layer that is on no disk
+)
 
-// mountRoot mounts the read-only root file system.
+// mountRoot waits for the disks and mounts the read-only root file system.
 func mountRoot(s *System) error {
-	for name := range strings.SplitSeq(s.Settings.Disks, ",") {
-		if name == "" {
-			continue
-		}
-		if _, err := s.awaitDevice(name); err != nil {
-			return err
-		}
+	if err := awaitDisks(s); err != nil {
+		return err
 	}
-	if err := mountImage(s); err != nil {
+	if err := mountImage(s.Settings.Root); err != nil {
 		return err
 	}
 	var err error
@@ -40,15 +39,40 @@ func mountRoot(s *System) error {
 	return err
 }
 
-// mountImage mounts the root's device with whatever file system fits.
-func mountImage(s *System) error {
-	if s.Settings.Root == "" {
-		return mountPoint{"tmpfs", lowerDir, "tmpfs", 0, "mode=0755"}.mount()
-	}
-	device, err := s.awaitDevice(s.Settings.Root)
+// awaitDisks loads the driver of the disks and waits until all of them are there.
+func awaitDisks(s *System) error {
+	events, err := uevent.Listen()
 	if err != nil {
 		return err
 	}
+	defer events.Close()
+	if s.diskDriver != "" {
+		if err := loadModule(s.diskDriver); err != nil {
+			return fmt.Errorf("%s: %w", s.diskDriver, err)
+		}
+	}
+	names := strings.Split(s.Settings.Disks, ",")
+	names = append(names, s.Settings.Root)
+	if s.Settings.Overlay != inMemory {
+		names = append(names, s.Settings.Overlay)
+	}
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		if err := awaitDevice(events, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountImage mounts the root's device with whatever file system fits.
+func mountImage(root string) error {
+	if root == "" {
+		return mountPoint{"tmpfs", lowerDir, "tmpfs", 0, "mode=0755"}.mount()
+	}
+	device := node(root)
 	kinds, err := fileSystems()
 	if err != nil {
 		return err
@@ -94,13 +118,11 @@ func mountOverlay(s *System) error {
 	switch s.Settings.Overlay {
 	case "":
 		return bindRoot()
-	case "tmpfs":
+	case inMemory:
 		err = mountPoint{"tmpfs", layerDir, "tmpfs", 0, "mode=0755"}.mount()
 	default:
-		var device string
-		if device, err = s.awaitDevice(s.Settings.Overlay); err == nil {
-			err = mountPoint{device, layerDir, "ext4", unix.MS_NOATIME, "noinit_itable"}.mount() // its inode tables are zeros: the host made it as holes
-		}
+		device := node(s.Settings.Overlay)
+		err = mountPoint{device, layerDir, "ext4", unix.MS_NOATIME, "noinit_itable"}.mount() // its inode tables are zeros: the host made it as holes
 	}
 	if err != nil {
 		return err
@@ -139,6 +161,8 @@ func (s *System) openLayer(upper string) (err error) {
 // switchRoot makes newRoot the root of everything, frees the initramfs, and completes the new
 // root: kernel file systems, devices, network, cgroups.
 func switchRoot(s *System) error {
+	s.Paths.Lock()
+	defer s.Paths.Unlock()
 	for _, name := range []string{"dev", "proc", "sys"} {
 		target := filepath.Join(newRoot, name)
 		if err := ensureDirectory(target); err != nil {

@@ -141,14 +141,9 @@ func (m *Machine) Defaults() process.Defaults {
 	return m.defaults
 }
 
-// Setup sets what the request gives. Entropy comes first and the token is the caller's: what
-// follows may already depend on fresh random numbers.
+// Setup sets what the request gives, but for entropy and the token, which are the caller's: what is set here may already depend on fresh
+// random numbers.
 func (m *Machine) Setup(request *wire.SetupRequest) error {
-	if len(request.Entropy) > 0 {
-		if err := AddEntropy(request.Entropy); err != nil {
-			return err
-		}
-	}
 	if request.Time != nil {
 		if err := setClock(int64(*request.Time * 1e9)); err != nil {
 			return err

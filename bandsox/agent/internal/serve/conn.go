@@ -195,7 +195,7 @@ func (c *conn) onHello() error {
 	c.abandon(errLost)
 	epoch := c.epoch.Load()
 	c.greeted = true
-	c.hold(epoch, wire.WelcomeFrame(hello.Nonce, c.server.BootID))
+	c.hold(epoch, wire.WelcomeFrame(hello.Nonce, c.server.bootID()))
 	if hello.Version != wire.Version {
 		c.refuse(wire.Fail(wire.CodeUnsupported, "protocol version %d; this agent speaks %d", hello.Version, wire.Version))
 		return c.in.Resync()
@@ -228,6 +228,10 @@ func (c *conn) onRequest() (*call, error) {
 	if !known {
 		op = operation{run: func(*call) (any, error) {
 			return nil, wire.Fail(wire.CodeUnsupported, "no operation %q", name)
+		}}
+	} else if !op.early && !c.server.whole() {
+		op = operation{run: func(*call) (any, error) {
+			return nil, wire.Fail(wire.CodeInvalid, "the machine has not been set up")
 		}}
 	}
 	k := newCall(c, op, payload)

@@ -32,15 +32,18 @@ type operation struct {
 	// instant operations touch nothing that could block, not even a file, and so are run by the
 	// connection's reader itself.
 	instant bool
+
+	early bool // can be asked for before the machine is whole
 }
 
 var operations map[string]operation
 
 func init() {
 	operations = map[string]operation{
-		"ping":     {run: ping, prompt: true, instant: true},
+		"ping":     {run: ping, prompt: true, instant: true, early: true},
 		"info":     {run: info, prompt: true, instant: true},
-		"setup":    {run: setup, prompt: true},
+		"prepare":  {run: prepare, prompt: true, early: true},
+		"setup":    {run: setup, prompt: true, early: true},
 		"metrics":  {run: measure, prompt: true},
 		"sync":     {run: syncAll},
 		"freeze":   {run: freeze, prompt: true},
@@ -98,6 +101,20 @@ func info(k *call) (any, error) {
 	return result, nil
 }
 
+// prepare makes ready to be saved, for others to go on from, a machine that nobody has set up.
+func prepare(k *call) (any, error) {
+	s := k.conn.server
+	if s.whole() {
+		return nil, wire.Fail(wire.CodeInvalid, "the machine has been set up")
+	}
+	if err := s.Waits(); err != nil {
+		return nil, wire.Fail(wire.CodeUnsupported, "%v", err)
+	}
+	return wire.Done{}, nil
+}
+
+// setup makes the machine whole, if it is not, and gives it what the host says. Entropy and the time come first: a machine that goes on
+// from one that was saved has the random numbers and the clock of all the others.
 func setup(k *call) (any, error) {
 	r, err := request[wire.SetupRequest](k)
 	if err != nil {
@@ -105,6 +122,11 @@ func setup(k *call) (any, error) {
 	}
 	if r.Token != nil && len(r.Token) != 32 {
 		return nil, wire.Fail(wire.CodeInvalid, "a token of %d bytes", len(r.Token))
+	}
+	if len(r.Entropy) > 0 {
+		if err := machine.AddEntropy(r.Entropy); err != nil {
+			return nil, err
+		}
 	}
 	if r.AskTime {
 		step, _, err := k.askTheTime()
@@ -115,6 +137,7 @@ func setup(k *call) (any, error) {
 			return nil, err
 		}
 	}
+	k.conn.server.makeWhole()
 	if err := k.conn.server.Machine.Setup(r); err != nil {
 		return nil, err
 	}

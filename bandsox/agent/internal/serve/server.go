@@ -21,11 +21,19 @@ const maxConnections = 64
 
 // Server is what all connections share.
 type Server struct {
-	Version      string
-	Transport    string
+	Version   string
+	Transport string
+	Machine   *machine.Machine
+
+	// Complete makes the machine whole, and fills in what follows; the first setup calls it. Until then the machine does nothing
+	// else. nil: it is whole.
+	Complete func()
+
+	// Waits tells whether the machine can be saved before it is whole.
+	Waits func() error
+
 	Capabilities []string
 	BootID       [16]byte
-	Machine      *machine.Machine
 	Processes    *process.Table
 	Image        *os.File // root of the read-only root file system; nil: the agent has not booted the machine
 	Layer        *os.File // overlayfs's upper directory; nil: no writable layer
@@ -36,6 +44,9 @@ type Server struct {
 	// Shutdown ends the machine. It is called after the host was told.
 	Shutdown func(request wire.ShutdownRequest)
 
+	completing sync.Mutex
+	complete   atomic.Bool
+
 	token atomic.Pointer[[32]byte]
 
 	mu          sync.Mutex
@@ -44,6 +55,28 @@ type Server struct {
 
 // RequireToken makes token the one that a host must have. Until then, or a setup with one, any will do.
 func (s *Server) RequireToken(token *[32]byte) { s.token.Store(token) }
+
+// whole tells whether the machine can be used.
+func (s *Server) whole() bool { return s.Complete == nil || s.complete.Load() }
+
+// makeWhole completes the machine if nobody has.
+func (s *Server) makeWhole() {
+	s.completing.Lock()
+	defer s.completing.Unlock()
+	if !s.whole() {
+		s.Complete()
+		s.complete.Store(true)
+	}
+}
+
+// bootID is the kernel's random name for this boot: zeros before the machine is whole, since all that go on from one that was saved
+// would have the same.
+func (s *Server) bootID() (id [16]byte) {
+	if s.whole() {
+		id = s.BootID
+	}
+	return id
+}
 
 // Serve runs one connection to its end, in the caller's goroutine.
 func (s *Server) Serve(ch transport.Channel) {

@@ -226,11 +226,19 @@ func HasPorts() bool {
 }
 
 // FindPorts calls found with each port of ours that is there or appears later. It only
-// returns when the kernel's announcements cannot be heard any more.
-func FindPorts(events *uevent.Listener, found func(*Port)) error {
+// returns when the kernel's announcements cannot be heard any more. It holds paths while it looks at /sys and /dev.
+func FindPorts(paths sync.Locker, found func(*Port)) error {
+	events, err := uevent.Listen()
+	if err != nil {
+		return err
+	}
+	defer events.Close()
 	known := map[string]bool{}
 	for {
-		if err := openNewPorts(known, found); err != nil {
+		paths.Lock()
+		err := openNewPorts(known, found)
+		paths.Unlock()
+		if err != nil {
 			return err
 		}
 		if err := events.Wait(); err != nil {
