@@ -11,8 +11,8 @@ from bandsox.guest.faults import printable
 
 _CONSOLE_LINES = 40
 _LINE_LENGTH = 400
-_STAGE = re.compile(r"bandsox-agent: stage: (modules|root|overlay|switch|link|ready)\b")
-_FATAL = re.compile(r"bandsox-agent: fatal: (modules|root|overlay|switch|link): (.+)")
+_STAGE = re.compile(r"bandsox-agent: stage: (modules|mounts|link|root|overlay|switch|ready)\b")
+_FATAL = re.compile(r"bandsox-agent: fatal: (modules|mounts|link|root|overlay|switch): (.+)")
 
 
 @dataclass(frozen=True, slots=True)

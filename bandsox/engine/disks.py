@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from bandsox.engine import sparse
@@ -18,11 +19,14 @@ from bandsox.tracing import span
 MIN_MIB = 16
 MAX_MIB = 512 * 1024
 
-_FORMAT = "1"
-"""Part of a template's name: raised whenever the options below change."""
+_FORMAT = "2"
+"""Part of a template's name: raised whenever what follows changes."""
 
 _OPTIONS = ("-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", "size=8", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard")
 """A small journal, nothing reserved for root, and nothing written that can be written later."""
+
+_DIRECTORIES = ("upper", "work")
+"""What the guest's overlayfs needs (``docs/protocol.md``, "Booting"); made here once and not in each guest."""
 
 
 def create(layout: Layout, size_mib: int, target: Path) -> None:
@@ -43,15 +47,26 @@ def create(layout: Layout, size_mib: int, target: Path) -> None:
 
 
 def _format(layout: Layout, size_mib: int, template: Path) -> None:
-    mkfs = shutil.which("mkfs.ext4") or shutil.which("mkfs.ext4", path="/usr/sbin:/sbin")
-    if mkfs is None:
-        raise MissingTool("mkfs.ext4 is not installed", remedy="apt-get install e2fsprogs")
+    mkfs, debugfs = _tool("mkfs.ext4"), _tool("debugfs")
     with tempfile.TemporaryDirectory(prefix="disk-", dir=layout.temporary) as work:
         image = Path(work) / "disk.img"
         with image.open("wb") as file:
             file.truncate(size_mib << 20)
-        done = subprocess.run([mkfs, *_OPTIONS, str(image)], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise HostError("mkfs.ext4 failed", cause=done.stderr.strip())
+        _run([mkfs, *_OPTIONS, str(image)])
+        for name in _DIRECTORIES:  # of root, whoever runs this
+            _run([debugfs, "-w", "-R", f"mkdir {name}", str(image)])
         image.chmod(0o400)
         image.rename(template)
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        raise MissingTool(f"{name} is not installed", remedy="apt-get install e2fsprogs")
+    return found
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise HostError(f"{Path(command[0]).name} failed", cause=done.stderr.strip())

@@ -45,23 +45,9 @@ func main() {
 
 func newServer(system *boot.System) *serve.Server {
 	server := &serve.Server{Version: version, Capabilities: capabilities, Machine: &machine.Machine{}, Waits: system.Waits}
-	server.Complete = func() {
-		system.Complete()
-		equip(server, system)
-		boot.HandleSignals(func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
-		boot.Announce("ready")
-	}
-	return server
-}
-
-// equip gives the server what the machine has.
-func equip(server *serve.Server, system *boot.System) {
-	var err error
-	if server.BootID, err = machine.BootID(); err != nil {
-		boot.Fatal("switch", err)
-	}
 	var groups *process.Groups
 	if system.Cgroup != "" {
+		var err error
 		if groups, err = process.NewGroups(system.Cgroup); err != nil {
 			boot.Warn("cgroups", err)
 		} else {
@@ -72,11 +58,7 @@ func equip(server *serve.Server, system *boot.System) {
 	if groups != nil {
 		addFreezer(server, system.Cgroup)
 	}
-	server.Image = system.Image
-	if system.Layer != nil {
-		server.Layer = system.Layer.Upper
-		server.Capabilities = append(server.Capabilities, "layer")
-	}
+	server.Complete = func() { complete(server, system) }
 	var once sync.Once
 	server.Shutdown = func(r wire.ShutdownRequest) {
 		grace := defaultGrace
@@ -85,6 +67,23 @@ func equip(server *serve.Server, system *boot.System) {
 		}
 		once.Do(func() { system.ShutDown(grace, r.Reboot, server.Processes.AwaitAlone) })
 	}
+	boot.HandleSignals(func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
+	return server
+}
+
+// complete ends the boot, and gives the server what the machine has only now.
+func complete(server *serve.Server, system *boot.System) {
+	system.Complete()
+	var err error
+	if server.BootID, err = machine.BootID(); err != nil {
+		boot.Fatal("switch", err)
+	}
+	server.Image = system.Image
+	if system.Layer != nil {
+		server.Layer = system.Layer.Upper
+		server.Capabilities = append(server.Capabilities, "layer")
+	}
+	boot.Announce("ready")
 }
 
 // addFreezer lets the machine be copied while nothing runs in it but the agent, and the program that is to see to a copy. That has cgroups

@@ -1,9 +1,9 @@
 // Package boot takes the machine from the kernel's start of /init to a root file system in
 // which everything else runs, and at the end down again.
 //
-// It does so in two halves. Begin loads drivers, so that the host can be heard; up to there all machines of one shape are alike, and the
-// host may save one that waits and have others go on from it. Only when the host has said whose machine it is does Complete load the
-// driver of the disks and make the root.
+// It does so in two halves. Begin loads drivers and mounts what the kernel shows of itself; up to there all machines of one shape are
+// alike, and the host may save one that waits and have others go on from it. Only when the host has said whose machine it is does
+// Complete look at the disks and make the root.
 //
 // The stages run in order, each is one line on the console, and the first that fails ends the
 // machine with a line that says which and why: the host reads these lines to explain a machine
@@ -52,7 +52,7 @@ type System struct {
 	// Paths is held while /dev, /proc and /sys move to the new root: for a moment nothing is found there.
 	Paths sync.Mutex
 
-	diskDriver string // module of the initramfs; empty: it is built in
+	disksHeld bool // the driver has been kept from the disks
 }
 
 // Layer holds the writable layer, which is not reachable by any path of the new root.
@@ -69,7 +69,7 @@ type stage struct {
 // Begin runs the stages before the link to the host, which is the caller's. It does not return when one fails.
 func Begin() *System {
 	s := &System{}
-	s.run(stage{"modules", loadModules})
+	s.run(stage{"modules", loadModules}, stage{"mounts", mountKernel})
 	return s
 }
 
@@ -92,7 +92,7 @@ var errDisksSeen = errors.New("the driver of the disks is built into the kernel,
 
 // Waits tells whether nothing of the machine depends on its disks yet, so that it can be saved and go on with others.
 func (s *System) Waits() error {
-	if s.diskDriver == "" {
+	if !s.disksHeld {
 		return errDisksSeen
 	}
 	return nil
@@ -115,8 +115,8 @@ func say(text string) {
 	fmt.Fprint(os.Stderr, "bandsox-agent: "+strings.ReplaceAll(text, "\n", " ")+"\n")
 }
 
-// loadModules mounts what the kernel shows of itself, reads the settings, and loads the
-// modules of /modules.list, but for the driver of the disks.
+// loadModules makes the kernel's own file systems visible, reads the settings, and loads the
+// modules of /modules.list. The driver of the disks is kept from them.
 func loadModules(s *System) error {
 	for _, m := range []mountPoint{
 		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
@@ -144,11 +144,11 @@ func loadModules(s *System) error {
 		if path = strings.TrimSpace(path); path == "" || s.Settings.spares(path) {
 			continue
 		}
+		load := loadModule
 		if moduleName(path) == diskModule {
-			s.diskDriver = path
-			continue
+			load, s.disksHeld = loadAside, true
 		}
-		if err := loadModule(path); err != nil {
+		if err := load(path); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}

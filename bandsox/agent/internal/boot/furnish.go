@@ -22,41 +22,81 @@ type furnishing struct {
 	optional bool
 }
 
-// furnish completes the root file system the way programs expect it.
-func furnish(s *System) error {
+// mountKernel mounts the rest of what the kernel offers, sets what the machine has whatever its disks hold, and frees the initramfs.
+func mountKernel(s *System) error {
 	for _, f := range []furnishing{
 		{mountPoint{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=0620,ptmxmode=0666"}, false},
 		{mountPoint{"shm", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"}, false},
 		{mountPoint{"mqueue", "/dev/mqueue", "mqueue", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""}, true},
-		{mountPoint{"run", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"}, true},
 		{mountPoint{"cgroup2", cgroupRoot, "cgroup2", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "nsdelegate"}, true},
 	} {
-		if err := f.mount(); err != nil {
-			if !f.optional {
-				return err
-			}
-			Warn("mount", err)
-		} else if f.target == cgroupRoot {
+		mounted, err := f.furnish()
+		if err != nil {
+			return err
+		}
+		if mounted && f.target == cgroupRoot {
 			s.Cgroup = cgroupRoot + "/bandsox"
 		}
 	}
 	linkDevices()
-	if err := stickyDirectory("/tmp"); err != nil && !errors.Is(err, unix.EROFS) {
-		Warn("/tmp", err)
-	}
 	if err := unix.Sethostname([]byte(defaultHostname)); err != nil {
 		return err
 	}
 	if err := raiseLoopback(); err != nil {
 		Warn("loopback", err)
 	}
-	nameFiles()
 	// What children get: room for many descriptors, but few unless they ask, because old
 	// programs close every possible one.
 	_ = syscall.Setrlimit(unix.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 1024, Max: 524288})
-	_, err := unix.Setsid()
-	if err != nil && err != unix.EPERM {
+	if _, err := unix.Setsid(); err != nil && err != unix.EPERM {
 		return err
+	}
+	return freeInitramfs()
+}
+
+// furnish completes the root file system the way programs expect it.
+func furnish() error {
+	run := furnishing{mountPoint{"run", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"}, true}
+	if _, err := run.furnish(); err != nil {
+		return err
+	}
+	if err := stickyDirectory("/tmp"); err != nil && !errors.Is(err, unix.EROFS) {
+		Warn("/tmp", err)
+	}
+	nameFiles()
+	return nil
+}
+
+// furnish mounts, and tells whether there is something mounted.
+func (f furnishing) furnish() (mounted bool, err error) {
+	if err = f.mount(); err != nil && f.optional {
+		Warn("mount", err)
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// freeInitramfs deletes what the initramfs brought; its memory is the machine's again.
+func freeInitramfs() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/", &fs); err != nil {
+		return err
+	}
+	if fs.Type != unix.RAMFS_MAGIC && fs.Type != unix.TMPFS_MAGIC {
+		return nil // not an initramfs: nothing here is ours to delete
+	}
+	entries, err := os.ReadDir("/")
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		switch name := "/" + entry.Name(); name {
+		case "/dev", "/proc", "/sys":
+		default:
+			if err := os.RemoveAll(name); err != nil && !errors.Is(err, unix.EBUSY) {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -3,7 +3,10 @@ package boot
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +31,45 @@ func loadModule(path string) error {
 		err = initModule(content)
 	}
 	return err
+}
+
+// The bus of virtio devices (Linux, Documentation/ABI/testing/sysfs-bus-*): whether a driver that is loaded takes the devices there are,
+// and which device is to get its driver now.
+const (
+	virtioDevices   = "/sys/bus/virtio/devices"
+	virtioAutoprobe = "/sys/bus/virtio/drivers_autoprobe"
+	virtioProbe     = "/sys/bus/virtio/drivers_probe"
+
+	blockDevice = "0x0002" // the kind of a virtio device that is a disk (virtio 1.2, section 5)
+)
+
+// loadAside loads a virtio driver without giving it the devices that are there.
+func loadAside(path string) error {
+	if err := os.WriteFile(virtioAutoprobe, []byte("0"), 0); err != nil {
+		return err
+	}
+	return errors.Join(loadModule(path), os.WriteFile(virtioAutoprobe, []byte("1"), 0))
+}
+
+// probeDisks gives the disks their driver.
+func probeDisks() error {
+	devices, err := os.ReadDir(virtioDevices)
+	if err != nil {
+		return err
+	}
+	for _, device := range devices {
+		kind, err := os.ReadFile(filepath.Join(virtioDevices, device.Name(), "device"))
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(kind)) != blockDevice {
+			continue
+		}
+		if err := os.WriteFile(virtioProbe, []byte(device.Name()), 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func initModule(content []byte) error {

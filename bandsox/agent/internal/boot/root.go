@@ -39,16 +39,16 @@ func mountRoot(s *System) error {
 	return err
 }
 
-// awaitDisks loads the driver of the disks and waits until all of them are there.
+// awaitDisks gives the disks their driver and waits until all of them are there.
 func awaitDisks(s *System) error {
 	events, err := uevent.Listen()
 	if err != nil {
 		return err
 	}
 	defer events.Close()
-	if s.diskDriver != "" {
-		if err := loadModule(s.diskDriver); err != nil {
-			return fmt.Errorf("%s: %w", s.diskDriver, err)
+	if s.disksHeld {
+		if err := probeDisks(); err != nil {
+			return fmt.Errorf("the disks' driver: %w", err)
 		}
 	}
 	names := strings.Split(s.Settings.Disks, ",")
@@ -158,8 +158,7 @@ func (s *System) openLayer(upper string) (err error) {
 	return err
 }
 
-// switchRoot makes newRoot the root of everything, frees the initramfs, and completes the new
-// root: kernel file systems, devices, network, cgroups.
+// switchRoot makes newRoot the root of everything, with what the kernel shows of itself, and completes it.
 func switchRoot(s *System) error {
 	s.Paths.Lock()
 	defer s.Paths.Unlock()
@@ -171,9 +170,6 @@ func switchRoot(s *System) error {
 		if err := unix.Mount("/"+name, target, "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("moving /%s: %w", name, err)
 		}
-	}
-	if err := freeInitramfs(); err != nil {
-		return err
 	}
 	if err := unix.Chdir(newRoot); err != nil {
 		return err
@@ -187,7 +183,7 @@ func switchRoot(s *System) error {
 	if err := unix.Chdir("/"); err != nil {
 		return err
 	}
-	return furnish(s)
+	return furnish()
 }
 
 // ensureDirectory makes a mount point. What an image may have put there instead, such as a
@@ -205,29 +201,4 @@ func ensureDirectory(path string) error {
 		return err
 	}
 	return os.Mkdir(path, 0o755)
-}
-
-// freeInitramfs deletes what the initramfs brought; its memory is the machine's again.
-func freeInitramfs() error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/", &fs); err != nil {
-		return err
-	}
-	if fs.Type != unix.RAMFS_MAGIC && fs.Type != unix.TMPFS_MAGIC {
-		return nil // not an initramfs: nothing here is ours to delete
-	}
-	entries, err := os.ReadDir("/")
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		switch name := "/" + entry.Name(); name {
-		case lowerDir, layerDir, newRoot:
-		default:
-			if err := os.RemoveAll(name); err != nil && !errors.Is(err, unix.EBUSY) {
-				return err
-			}
-		}
-	}
-	return nil
 }

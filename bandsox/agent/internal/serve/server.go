@@ -25,7 +25,12 @@ type Server struct {
 	Transport string
 	Machine   *machine.Machine
 
-	// Complete makes the machine whole, and fills in what follows; the first setup calls it. Until then the machine does nothing
+	Processes *process.Table
+
+	Freezer    *freezer.Freezer // nil: without cgroups nothing can be frozen
+	HookGroups *process.Groups  // where the guest's own program for a restore runs; nil: without cgroups
+
+	// Complete makes the machine whole, and sets what follows; the first setup calls it. Until then the machine does nothing
 	// else. nil: it is whole.
 	Complete func()
 
@@ -34,12 +39,8 @@ type Server struct {
 
 	Capabilities []string
 	BootID       [16]byte
-	Processes    *process.Table
 	Image        *os.File // root of the read-only root file system; nil: the agent has not booted the machine
 	Layer        *os.File // overlayfs's upper directory; nil: no writable layer
-
-	Freezer    *freezer.Freezer // nil: without cgroups nothing can be frozen
-	HookGroups *process.Groups  // where the guest's own program for a restore runs; nil: without cgroups
 
 	// Shutdown ends the machine. It is called after the host was told.
 	Shutdown func(request wire.ShutdownRequest)
