@@ -110,7 +110,7 @@ async def raw_vm(
         descriptors = [listener.fileno() for listener in listeners]
         khz = int((bandsox.engine.layout.runtime / "tsc-khz").read_text())
         binary = shutil.which("qemu-system-x86_64") or ""
-        arguments = command(spec, binary, descriptors[0], descriptors[1:], khz)
+        arguments = command(spec, binary, descriptors[0], descriptors[1:], khz, serial="")
         if device is not None:
             arguments = [*device.within, *arguments, "-netdev", f"tap,id=net0,ifname={device.name},script=no,downscript=no"]
             arguments += ["-device", f"virtio-net-device,netdev=net0,mac={device.mac}"]

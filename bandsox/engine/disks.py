@@ -57,6 +57,8 @@ def _format(layout: Layout, size_mib: int, template: Path) -> None:
             _run([debugfs, "-w", "-R", f"mkdir {name}", str(image)])
         image.chmod(0o400)
         image.rename(template)
+    for earlier in set(layout.disks.glob("ext4-*")) - set(layout.disks.glob(f"ext4-{_FORMAT}-*")):
+        earlier.unlink(missing_ok=True)
 
 
 def _tool(name: str) -> str:

@@ -115,7 +115,7 @@ class WarmBoots:
         directory = self._layout.boots / key
         try:
             manifest = decode(_Manifest, (directory / _MANIFEST).read_text())
-            if {name: _identity(directory / name) for name in manifest.files} != manifest.files:
+            if {name: identity(directory / name) for name in manifest.files} != manifest.files:
                 return None
             os.utime(directory)
             return WarmBoot(Origin(directory, manifest.shape, (directory / _CONSOLE).read_bytes()), bytes.fromhex(manifest.token))
@@ -157,7 +157,7 @@ class WarmBoots:
         for file in files:
             file.chmod(0o444)
             sync(file)
-        manifest = _Manifest(shape, token.hex(), {file.name: _identity(file) for file in files})
+        manifest = _Manifest(shape, token.hex(), {file.name: identity(file) for file in files})
         write_atomically(directory / _MANIFEST, encode(manifest).encode())
         place = self._layout.boots / key
         with self._locks.hold_blocking(key):
@@ -179,6 +179,7 @@ def _last_use(directory: Path) -> float:
         return 0.0
 
 
-def _identity(path: Path) -> tuple[int, int, int, int]:
+def identity(path: Path) -> tuple[int, int, int, int]:
+    """Which file it is, and when it was last changed."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -42,7 +42,7 @@ def boot(hostile: BandSox, image: str, options: Mapping[str, Any], ways: Sequenc
 
 
 def test_a_machine_that_ends_says_at_which_stage(hostile: BandSox, image: str, options: Mapping[str, Any]) -> None:
-    stages = ["modules", "root", "overlay", "switch", "link", "ready"]
+    stages = ["modules", "mounts", "link", "root", "overlay", "switch", "ready"]
     failures = boot(hostile, image, options, [f"boot=off-{stage}" for stage in stages])
     assert [failure.stage for failure in failures.values()] == stages
     assert all("stopped while it came up" in failure.message for failure in failures.values())
@@ -63,9 +63,19 @@ def test_an_agent_that_answers_the_set_up_wrongly(hostile: BandSox, image: str, 
     assert "speaks protocol version 2" in str(failures["setup=wrong-version"].cause)
 
 
+def test_an_agent_that_answers_wrongly_when_it_is_to_be_saved(hostile: BandSox, image: str, options: Mapping[str, Any]) -> None:
+    if options["vmm"] != "qemu":
+        pytest.skip("only QEMU's machines are saved while they boot")
+    failures = boot(hostile, image, options, [f"prepare={way}" for way in ("wrong-version", "garbage", "other-answers")])
+    assert all("an agent that cannot be used" in failure.message for failure in failures.values())
+    with hostile.create_vm(image, mem_mib=128, **told(options, "hostile.prepare=ugly-error")) as machine:
+        assert machine.status().value == "running"
+
+
 def test_a_machine_that_never_answers(hostile: BandSox, image: str, options: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beginnings, "BOOT_DEADLINE_S", 10.0)
-    failures = boot(hostile, image, options, ["boot=silent", "boot=flood", "setup=creeping", "setup=deaf"])
+    ways = ["boot=silent", "boot=flood", "setup=creeping", "setup=deaf", *(["prepare=deaf"] if options["vmm"] == "qemu" else [])]
+    failures = boot(hostile, image, options, ways)
     assert all("did not come up within 10 s" in failure.message for failure in failures.values())
 
 

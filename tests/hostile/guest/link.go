@@ -18,6 +18,7 @@ type line struct {
 
 // guest answers requests with the present misbehaviour, and the set-up with one of its own if there is any.
 type guest struct {
+	prepare string
 	setup   string
 	present atomic.Pointer[string]
 }
@@ -87,7 +88,10 @@ func (g *guest) begin(l *line, greeting wire.Greeting, request []byte) *call {
 		return nil
 	}
 	name := *g.present.Load()
-	if c.op == "setup" {
+	switch c.op {
+	case "prepare":
+		name = g.prepare
+	case "setup":
 		name = g.setup
 	}
 	way := misbehaviours[name]
@@ -106,8 +110,14 @@ func (g *guest) begin(l *line, greeting wire.Greeting, request []byte) *call {
 	return c
 }
 
-// obey answers the requests that have to work: the set-up of the machine, and the choice of a misbehaviour.
+// obey answers the requests that have to work: the set-up of the machine, and the choice of a misbehaviour. It is not to be saved
+// before that.
 func (g *guest) obey(c *call) bool {
+	if c.op == "prepare" && g.prepare == "" {
+		c.welcome()
+		c.message(wire.Error, wire.Fail(wire.CodeUnsupported, "this guest has looked at its disks"))
+		return true
+	}
 	if c.op == "setup" && g.setup == "" {
 		c.welcome()
 		c.message(wire.Result, wire.Done{})

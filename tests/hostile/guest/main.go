@@ -8,7 +8,8 @@
 //	exec argv=["misbehave", NAME]
 //
 // or by the kernel argument hostile.link=NAME. How the boot goes wrong is chosen by hostile.boot=NAME (see
-// boots) before the link is there, and by hostile.setup=NAME when the machine is set up.
+// boots) before the link is there, by hostile.prepare=NAME when the machine is to be saved on the way, and by hostile.setup=NAME when it
+// is set up.
 package main
 
 import (
@@ -37,7 +38,7 @@ func run() error {
 		return err
 	}
 	misboot(arguments["hostile.boot"])
-	guest := &guest{setup: arguments["hostile.setup"]}
+	guest := &guest{prepare: arguments["hostile.prepare"], setup: arguments["hostile.setup"]}
 	guest.choose(arguments["hostile.link"])
 	if arguments["bandsox.transport"] == "vsock" {
 		listener, err := transport.ListenVsock()
