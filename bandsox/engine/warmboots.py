@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from bandsox.engine.snapshots.workplace import async_workplace
-from bandsox.errors import BandSoxError, GuestError, MachineStopped, StorageFull, VMMError
+from bandsox.errors import BandSoxError, GuestError, MachineStopped, StorageFull, Unsupported, VMMError
 from bandsox.guest import at_boundary
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Shape
@@ -143,7 +143,7 @@ class WarmBoots:
                     await vmm.resume(spec.sockets)
         except MachineStopped:
             raise
-        except (GuestError, VMMError, StorageFull, OSError):
+        except (Unsupported, GuestError, VMMError, StorageFull, OSError):
             return None  # the machine boots on, and nothing is kept; if it cannot go on, it will not answer
         return directory, Shape(shape.ram_bytes, shape.ports, boundary)
 

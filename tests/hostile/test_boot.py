@@ -63,13 +63,12 @@ def test_an_agent_that_answers_the_set_up_wrongly(hostile: BandSox, image: str, 
     assert "speaks protocol version 2" in str(failures["setup=wrong-version"].cause)
 
 
-def test_an_agent_that_answers_wrongly_when_it_is_to_be_saved(hostile: BandSox, image: str, options: Mapping[str, Any]) -> None:
+def test_an_agent_that_answers_wrongly_when_it_is_to_be_saved_boots_on(hostile: BandSox, image: str, options: Mapping[str, Any]) -> None:
     if options["vmm"] != "qemu":
         pytest.skip("only QEMU's machines are saved while they boot")
-    failures = boot(hostile, image, options, [f"prepare={way}" for way in ("wrong-version", "garbage", "other-answers")])
-    assert all("an agent that cannot be used" in failure.message for failure in failures.values())
-    with hostile.create_vm(image, mem_mib=128, **told(options, "hostile.prepare=ugly-error")) as machine:
-        assert machine.status().value == "running"
+    for way in ("wrong-version", "garbage", "other-answers", "ugly-error"):  # what counts is how it is set up
+        with hostile.create_vm(image, mem_mib=128, **told(options, f"hostile.prepare={way}")) as machine:
+            assert machine.status().value == "running"
 
 
 def test_a_machine_that_never_answers(hostile: BandSox, image: str, options: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

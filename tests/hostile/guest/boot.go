@@ -8,7 +8,7 @@ import (
 )
 
 // stages are the agent's own, in order.
-var stages = []string{"modules", "root", "overlay", "switch", "link", "ready"}
+var stages = []string{"modules", "mounts", "link", "root", "overlay", "switch", "ready"}
 
 // boots are the ways in which a boot goes wrong before anything is said on the link.
 var boots = map[string]func(){
