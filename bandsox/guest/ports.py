@@ -101,7 +101,11 @@ def recall_frames(directory: Path, count: int, at_boundary: Collection[int]) -> 
     `directory` is new, and nobody uses its ports yet. `at_boundary`: the ports of which that is not so.
     """
     for port in range(count):
-        (directory / f"port{port}.lock").write_bytes(_CLEAN if port in at_boundary else _DIRTY)
+        descriptor = os.open(directory / f"port{port}.lock", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, _CLEAN if port in at_boundary else _DIRTY)
+        finally:
+            os.close(descriptor)
 
 
 class _PortChannel(Channel):

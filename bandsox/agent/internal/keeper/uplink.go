@@ -15,8 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leastLife is how long an uplink has lived that is worth being started again.
-const leastLife = time.Second
+// An uplink that has lived for less than leastLife was started in vain, and after mostInVain of those in a row no other is.
+const (
+	leastLife  = time.Second
+	mostInVain = 3
+)
 
 var (
 	everywhere4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -233,7 +236,7 @@ func (n *network) cut() {
 
 // watch reaps what has ended: a pasta is followed by another one.
 func (n *network) watch(config *Config) error {
-	started := time.Now()
+	started, inVain := time.Now(), 0
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, 0, nil)
@@ -246,7 +249,9 @@ func (n *network) watch(config *Config) error {
 		case n.filter.is(pid): // keepFilter sees it too
 		case len(config.Pasta) > 0:
 			fmt.Fprintf(os.Stderr, "bandsox-network: pasta has ended (%v)\n", status)
-			if time.Since(started) < leastLife {
+			if time.Since(started) >= leastLife {
+				inVain = 0
+			} else if inVain++; inVain == mostInVain {
 				return errors.New("pasta ends as soon as it is started: the machine has no network any more")
 			}
 			started = time.Now()
