@@ -50,7 +50,7 @@ async def measure(bandsox: AsyncBandSox) -> None:
 async def _round_trip(bandsox: AsyncBandSox, record: VMRecord) -> Samples:
     samples = Samples("raw round trip of 64 bytes")
     async with raw_vm(bandsox, record) as raw:
-        await raw.client.ping(timeout=60)
+        await raw.client.setup(timeout=60)
         async with await raw.client.execute(argv=["python3", "-c", _ECHO.format(port=RAW_PORT)]):
             with raw.connect_raw() as connection:
                 connection.setblocking(False)

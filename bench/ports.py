@@ -44,7 +44,7 @@ async def measure(bandsox: AsyncBandSox) -> None:
     vm = await bandsox.create_vm(mem_mib=512)
     try:
         async with raw_vm(bandsox, vm._record) as raw:
-            await raw.client.ping(timeout=60)
+            await raw.client.setup(timeout=60)
             raw_in = await _raw(raw, f"<&3 of=/dev/null iflag=fullblock,count_bytes count={_SIZE}", inwards=True)
             raw_out = await _raw(raw, f">&3 if=/dev/zero iflag=count_bytes count={_SIZE}", inwards=False)
         await vm.write_text("/root/server.py", _SERVER)

@@ -38,7 +38,7 @@ async def measure(bandsox: AsyncBandSox) -> None:
     vm = await bandsox.create_vm(mem_mib=512)
     try:
         async with raw_vm(bandsox, vm._record) as raw:
-            await raw.client.ping(timeout=60)
+            await raw.client.setup(timeout=60)
             for size in SIZES_MB:
                 await _row(bandsox, raw, vm._record, size * _MB)
     finally:
