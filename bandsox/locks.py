@@ -9,6 +9,7 @@ would merely wait for each other.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import struct
@@ -37,7 +38,7 @@ class Locks:
     path: the file, made when it is missing; its directory exists.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._path = path
 
     @asynccontextmanager
@@ -51,6 +52,14 @@ class Locks:
         ------
         Timeout: another has held it all the while; `what` says what it is for.
         """
+        descriptor = await self.take(name, shared=shared, deadline_s=deadline_s, what=what)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    async def take(self, name: str = "", *, shared: bool = False, deadline_s: float | None = None, what: str | None = None) -> int:
+        """As `hold`, but the lock is kept until the descriptor that is returned is closed."""
         descriptor = self._open()
         try:
             if not _try_lock(descriptor, name, shared):
@@ -61,9 +70,10 @@ class Locks:
                         await _wait(descriptor, name, shared)
                 except TimeoutError as error:
                     raise Timeout(f"{what or name} is still being worked on by another process after {deadline_s:.0f} s") from error
-            yield descriptor
-        finally:
+        except BaseException:
             os.close(descriptor)
+            raise
+        return descriptor
 
     @contextmanager
     def hold_blocking(self, name: str = "", *, shared: bool = False) -> Iterator[None]:
@@ -107,9 +117,13 @@ def try_lock_file(descriptor: int) -> bool:
 
 
 def _lock(descriptor: int, name: str, shared: bool, command: int) -> None:
-    offset = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 2
-    request = struct.pack(_FLOCK, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+    request = struct.pack(_FLOCK, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, os.SEEK_SET, _offset(name), 1, 0)
     fcntl.fcntl(descriptor, command, request)
+
+
+@functools.lru_cache(maxsize=256)
+def _offset(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 2
 
 
 def _try_lock(descriptor: int, name: str, shared: bool) -> bool:

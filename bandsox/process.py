@@ -118,4 +118,4 @@ def _stat_fields(pid: int) -> list[str] | None:
         return None
     finally:
         os.close(file)
-    return text[text.rindex(")") + 2 :].split()
+    return text[text.rindex(")") + 2 :].split(maxsplit=_START_TIME_FIELD + 1)

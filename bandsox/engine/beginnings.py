@@ -242,7 +242,8 @@ class Beginnings(Lines):
 
     async def update(self, vm_id: str, **changes: Any) -> VMRecord:
         """Change a machine's record; see `VMs.update`."""
-        return await asyncio.to_thread(functools.partial(self.vms.update, vm_id, **changes))
+        changing = functools.partial(self.vms.update, vm_id, **changes)
+        return await asyncio.get_running_loop().run_in_executor(None, changing)  # no span is within, whose context `to_thread` would carry
 
     def _forget(self, vm_id: str) -> None:
         self.confiner.forget(vm_id)

@@ -16,13 +16,13 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bandsox.engine import deadlines, identity, ownership
+from bandsox.engine import deadlines, frozen, identity, ownership
 from bandsox.engine.beginnings import Beginnings
 from bandsox.engine.ephemeral import abandoned, is_abandoned
-from bandsox.engine.frozen import frozen, is_frozen
+from bandsox.engine.frozen import is_frozen
 from bandsox.errors import BandSoxError, Conflict, HostError, VMNotFound
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Isolation, ProgressCallback, VMRecord, VMSpec, VMStatus
@@ -31,6 +31,9 @@ from bandsox.store import Snapshots as SnapshotTable
 from bandsox.tracing import traced
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
     from bandsox.engine.cleanup import Removed
     from bandsox.engine.launch import Ground
     from bandsox.engine.published import Published
@@ -376,9 +379,11 @@ class Engine(Beginnings):
         vmm = self.vmms[record.vmm]
         change = vmm.pause if after is VMStatus.PAUSED else vmm.resume
         directory = self.layout.vm(record.id)
-        with contextlib.nullcontext() if is_frozen(directory) else frozen(directory):
-            await change(self.layout.sockets(record.id))
-            record = await self.update(record.id, status=after, **(deadlines.anew(record) if after is VMStatus.RUNNING else {}))
+        begun = frozen.begin(directory)  # where another has, and was killed, more may have to be done than this
+        await change(self.layout.sockets(record.id))
+        record = await self.update(record.id, status=after, **(deadlines.anew(record) if after is VMStatus.RUNNING else {}))
+        if begun:
+            frozen.forget(directory)
         deadlines.begin(self.layout, record)
         return record
 
@@ -387,19 +392,34 @@ class Engine(Beginnings):
 
         return await hibernation.wake(self, record, progress)
 
-    @contextlib.asynccontextmanager
-    async def locked(self, vm_id: str) -> AsyncIterator[None]:
+    def locked(self, vm_id: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Hold a machine's lock; whoever changes its life does.
 
         Raises
         ------
         VMNotFound: there is none with this id. Timeout: another process does not come to an end with it.
         """
-        lock = Locks(self.layout.vm(vm_id) / "lock")
+        return _Locked(self.layout.vm(vm_id), vm_id)
+
+
+class _Locked(contextlib.AbstractAsyncContextManager[None]):
+    """The lock of the machine `vm_id`, as `Engine.locked`: a class, since a generator takes as long as the lock does."""
+
+    def __init__(self, directory: Path, vm_id: str) -> None:
+        self._directory, self._vm_id = directory, vm_id
+
+    async def __aenter__(self) -> None:
         try:
-            async with lock.hold(deadline_s=DEADLINE_S, what=f"VM {vm_id}"):
-                yield
+            self._descriptor = await Locks(f"{self._directory}/lock").take(deadline_s=DEADLINE_S, what=f"VM {self._vm_id}")
         except FileNotFoundError as error:
-            if isinstance(error, BandSoxError) or self.layout.vm(vm_id).exists():
-                raise
-            raise VMNotFound(f"no VM has the id {vm_id!r}", remedy="see `bandsox vm list`") from error
+            self._check_exists(error)
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._descriptor)
+        if isinstance(error, FileNotFoundError) and not isinstance(error, BandSoxError):
+            self._check_exists(error)
+
+    def _check_exists(self, error: FileNotFoundError) -> None:
+        if not self._directory.exists():
+            raise VMNotFound(f"no VM has the id {self._vm_id!r}", remedy="see `bandsox vm list`") from error

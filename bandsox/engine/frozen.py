@@ -17,19 +17,32 @@ _NAME = "frozen"
 
 def is_frozen(directory: Path) -> bool:
     """Whether the machine of a directory may stand still though it runs by its record, or run though it is paused."""
-    return os.path.exists(f"{directory}/{_NAME}")  # noqa: PTH110 — every command asks, and a path would cost more than the look
+    return os.path.exists(_marker(directory))  # noqa: PTH110 — every command asks, and a path would cost more than the look
 
 
 @contextlib.contextmanager
 def frozen(directory: Path) -> Iterator[None]:
     """While this lasts the machine of a directory need not do what its record says. It is to do so again at the end; where the block
     raises, the next who looks sees to it."""
-    marker = directory / _NAME
-    os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))  # Path.touch() tries first to set the times of a file
+    begin(directory)
     yield
-    marker.unlink(missing_ok=True)
+    forget(directory)
+
+
+def begin(directory: Path) -> bool:
+    """From now on the machine of a directory need not do what its record says; False where that was so before."""
+    try:
+        os.close(os.open(_marker(directory), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return False
+    return True
 
 
 def forget(directory: Path) -> None:
     """The machine does what its record says again, or has ended."""
-    (directory / _NAME).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_marker(directory))  # noqa: PTH108 — as in `is_frozen`
+
+
+def _marker(directory: Path) -> str:
+    return f"{directory}/{_NAME}"

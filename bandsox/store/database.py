@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bandsox.errors import HostError
 
@@ -232,10 +233,18 @@ class Database:
         except BaseException as error:
             if connection.in_transaction:  # SQLite ends it by itself where it has no room
                 connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError) and str(error) == _FULL:
-                from bandsox.workers import storage_full
+            self._check_full(error)
+            raise
 
-                raise storage_full(self.path.parent) from error
+    def write(self, statement: str, parameters: Sequence[Any]) -> int:
+        """A write transaction of one statement, and how many rows it changed; errors as `transaction`.
+
+        SQLite takes the lock of the writer before it reads, and waits for it, as with ``BEGIN IMMEDIATE``.
+        """
+        try:
+            return self.connection().execute(statement, parameters).rowcount
+        except sqlite3.OperationalError as error:
+            self._check_full(error)
             raise
 
     def close(self) -> None:
@@ -247,6 +256,12 @@ class Database:
         self._local = threading.local()
         if own is not None:
             own.close()
+
+    def _check_full(self, error: BaseException) -> None:
+        if isinstance(error, sqlite3.OperationalError) and str(error) == _FULL:
+            from bandsox.workers import storage_full
+
+            raise storage_full(self.path.parent) from error
 
     def _migrate(self) -> None:
         if self._version() == len(_MIGRATIONS):

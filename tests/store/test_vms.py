@@ -104,6 +104,27 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
     assert len(VMs(Database(tmp_path / "db")).list(metadata_equals={"by": "3"})) == 50
 
 
+_CHANGER = """
+    import sys
+    from pathlib import Path
+    from bandsox.store import Database, VMs
+    vms, field = VMs(Database(Path(sys.argv[1]))), sys.argv[2]
+    for number in range(100):
+        vms.update("00aa", **{field: str(number)})
+        assert getattr(vms.get("00aa"), field) == str(number)
+"""
+
+
+def test_no_change_to_a_record_is_lost_to_another_one_made_at_once(tmp_path: Path) -> None:
+    vms = VMs(Database(tmp_path / "db"))
+    vms.insert(record("00aa", "one"))
+    fields = ("vmm_version", "accelerator_reason", "token")
+    script = [sys.executable, "-c", textwrap.dedent(_CHANGER), str(tmp_path / "db")]
+    changers = [subprocess.Popen([*script, field]) for field in fields]
+    assert [changer.wait() for changer in changers] == [0] * 3
+    assert [getattr(vms.get("00aa"), field) for field in fields] == ["99"] * 3
+
+
 def test_a_registry_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     Database(tmp_path / "db").connection().execute("PRAGMA user_version = 1000")
     with pytest.raises(HostError, match="newer"):

@@ -8,10 +8,9 @@ and back costs as much as the request. Every wait has a deadline and every answe
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -97,7 +96,7 @@ class Client:
         return _accepted(answer, method, path)
 
 
-async def send(path: Path, request: Request) -> None:
+async def send(path: Path | str, request: Request) -> None:
     """Make one request from an event loop, on a connection of its own; errors as `Client` and `Client.send`."""
     with (
         _connected(path, timeout_s=0) as connection,
@@ -135,11 +134,12 @@ async def _answer(connection: socket.socket) -> tuple[int, bytes]:
             answered.set_exception(error)
 
     overdue = loop.call_later(DEADLINE_S, fail, TimeoutError())
-    loop.add_reader(connection, read)
+    descriptor = connection.fileno()  # to look for a socket object, selectors write out what it is, twice
+    loop.add_reader(descriptor, read)
     try:
         return await answered
     finally:
-        loop.remove_reader(connection)
+        loop.remove_reader(descriptor)
         overdue.cancel()
 
 
@@ -183,7 +183,7 @@ class _Answers:
         return int(status[1]), body
 
 
-def _connected(path: Path, timeout_s: float) -> socket.socket:
+def _connected(path: Path | str, timeout_s: float) -> socket.socket:
     """A connection to who listens on `path`, on which calls wait for `timeout_s` seconds."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -195,15 +195,19 @@ def _connected(path: Path, timeout_s: float) -> socket.socket:
     return connection
 
 
-@contextlib.contextmanager
-def _told(overdue: str) -> Iterator[None]:
+class _told:  # noqa: N801 — used as a function, and on the way of every request, where a generator takes longer
     """Say what it means for the VMM that its connection fails: `overdue`, or that it has ended."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise VMMError(f"Firecracker {overdue}") from error
-    except OSError as error:
-        raise MachineStopped("the VMM ended", cause=str(error)) from error
+
+    def __init__(self, overdue: str) -> None:
+        self._overdue = overdue
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, TimeoutError):
+            raise VMMError(f"Firecracker {self._overdue}") from error
+        if isinstance(error, OSError):
+            raise MachineStopped("the VMM ended", cause=str(error)) from error
 
 
 def _accepted(answer: tuple[int, bytes], method: str, path: str) -> bytes:

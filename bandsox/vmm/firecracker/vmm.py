@@ -30,6 +30,8 @@ _KVM = Path("/dev/kvm")
 _TUN = Path("/dev/net/tun")
 _METRICS_LIMIT = 1 << 20
 
+_PAUSED, _RESUMED = State(state="Paused"), State(state="Resumed")
+
 _OWN_MIB = 512
 """Address space of Firecracker itself."""
 
@@ -97,11 +99,11 @@ class Firecracker:
 
     async def pause(self, sockets: Path) -> None:
         """Stop the guest's CPUs."""
-        await send(sockets / configuration.API_SOCKET, State(state="Paused"))
+        await send(f"{sockets}/{configuration.API_SOCKET}", _PAUSED)
 
     async def resume(self, sockets: Path) -> None:
         """Let the guest's CPUs go on."""
-        await send(sockets / configuration.API_SOCKET, State(state="Resumed"))
+        await send(f"{sockets}/{configuration.API_SOCKET}", _RESUMED)
 
     def reads(self, written_by: str, version: str) -> bool:
         """See `VMM.reads`: snapshots have a format, which versions share; what a later one wrote an earlier one is not given."""
