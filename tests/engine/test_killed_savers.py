@@ -83,3 +83,30 @@ def test_a_paused_machine_is_paused_again(bandsox: BandSox, storage: Path, sourc
     assert source.status().value == "paused"
     source.resume()
     assert source.run("echo alive", timeout=60).text == "alive\n"
+
+
+PAUSING_KILLED = """
+import os, signal, sys
+from bandsox import BandSox
+from bandsox.store import VMs
+
+VMs.update = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+storage, vm_id, verb = sys.argv[1:]
+getattr(BandSox(storage).get_vm(vm_id), verb)()
+"""
+
+
+@pytest.mark.parametrize(("verb", "status"), [("pause", "running"), ("resume", "paused")])
+def test_a_machine_does_what_its_record_says_after_who_was_to_change_both_was_killed_between(
+    bandsox: BandSox, storage: Path, source: MicroVM, verb: str, status: str
+) -> None:
+    if verb == "resume":
+        source.pause()
+    done = subprocess.run([sys.executable, "-c", PAUSING_KILLED, str(storage), source.vm_id, verb], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    directory = Layout.open(storage).vm(source.vm_id)
+    assert is_frozen(directory)
+    assert source.status().value == status
+    assert not is_frozen(directory)
+    source.resume()
+    assert source.run("echo alive", timeout=60).text == "alive\n"
