@@ -6,8 +6,6 @@ import (
 	"syscall"
 	"unsafe"
 
-	"bandsox.dev/agent/internal/machine"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -63,7 +61,6 @@ func furnish() error {
 	if err := stickyDirectory("/tmp"); err != nil && !errors.Is(err, unix.EROFS) {
 		Warn("/tmp", err)
 	}
-	nameFiles()
 	return nil
 }
 
@@ -143,16 +140,4 @@ func raiseLoopback() error {
 		return errno
 	}
 	return nil
-}
-
-// nameFiles writes /etc/hosts where the image has none, so that localhost has an address
-// before the host has sent its own.
-func nameFiles() {
-	if _, err := os.Lstat("/etc/hosts"); err == nil {
-		return
-	}
-	content := "127.0.0.1\tlocalhost " + defaultHostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-	if err := machine.ReplaceFile("/etc/hosts", []byte(content)); err != nil && !errors.Is(err, unix.EROFS) {
-		Warn("/etc/hosts", err)
-	}
 }
