@@ -96,6 +96,7 @@ class Feed:
 
                 loop.add_reader(watch, note)
                 try:
+                    await asyncio.to_thread(self._journal.settle)  # whoever wrote before there was a watch can be seen by now
                     ready.set_result(None)
                     while True:
                         await self._await_deaths(deaths)
