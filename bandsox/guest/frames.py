@@ -19,7 +19,11 @@ MAX_PAYLOAD = 1 << 20
 """The longest payload of a frame, in bytes."""
 
 MAX_DISCARD = 8 << 20
-"""How many bytes may stand before a WELCOME, or between two frames as padding or empty frames."""
+"""How many bytes may stand between two frames as padding or empty frames."""
+
+MAX_STALE = 64 << 20
+"""How many bytes may stand before a WELCOME. They were meant for an earlier client: a guest in full flow sends them until it has heard of
+the new one, which a hypervisor on a busy host hands on only after 8 MiB and more."""
 
 RESYNC = bytes(MAX_PAYLOAD + 5)
 """The padding that completes whatever frame an earlier client left unfinished."""
@@ -116,7 +120,7 @@ class WelcomeScanner:
 
         Raises
         ------
-        ProtocolError: more than `MAX_DISCARD` bytes and no WELCOME, or one of another protocol version.
+        ProtocolError: more than `MAX_STALE` bytes and no WELCOME, or one of another protocol version.
         """
         self.seen += len(data)
         window = self._tail + bytes(data)
@@ -131,7 +135,7 @@ class WelcomeScanner:
             # One for somebody else. It may have been cut off, so that the next begins within its length.
             start = window.find(_WELCOME_START, start + 1)
         self._tail = window[-(_WELCOME_SIZE - 1) :]
-        if self.seen > MAX_DISCARD:
+        if self.seen > MAX_STALE:
             raise ProtocolError(f"the guest sent {self.seen} bytes and no WELCOME among them")
         return None
 
