@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import httpx
@@ -70,8 +70,10 @@ class Connection:
         ServerUnavailable: it was not reached. OutcomeUnknown: the connection was lost after something was sent that has effects.
         BandSoxError: what the server says.
         """
-        with self._failures(method, path):
+        try:
             answer = await self._connections().ask(*self._request(method, path, **options), **self._limits(patient=patient))
+        except httpx.HTTPError as error:
+            raise self._failure(error, method, path) from error
         if answer.is_error:
             raise error_of(_object(answer.content), answer.status)
         return answer
@@ -136,7 +138,7 @@ class Connection:
     @contextlib.asynccontextmanager
     async def streaming(self, method: str, path: str, *, patient: bool = False, **options: Any) -> AsyncIterator[httpx.Response]:
         """An answer whose body is still to be read. Takes what `call` takes, and raises as that, also while it is read."""
-        with self._failures(method, path):
+        try:
             answer = await self._connections().send(*self._request(method, path, **options), **self._limits(patient=patient))
             try:
                 if answer.is_error:
@@ -145,6 +147,8 @@ class Connection:
                 yield answer
             finally:
                 await answer.aclose()
+        except httpx.HTTPError as error:
+            raise self._failure(error, method, path) from error
 
     def _request(
         self,
@@ -190,17 +194,12 @@ class Connection:
             self._transport = Transport(self.url, ssl.create_default_context() if self.url.startswith("https:") else None)
         return self._transport
 
-    @contextlib.contextmanager
-    def _failures(self, method: str, path: str) -> Iterator[None]:
-        try:
-            yield
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise _unreachable(self.url, error) from error
-        except httpx.HTTPError as error:
-            if method in _SAFE:
-                raise _unreachable(self.url, error) from error
-            cause = f"{type(error).__name__}: {error}".rstrip(": ")
-            raise OutcomeUnknown(f"the connection to {self.url} was lost in the middle of {method} {path}", cause=cause) from error
+    def _failure(self, error: httpx.HTTPError, method: str, path: str) -> BandSoxError:
+        """What it means that a request was not answered."""
+        if method in _SAFE or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+            return _unreachable(self.url, error)
+        cause = f"{type(error).__name__}: {error}".rstrip(": ")
+        return OutcomeUnknown(f"the connection to {self.url} was lost in the middle of {method} {path}", cause=cause)
 
 
 def _object(content: bytes) -> object:

@@ -33,6 +33,7 @@ class RemoteMicroVM(RemoteNetwork, RemoteTimeline, AsyncMicroVM):
     def __init__(self, connection: Connection, info: dict[str, Any]) -> None:
         self._server = connection
         self._info = info
+        self._guest: RemoteGuest | None = None
 
     @property
     def _engine(self) -> NoReturn:  # type: ignore[override]
@@ -64,7 +65,9 @@ class RemoteMicroVM(RemoteNetwork, RemoteTimeline, AsyncMicroVM):
     @property
     def guest(self) -> RemoteGuest:
         """The client of its agent."""
-        return RemoteGuest(self._server, self.vm_id)
+        if self._guest is None:
+            self._guest = RemoteGuest(self._server, self.vm_id)
+        return self._guest
 
     async def info(self) -> dict[str, Any]:
         """What is known of it now."""
