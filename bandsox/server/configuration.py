@@ -77,7 +77,7 @@ class Configuration:
     def is_known_host(self, name: str) -> bool:
         """Whether a request may name this server so. An address is safe: what an attacker makes lead here (DNS rebinding) is a name."""
         name = name.lower().rstrip(".")
-        if name in _own_names() or name in self.allowed_hosts or self.host.lower() == name:
+        if self.host.lower() == name or name in self.allowed_hosts or name in _own_names():
             return True
         try:
             ipaddress.ip_address(name.strip("[]"))

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +19,7 @@ from bandsox.server import segments
 from bandsox.server.auth.callers import Caller
 from bandsox.server.configuration import Configuration
 from bandsox.server.faults import failure, plain_failure
+from bandsox.server.headers import NamedHeaders, headers_of
 from bandsox.server.service import Service
 
 _audit = logging.getLogger("bandsox.audit")
@@ -38,8 +38,8 @@ HEADERS = {
 }
 """What every answer says to browsers, unless its route says otherwise."""
 
-_PLAIN_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-_TLS_HEADERS = [*_PLAIN_HEADERS, (b"strict-transport-security", b"max-age=31536000")]
+_PLAIN_HEADERS = {name.lower().encode(): value.encode() for name, value in HEADERS.items()}
+_TLS_HEADERS = {**_PLAIN_HEADERS, b"strict-transport-security": b"max-age=31536000"}
 
 
 class Gate:
@@ -48,6 +48,7 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
+        self._said = _TLS_HEADERS if service.configuration.tls else _PLAIN_HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -55,7 +56,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         segments.tell_apart(scope)
-        headers = Headers(scope=scope)
+        headers = headers_of(scope)
         websocket = scope["type"] == "websocket"
         try:
             refusal = foreign(self._service.configuration, headers)
@@ -69,7 +70,7 @@ class Gate:
             if websocket:
                 await send({"type": "websocket.close", "code": 1008})  # before it was accepted: an answer with status 403
                 return
-            await refusal(scope, receive, _with_headers(send, tls=self._service.configuration.tls))
+            await refusal(scope, receive, self._telling(send))
             return
         if websocket:
             with self._service.metrics.websockets.track_inprogress():
@@ -77,7 +78,7 @@ class Gate:
             return
         await self._serve(scope, receive, send)
 
-    def _identify(self, scope: Scope, headers: Headers, *, websocket: bool) -> Caller | None:
+    def _identify(self, scope: Scope, headers: NamedHeaders, *, websocket: bool) -> Caller | None:
         """Who calls.
 
         Raises
@@ -111,15 +112,30 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                self._tell(message)
             await send(message)
 
         try:
-            await self._hand_on(scope, receive, _with_headers(noting, tls=self._service.configuration.tls))
+            await self._hand_on(scope, receive, noting)
         finally:
             pattern = getattr(scope.get("route"), "path", "none")
             self._service.metrics.answered(scope["method"], pattern, status, time.monotonic() - began)
             if scope["method"] not in SAFE_METHODS or status in {401, 403, 429}:
                 audit(scope, scope["caller"], status, time.monotonic() - began)
+
+    def _telling(self, send: Send) -> Send:
+        async def telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._tell(message)
+            await send(message)
+
+        return telling
+
+    def _tell(self, message: Message) -> None:
+        """Add to the head of an answer what it does not say itself."""
+        headers = message.get("headers", ())
+        present = {name.lower() for name, _ in headers}
+        message["headers"] = [*headers, *(each for each in self._said.items() if each[0] not in present)]
 
 
 def audit(scope: Scope, caller: Caller | None, status: int, seconds: float) -> None:
@@ -145,7 +161,7 @@ def audit(scope: Scope, caller: Caller | None, status: int, seconds: float) -> N
     )
 
 
-def foreign(configuration: Configuration, headers: Headers, is_known: Callable[[str], bool] | None = None) -> Response | None:
+def foreign(configuration: Configuration, headers: NamedHeaders, is_known: Callable[[str], bool] | None = None) -> Response | None:
     """The answer to a request under a name that is not ours (DNS rebinding), or from a page that is not ours; None for others.
 
     Parameters
@@ -176,16 +192,3 @@ def _name_in(authority: str) -> str | None:
     except ValueError:
         return None
     return parts.hostname
-
-
-def _with_headers(send: Send, *, tls: bool) -> Send:
-    said = _TLS_HEADERS if tls else _PLAIN_HEADERS
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = message.get("headers", ())
-            present = {name.lower() for name, _ in headers}
-            message["headers"] = [*headers, *(each for each in said if each[0] not in present)]
-        await send(message)
-
-    return sending

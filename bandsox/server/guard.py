@@ -21,6 +21,7 @@ from starlette.types import Scope as ASGIScope
 
 from bandsox.errors import Forbidden, NotAuthenticated, RequestTooLarge, Timeout
 from bandsox.server.auth.callers import Caller, Scope
+from bandsox.server.headers import NamedHeaders, headers_of
 from bandsox.server.presence import ARRIVED
 from bandsox.server.segments import name_in
 
@@ -95,6 +96,11 @@ def check(caller: Caller | None, scope: Scope | Open) -> None:
 class _BoundedRequest(Request):
     """A request whose body, where it is long, is parsed in a thread: the event loop has others to serve."""
 
+    @property
+    def headers(self) -> NamedHeaders:
+        """Its headers, as the gate has read them."""
+        return headers_of(self.scope)
+
     async def json(self) -> Any:
         """The body as JSON.
 
@@ -132,41 +138,41 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            return await handle(self.admitted(request))
+            return await handle(self.admitted(request.scope, request.receive))
 
         return guarded
 
-    def admitted(self, request: Request) -> Request:
+    def admitted(self, scope: ASGIScope, receive: Receive) -> Request:
         """A request whose caller may make it, and of which no more can be read than this route takes.
 
         Raises
         ------
         NotAuthenticated, Forbidden, RequestTooLarge.
         """
-        check(request.scope["caller"], self.demand.scope)
-        return _BoundedRequest(request.scope, _bounded(request, self.demand.body))
+        check(scope["caller"], self.demand.scope)
+        return _BoundedRequest(scope, _bounded(scope, receive, self.demand.body))
 
 
-def _bounded(request: Request, limit: int | None) -> Receive:
-    """What gives `request` its body: no more than `limit` bytes, and not a minute late."""
-    announced = request.headers.get("content-length", "")
+def _bounded(scope: ASGIScope, receive: Receive, limit: int | None) -> Receive:
+    """What gives a request its body: no more than `limit` bytes, and not a minute late."""
+    announced = headers_of(scope).get("content-length", "")
     if limit is not None and announced.isdecimal() and int(announced) > limit:
         raise _too_large(limit)
     taken = 0
     whole = False
 
-    async def receive() -> Message:
+    async def receiving() -> Message:
         nonlocal taken, whole
         if whole:  # from here on it only tells that the client has gone
-            return await request.receive()
-        message = await (request.receive() if request.scope.get(ARRIVED) else _in_time(request.receive()))
+            return await receive()
+        message = await (receive() if scope.get(ARRIVED) else _in_time(receive()))
         taken += len(message.get("body", b""))
         whole = not message.get("more_body", False)
         if limit is not None and taken > limit:
             raise _too_large(limit)
         return message
 
-    return receive
+    return receiving
 
 
 async def _in_time(receiving: Awaitable[Message]) -> Message:

@@ -35,6 +35,7 @@ class Metrics:
         self._seconds = Histogram(
             "bandsox_http_request_seconds", "How long they took.", ("method", "route"), buckets=_SHORT, registry=self.registry
         )
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._made = Histogram(
             "bandsox_vm_made_seconds", "How long new VMs took until they ran.", ("how",), buckets=_LONG, registry=self.registry
         )
@@ -44,8 +45,12 @@ class Metrics:
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         method = method if method in _METHODS else "other"
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        labels = method, route, status
+        if labels not in self._answered:  # to look them up there takes longer than to count
+            self._answered[labels] = self._requests.labels(method, route, str(status)), self._seconds.labels(method, route)
+        count, duration = self._answered[labels]
+        count.inc()
+        duration.observe(seconds)
 
     def made(self, how: str, seconds: float) -> None:
         """Count machines that were made, by ``create``, ``restore`` or ``fork``."""

@@ -177,11 +177,15 @@ def protocol(head_s: float, connections: Connections) -> type[asyncio.Protocol]:
             self._head, self._within_head = 0, True
 
         def on_url(self, url: bytes) -> None:
-            self._count(len(url))
+            self._head += len(url)
+            if self._head > MAX_HEAD:
+                raise HeadTooLarge
             super().on_url(url)
 
         def on_header(self, name: bytes, value: bytes) -> None:
-            self._count(len(name) + len(value) + 4)
+            self._head += len(name) + len(value) + 4
+            if self._head > MAX_HEAD:
+                raise HeadTooLarge
             super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
@@ -203,11 +207,6 @@ def protocol(head_s: float, connections: Connections) -> type[asyncio.Protocol]:
             connections.leave(self.transport)
             super().connection_lost(exc)
             self._departure.happen()
-
-        def _count(self, size: int) -> None:
-            self._head += size
-            if self._head > MAX_HEAD:
-                raise HeadTooLarge
 
         def _in_time(self) -> None:
             if self._timer is not None:

@@ -51,7 +51,7 @@ class Shortcut:
             return
         body = b""
         try:
-            request = way.route.admitted(Request(scope, receive))
+            request = way.route.admitted(scope, receive)
             if way.body is None:
                 asked: dict[str, Any] | None = {}
             else:

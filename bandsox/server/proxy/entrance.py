@@ -14,7 +14,6 @@ from http.cookies import CookieError, SimpleCookie
 from typing import NoReturn
 from urllib.parse import parse_qsl, urlencode
 
-from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -26,6 +25,7 @@ from bandsox.server.configuration import Configuration
 from bandsox.server.faults import failure, status_of
 from bandsox.server.gate import audit, foreign
 from bandsox.server.guard import check
+from bandsox.server.headers import NamedHeaders, headers_of
 from bandsox.server.proxy import passes
 from bandsox.server.proxy.exchange import BrokenOff, exchange
 from bandsox.server.proxy.sockets import converse
@@ -65,7 +65,7 @@ class Entrance:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        headers = Headers(scope=scope)
+        headers = headers_of(scope)
         began, status, caller = time.monotonic(), 0, None
         try:
             place = self._place(scope, headers)
@@ -94,7 +94,7 @@ class Entrance:
         domain = configuration.proxy_domain
         return configuration.is_known_host(name) or (domain is not None and name.lower().endswith(f".{domain}"))
 
-    def _place(self, scope: Scope, headers: Headers) -> Place:
+    def _place(self, scope: Scope, headers: NamedHeaders) -> Place:
         """What a request means.
 
         Raises
@@ -106,7 +106,7 @@ class Entrance:
             raise InvalidRequest("this address names no port of a VM", remedy="use /api/vms/VM/proxy/PORT/")
         return found
 
-    def _caller(self, scope: Scope, headers: Headers, place: Place) -> Caller | None:
+    def _caller(self, scope: Scope, headers: NamedHeaders, place: Place) -> Caller | None:
         """Who asks; None where a browser has no pass."""
         gatekeeper = self._service.gatekeeper
         authority = gatekeeper.file.read()
@@ -117,7 +117,7 @@ class Entrance:
         cookie = _pass(headers)
         return None if cookie is None else passes.holder(authority, cookie, place.vm, place.port)
 
-    async def _enter(self, scope: Scope, headers: Headers, place: Place) -> Response:
+    async def _enter(self, scope: Scope, headers: NamedHeaders, place: Place) -> Response:
         """The answer to a browser without a pass: one, where it has a ticket.
 
         Raises
@@ -195,14 +195,14 @@ def _is_port(text: str) -> bool:
     return 1 <= int(text) <= 65535
 
 
-def _key(headers: Headers) -> str | None:
+def _key(headers: NamedHeaders) -> str | None:
     if (key := headers.get("x-bandsox-key")) is not None:
         return key.strip()
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip().startswith(("bsx_", "bss_")) else None
 
 
-def _pass(headers: Headers) -> str | None:
+def _pass(headers: NamedHeaders) -> str | None:
     try:
         found = SimpleCookie(headers.get("cookie", "")).get(passes.COOKIE)
     except CookieError:
