@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forget are the host's rules when no pair of devices is left that they are for.
-const forget = "table inet bandsox\ndelete table inet bandsox\n"
+// table has the host's rules.
+const table = "bandsox"
 
 // lockHost locks the network namespace that this thread is in: every keeper of a host with a pair of devices holds it, with others, from
 // before its pair is there until the host's rules are in force, and who removes the rules holds it alone. The kernel lets go of
@@ -56,7 +56,10 @@ func sweepHost(nft string, group int) error {
 			return nil
 		}
 	}
-	if err := applyRules(nft, forget); err != nil && !errors.Is(err, unix.ECHILD) { // watch may have reaped it
+	if there, err := netlink.HasTable(table); err != nil || !there {
+		return err
+	}
+	if err := applyRules(nft, "delete table inet "+table+"\n"); err != nil && !errors.Is(err, unix.ECHILD) { // watch may have reaped it
 		return fmt.Errorf("the host's rules: %w", err)
 	}
 	return nil

@@ -2,7 +2,7 @@
 // namespace that the calling thread was in when it dialled.
 //
 // It is written here because the libraries for it bring Go's whole net package with them, which
-// doubles the agent; what a machine's network needs are six messages.
+// doubles the agent; what a machine's network needs are seven messages.
 package netlink
 
 import (
@@ -21,8 +21,10 @@ type Conn struct {
 }
 
 // Dial opens a socket to the namespace of this thread.
-func Dial() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+func Dial() (*Conn, error) { return dial(unix.NETLINK_ROUTE) }
+
+func dial(protocol int) (*Conn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, os.NewSyscallError("netlink socket", err)
 	}

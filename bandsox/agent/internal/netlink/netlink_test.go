@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"testing"
 
@@ -162,5 +163,24 @@ func TestAttributesThatLieAboutTheirSizeEndTheList(t *testing.T) {
 				t.Errorf("%v: %d", data, kind)
 			}
 		})
+	}
+}
+
+func TestATableIsSeenWhileItIsThere(t *testing.T) {
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("making a table needs nft(8)")
+	}
+	inNamespace(t)
+	for _, step := range []struct {
+		rules string
+		there bool
+	}{{"add table inet other", false}, {"add table inet mine", true}, {"delete table inet mine", false}} {
+		if output, err := exec.Command(nft, step.rules).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %s", step.rules, output)
+		}
+		if there, err := HasTable("mine"); err != nil || there != step.there {
+			t.Errorf("after %q: %v, %v", step.rules, there, err)
+		}
 	}
 }
