@@ -6,13 +6,13 @@ import contextlib
 import secrets
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import msgspec
 
 from bandsox.client.faults import error_of
-from bandsox.client.transport import Answer, Transport
+from bandsox.client.transport import Answer, Request, Transport
 from bandsox.decoding import ready
 from bandsox.errors import BandSoxError, OutcomeUnknown, ServerUnavailable
 from bandsox.models import Progress, ProgressCallback
@@ -29,11 +29,6 @@ LINES = "application/x-ndjson"
 _CONNECT_S = 10.0
 _SAFE = frozenset({"GET", "HEAD"})
 _IS_JSON = {"Content-Type": "application/json"}
-
-
-class _Limits(TypedDict):
-    connect_s: float
-    silence_s: float | None
 
 
 class Connection:
@@ -71,7 +66,7 @@ class Connection:
         BandSoxError: what the server says.
         """
         try:
-            answer = await self._connections().ask(*self._request(method, path, **options), **self._limits(patient=patient))
+            answer = await self._connections().ask(self._request(method, path, patient, **options))
         except httpx.HTTPError as error:
             raise self._failure(error, method, path) from error
         if answer.is_error:
@@ -139,7 +134,7 @@ class Connection:
     async def streaming(self, method: str, path: str, *, patient: bool = False, **options: Any) -> AsyncIterator[httpx.Response]:
         """An answer whose body is still to be read. Takes what `call` takes, and raises as that, also while it is read."""
         try:
-            answer = await self._connections().send(*self._request(method, path, **options), **self._limits(patient=patient))
+            answer = await self._connections().send(self._request(method, path, patient, **options))
             try:
                 if answer.is_error:
                     await answer.aread()
@@ -154,21 +149,21 @@ class Connection:
         self,
         method: str,
         path: str,
+        patient: bool,
         *,
         content: bytes | AsyncIterable[bytes] | None = None,
         json: Any = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> tuple[str, str, dict[str, str], bytes | AsyncIterable[bytes] | None]:
-        return (
+    ) -> Request:
+        return Request(
             method,
             f"{path}?{httpx.QueryParams(params)}" if params else path,
             {**({} if json is None else _IS_JSON), **carried(), **self.headers, **(headers or {})},
             content if json is None else msgspec.json.encode(json),
+            connect_s=min(_CONNECT_S, self.timeout),
+            silence_s=None if patient else self.timeout,
         )
-
-    def _limits(self, *, patient: bool) -> _Limits:
-        return {"connect_s": min(_CONNECT_S, self.timeout), "silence_s": None if patient else self.timeout}
 
     async def websocket(self, path: str) -> ClientConnection:
         """Open a WebSocket. Raises as `call`."""

@@ -46,6 +46,22 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be sent, and for how long to wait.
+
+    ``target`` is the path, with its query. ``connect_s`` is how long to wait for a connection, in seconds, and ``silence_s`` for how long
+    the server may take nothing, or say nothing; None: for ever.
+    """
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    content: bytes | AsyncIterable[bytes] | None
+    connect_s: float
+    silence_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer that was read whole. The names of its `headers` are in lower case."""
 
@@ -99,44 +115,20 @@ class Transport:
         self._closed = False
         self._free = asyncio.Semaphore(_CONNECTIONS)
 
-    async def send(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        content: bytes | AsyncIterable[bytes] | None,
-        *,
-        connect_s: float,
-        silence_s: float | None,
-    ) -> httpx.Response:
-        """Send a request, and return its answer, whose body is still to be read. Parameters and errors as for `ask`."""
-        connection, body = await self._sent(method, target, headers, content, connect_s, silence_s)
+    async def send(self, request: Request) -> httpx.Response:
+        """Send a request, and return its answer, whose body is still to be read. Errors as of `ask`."""
+        connection, body = await self._sent(request)
         return httpx.Response(connection.status, headers=connection.headers, stream=body)
 
-    async def ask(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        content: bytes | AsyncIterable[bytes] | None,
-        *,
-        connect_s: float,
-        silence_s: float | None,
-    ) -> Answer:
+    async def ask(self, request: Request) -> Answer:
         """Send a request, and return its answer, whole.
-
-        Parameters
-        ----------
-        target: the path, with its query.
-        connect_s: how long to wait for a connection, in seconds.
-        silence_s: for how long the server may take nothing, or say nothing; None: for ever.
 
         Raises
         ------
         InvalidRequest: the address or a header cannot be sent.
         httpx.HTTPError: the connection could not be made, or was lost; also while the body is read.
         """
-        connection, body = await self._sent(method, target, headers, content, connect_s, silence_s)
+        connection, body = await self._sent(request)
         status, said = connection.status, tuple(connection.headers)
         try:
             whole = b"".join([piece async for piece in body])
@@ -161,53 +153,46 @@ class Transport:
         else:
             connection.close()
 
-    async def _sent(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        content: bytes | AsyncIterable[bytes] | None,
-        connect_s: float,
-        silence_s: float | None,
-    ) -> tuple[_Connection, _Body]:
+    async def _sent(self, request: Request) -> tuple[_Connection, _Body]:
         """A connection on which a request was sent and the head of its answer has come, and the body, which is to be closed."""
-        head = self._head(method, target, headers, content)
-        connection = await self._connected(connect_s, silence_s)
-        body = _Body(self, connection, silence_s)
+        head = self._head(request)
+        connection = await self._connected(request)
+        body = _Body(self, connection, request.silence_s)
         try:
-            await connection.ask(head, content, silence_s)
+            await connection.ask(head, request.content, request.silence_s)
         except BaseException:
             await body.aclose()
             raise
         return connection, body
 
-    def _head(self, method: str, target: str, headers: Mapping[str, str], content: bytes | AsyncIterable[bytes] | None) -> bytes:
-        lines = [self._named, *(f"{name}: {value}" for name, value in headers.items())]
-        if isinstance(content, bytes) or (content is None and method != "GET"):
+    def _head(self, request: Request) -> bytes:
+        content = request.content
+        lines = [self._named, *(f"{name}: {value}" for name, value in request.headers.items())]
+        if isinstance(content, bytes) or (content is None and request.method != "GET"):
             lines.append(f"Content-Length: {len(content or b'')}")
-        elif content is not None and not _has_length(headers):
+        elif content is not None and not _has_length(request.headers):
             lines.append("Transfer-Encoding: chunked")
         for line in lines:
             if not _HEADER.fullmatch(line):
                 raise InvalidRequest(f"the header {line.partition(':')[0]!r} cannot be sent", cause="it has characters that no header has")
-        path = f"{self._base}{target}"
+        path = f"{self._base}{request.target}"
         if not _PLAIN.fullmatch(path):
             try:
-                path = httpx.URL(f"{self._url}{target}").raw_path.decode("ascii")
+                path = httpx.URL(f"{self._url}{request.target}").raw_path.decode("ascii")
             except httpx.InvalidURL as error:
                 raise InvalidRequest("the address cannot be sent", cause=str(error)) from error
-        return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1")
+        return "\r\n".join([f"{request.method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1")
 
-    async def _connected(self, connect_s: float, silence_s: float | None) -> _Connection:
+    async def _connected(self, request: Request) -> _Connection:
         """A connection that nobody else uses."""
-        await self._take_turn(silence_s)
+        await self._take_turn(request.silence_s)
         try:
             while self._idle:
                 connection = self._idle.pop()
                 if time.monotonic() - connection.idle_since < _IDLE_S and connection.is_open:
                     return connection
                 connection.close()
-            return await self._connect(connect_s)
+            return await self._connect(request.connect_s)
         except BaseException:
             self._free.release()
             raise

@@ -29,6 +29,7 @@ from bandsox.guest import at_boundary
 from bandsox.locks import DEADLINE_S, Locks
 from bandsox.models import Shape
 from bandsox.settings import Layout, sync, write_atomically
+from bandsox.store.identity import Identity, identity
 from bandsox.store.records import decode, encode
 from bandsox.vmm.base import VMM, LaunchSpec, Origin
 
@@ -59,11 +60,11 @@ class WarmBoot:
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """What is known of the files beside it: which they are (inode, size, and the times of their last changes), not what is in them."""
+    """What is known of the files beside it: which they are, not what is in them."""
 
     shape: Shape
     token: str
-    files: dict[str, tuple[int, int, int, int]]
+    files: dict[str, Identity]
 
 
 class WarmBoots:
@@ -177,9 +178,3 @@ def _last_use(directory: Path) -> float:
         return directory.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def identity(path: Path) -> tuple[int, int, int, int]:
-    """Which file it is, and when it was last changed."""
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -12,10 +12,8 @@ from typing import Any
 from bandsox.errors import Conflict, SnapshotNotFound
 from bandsox.models import Belonging, Purpose, Snapshot
 from bandsox.store.database import Database
+from bandsox.store.identity import Identity
 from bandsox.store.records import decode, encode
-
-Identity = tuple[int, int, int, int]
-"""What a file has as long as nobody has written to it: inode, size, and the times in ns of its last change and change of state."""
 
 
 class Snapshots:

@@ -23,6 +23,7 @@ from bandsox.engine import warmboots
 from bandsox.errors import InvalidRequest
 from bandsox.models import Progress
 from bandsox.settings import Layout
+from bandsox.store.identity import identity
 from tests.conftest import PREPARED, share
 from tests.engine.leaks import Traces
 from tests.images.tars import Tar
@@ -206,7 +207,7 @@ def test_what_is_not_as_it_was_saved_is_not_used_and_made_anew(own: BandSox, war
 def _vouch_for(warm: Path) -> None:
     """Have what was spoilt be taken for what was saved."""
     manifest = json.loads((warm / "manifest.json").read_text())
-    manifest["files"] = {name: warmboots.identity(warm / name) for name in manifest["files"]}
+    manifest["files"] = {name: identity(warm / name) for name in manifest["files"]}
     (warm / "manifest.json").write_text(json.dumps(manifest))
 
 

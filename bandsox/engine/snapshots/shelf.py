@@ -17,8 +17,8 @@ from bandsox.models import Belonging, Purpose, Snapshot, VMRecord
 from bandsox.settings import Layout, sync, write_atomically
 from bandsox.store import Database
 from bandsox.store import Snapshots as Table
+from bandsox.store.identity import identity
 from bandsox.store.records import encode
-from bandsox.store.snapshots import Identity
 from bandsox.workers import storage_errors
 
 MANIFEST = "manifest.json"
@@ -60,7 +60,7 @@ class Shelf:
                 sync(directory / name)
             write_atomically(directory / MANIFEST, encode(snapshot).encode())
             sync(directory)
-            verified = {name: _identity(directory / name) for name in snapshot.files}
+            verified = {name: identity(directory / name) for name in snapshot.files}
             with self._locks.hold_blocking(_PUBLISHING):
                 place = self._layout.snapshots / snapshot.id
                 rootfs = str(self._layout.root / snapshot.rootfs)
@@ -93,11 +93,11 @@ class Shelf:
             verified = self.table.verified(snapshot.id)
             for name in names:
                 if self.cold.unpack(snapshot, name):
-                    verified[name] = _identity(self.path(snapshot) / name)
+                    verified[name] = identity(self.path(snapshot) / name)
                     self.table.set_verified(snapshot.id, verified)
-            changed = [name for name in names if verified.get(name) != _identity(self.path(snapshot) / name)]
+            changed = [name for name in names if verified.get(name) != identity(self.path(snapshot) / name)]
             for name in changed:
-                before = _identity(self.path(snapshot) / name)
+                before = identity(self.path(snapshot) / name)
                 if before[1] != snapshot.files[name].size or sparse.digest(self.path(snapshot) / name) != snapshot.files[name].digest:
                     raise _corrupt(snapshot, f"its {name} is not what was saved")
                 verified[name] = before
@@ -231,11 +231,6 @@ class Shelf:
     async def remove_orphans(self) -> None:
         """Remove the snapshots of machines that are gone: whoever deleted such a machine was killed."""
         await self.give_up(await asyncio.to_thread(self.table.orphans))
-
-
-def _identity(path: Path) -> Identity:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _corrupt(snapshot: Snapshot, cause: str) -> CorruptSnapshot:
