@@ -64,3 +64,26 @@ def test_storage_and_sockets_are_the_users_alone(user: pwd.struct_passwd) -> Non
         """,
     )
     assert done.stdout.split() == ["0o700", "0o700"], done.stderr
+
+
+def test_a_user_whose_pipes_are_full_saves_machines(user: pwd.struct_passwd) -> None:
+    done = script(
+        """
+        import fcntl, os
+        from bandsox import BandSox
+        pipes = []
+        try:
+            while True:
+                pipes.append(os.pipe())
+                fcntl.fcntl(pipes[-1][0], fcntl.F_SETPIPE_SZ, 1 << 20)
+        except PermissionError:
+            pass
+        with BandSox() as bandsox, bandsox.create_vm(vmm="qemu", mem_mib=160) as vm:
+            vm.write_bytes("/root/file", b"written")
+            snapshot = bandsox.snapshot_vm(vm, "small-pipe")
+            with bandsox.restore_vm(snapshot) as copy:
+                print(copy.get_file_contents("/root/file"))
+            bandsox.delete_snapshot(snapshot)
+        """,
+    )
+    assert (done.stdout, done.stderr) == ("written\n", "")

@@ -53,7 +53,8 @@ async def save(monitor: qmp.Monitor, target: Path, most_memory: int, ports: int)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         ends.callback(os.close, reading)
         try:
-            fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+            with contextlib.suppress(PermissionError):  # a user has only so many pages of pipes (pipe(7)), and a small one does too
+                fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             await monitor.execute("getfd", fdname=_DESCRIPTOR, descriptor=writing)
         finally:
             os.close(writing)
