@@ -136,7 +136,8 @@ def launch_spec(
     overlay = directory / "disk.img"
     in_memory = record.spec.disk_size_mib == 0
     words = ["bandsox.root=vda", f"bandsox.overlay={'tmpfs' if in_memory else 'vdb'}", f"bandsox.transport={record.transport}"]
-    words += ["bandsox.network"] if network is not None else []
+    if network is not None:
+        words += [f"bandsox.network={network.mtu}", *([f"bandsox.gateway={network.gateway}"] if network.gateway else [])]
     words += ["bandsox.balloon"] if record.spec.balloon_mib is not None else []
     words += ["bandsox.emulated"] if record.isolation is Isolation.EMULATED else []
     disks = [root] if in_memory else [root, Disk(overlay, read_only=False)]

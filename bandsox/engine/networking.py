@@ -16,7 +16,7 @@ import anyio
 from bandsox.errors import BandSoxError, HostError
 from bandsox.models import NetworkConfig, VMRecord
 from bandsox.network import filter as filtering
-from bandsox.network.plan import with_length
+from bandsox.network.plan import GATEWAY6, with_length
 from bandsox.tracing import traced
 from bandsox.vmm.base import NetworkDevice
 
@@ -117,12 +117,15 @@ def device(config: NetworkConfig | None, namespace: Namespace | None, owner: int
     """What the VMM gets of it; `owner` as for `attached`."""
     if config is None or namespace is None:
         return None
-    return NetworkDevice(config.guest_mac, config.tap_name, namespace.tap, namespace.descriptor, namespace.users, owner)
+    gateway = GATEWAY6 if config.ipv6 else None
+    return NetworkDevice(
+        config.guest_mac, config.tap_name, namespace.tap, namespace.descriptor, namespace.users, owner, config.mtu, gateway
+    )
 
 
 def guest_side(config: NetworkConfig) -> dict[str, Any]:
     """What the agent is told of it (``docs/protocol.md``, ``setup``)."""
-    gateways = [config.host_ip, config.host_ipv6] if config.ipv6 else [config.host_ip]
+    gateways = [config.host_ip, GATEWAY6] if config.ipv6 else [config.host_ip]
     return {
         "mac": bytes.fromhex(config.guest_mac.replace(":", "")),
         "mtu": config.mtu,

@@ -242,7 +242,7 @@ def _request(
             "name": config.tap_name,
             "mac": config.host_mac,
             "mtu": _MTU_PASTA if rootless else 0,
-            "addresses": [plan.with_length(config.host_ip), plan.with_length(config.host_ipv6)],
+            "addresses": [plan.with_length(ip) for ip in (config.host_ip, config.host_ipv6, plan.GATEWAY6)],
             "owner": 0 if rootless and owner is not None else owner,  # an ordinary user is root where his keeper is
         },
         "guest": {"mac": config.guest_mac, "addresses": [config.guest_ip, config.guest_ipv6]},

@@ -1,9 +1,12 @@
 """Addresses: each machine of a host has its own, made of one number.
 
 IPv4: 198.19.0.0/16, of the range for benchmarks (RFC 2544), which is neither routed in the Internet nor used in local networks, so nothing
-that a machine may want to reach is hidden by it. IPv6: a network of unique local addresses (RFC 4193). Of both a machine has a network of
-four addresses: the second is the namespace's, the third the guest's. The first such network is that of the links between the host and
+that a machine may want to reach is hidden by it. IPv6: unique local addresses (RFC 4193). A machine has a network of each, of 4 and of 2^64
+addresses: the second is the namespace's, the third the guest's. The first such network is that of the links between the host and
 the namespaces.
+
+On the guest's link the namespace is ``fe80::1``, and the guest ``fe80::2``: it has these before it is told any other, in a warm boot. The last
+24 bits of both its IPv6 addresses are the same, and so is the multicast group that comes with them (RFC 4291, 2.7.1), which it joins once.
 """
 
 from __future__ import annotations
@@ -12,11 +15,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 POOL4 = IPv4Network("198.19.0.0/16")
-POOL6 = IPv6Network("fd62:616e:6473::/112")
-BITS = 2
+POOL6 = IPv6Network("fd62:616e:6473::/48")
+BITS4, BITS6 = 2, 64
 """Of an address, within a machine's network."""
 
-MACHINES = POOL4.num_addresses >> BITS
+GATEWAY6 = "fe80::1"
+"""The namespace's on every machine's link."""
+
+MACHINES = POOL4.num_addresses >> BITS4
 """Networks there are, the first of which is not a machine's."""
 
 _HOST, _GUEST = 1, 2
@@ -31,22 +37,22 @@ class Plan:
     @property
     def host_ip(self) -> str:
         """The namespace's on the TAP device: the guest's gateway."""
-        return str(POOL4[(self.number << BITS) + _HOST])
+        return str(POOL4[(self.number << BITS4) + _HOST])
 
     @property
     def guest_ip(self) -> str:
         """The guest's."""
-        return str(POOL4[(self.number << BITS) + _GUEST])
+        return str(POOL4[(self.number << BITS4) + _GUEST])
 
     @property
     def host_ipv6(self) -> str:
         """As `host_ip`."""
-        return str(POOL6[(self.number << BITS) + _HOST])
+        return str(POOL6[(self.number << BITS6) + _HOST])
 
     @property
     def guest_ipv6(self) -> str:
         """As `guest_ip`."""
-        return str(POOL6[(self.number << BITS) + _GUEST])
+        return str(POOL6[(self.number << BITS6) + _GUEST])
 
     @property
     def host_mac(self) -> str:
@@ -61,7 +67,7 @@ class Plan:
     @classmethod
     def of(cls, guest_ip: str) -> Plan:
         """The plan in which a guest has this address."""
-        return cls((int(ip_address(guest_ip)) - int(POOL4[0])) >> BITS)
+        return cls((int(ip_address(guest_ip)) - int(POOL4[0])) >> BITS4)
 
 
 def link_addresses() -> tuple[list[str], list[str]]:
@@ -74,7 +80,7 @@ def link_addresses() -> tuple[list[str], list[str]]:
 def with_length(address: str) -> str:
     """An address of a machine's network with the length of its prefix."""
     ip = ip_address(address)
-    return f"{ip}/{ip.max_prefixlen - BITS}"
+    return f"{ip}/{ip.max_prefixlen - (BITS4 if ip.version == 4 else BITS6)}"
 
 
 def _mac(first: int, ip: str) -> str:

@@ -41,7 +41,8 @@ class Disk:
 class NetworkDevice:
     """A TAP device in a network namespace: its name there, and a descriptor of it or the user who may open it by that name.
 
-    ``mac`` is the guest's hardware address; ``namespace`` is a descriptor too, and so is ``users``, of the user namespace that owns it
+    ``mac`` is the guest's hardware address; ``mtu``, in bytes, and ``gateway``, its way to the world over IPv6, are what it has before it
+    knows whose it is; ``namespace`` is a descriptor too, and so is ``users``, of the user namespace that owns it
     where that is not the host's.
     """
 
@@ -51,6 +52,8 @@ class NetworkDevice:
     namespace: int
     users: int | None = None
     owner: int | None = None
+    mtu: int = 1500
+    gateway: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,21 @@ def test_the_second_of_a_shape_goes_on_from_the_first(own: BandSox, warm: Path) 
         assert name == vm.run("cat /etc/hostname").text != "bandsox\n"
         stages = re.findall(r"stage: (\w+)", vm.console())
     assert stages == ["modules", "mounts", "link", "root", "overlay", "switch", "ready"]
+
+
+def test_each_has_a_network_of_its_own(own: BandSox) -> None:
+    networked = {**SHAPE, "enable_networking": True}
+    with own.create_vm(**networked) as first, own.create_vm(**networked) as second, own.create_vm(**networked) as third:
+        assert _goes_on_from(second) is not None and _goes_on_from(second) == _goes_on_from(third)
+        for vm in (first, second, third):
+            config = vm.info()["network_config"]
+            assert vm.run("cat /sys/class/net/eth0/address").text.strip() == config["guest_mac"]
+            assert config["guest_ip"] in vm.run("cat /proc/net/fib_trie").text
+            addresses = {line.split()[0] for line in vm.run("grep eth0 /proc/net/if_inet6").text.splitlines()}
+            assert addresses == {ip_address(config["guest_ipv6"]).packed.hex(), ip_address("fe80::2").packed.hex()}
+            if config["ipv6"]:
+                assert f"{ip_address('fe80::1').packed.hex()} 00000400" in vm.run("grep ^0*.00.*eth0 /proc/net/ipv6_route").text
+        assert len({vm.info()["network_config"]["guest_mac"] for vm in (first, second, third)}) == 3
 
 
 def test_another_shape_does_not(own: BandSox, warm: Path) -> None:

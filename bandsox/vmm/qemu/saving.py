@@ -84,6 +84,7 @@ async def load(monitor: qmp.Monitor, directory: Path) -> None:
     VMMError: it refused. MachineStopped: it ended, as it does when the state does not fit; its log says why.
     """
     await monitor.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+    await monitor.execute("migrate-set-parameters", **{"announce-rounds": 0})  # it may have another address by then, and says so itself
     with (directory / STATE).open("rb") as state:
         await monitor.execute("getfd", fdname=_DESCRIPTOR, descriptor=state.fileno())
     await monitor.execute("migrate-incoming", uri=f"fd:{_DESCRIPTOR}")

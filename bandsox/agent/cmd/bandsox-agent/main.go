@@ -18,6 +18,7 @@ import (
 	"bandsox.dev/agent/internal/boot"
 	"bandsox.dev/agent/internal/freezer"
 	"bandsox.dev/agent/internal/machine"
+	"bandsox.dev/agent/internal/network"
 	"bandsox.dev/agent/internal/process"
 	"bandsox.dev/agent/internal/serve"
 	"bandsox.dev/agent/internal/transport"
@@ -40,6 +41,11 @@ func main() {
 	system := boot.Begin()
 	boot.Announce("link")
 	tuneRuntime(system.Settings.Emulated)
+	if system.Settings.Network {
+		if err := network.Begin(system.Settings.MTU, system.Settings.Gateway); err != nil {
+			boot.Warn("network", err)
+		}
+	}
 	boot.Fatal("link", link(system, newServer(system)))
 }
 

@@ -36,6 +36,8 @@ type Settings struct {
 	Overlay   string // block device of the writable layer, or "tmpfs"
 	Transport string // "virtio-serial", "vsock", "console", or empty for what there is
 	Network   bool   // there is a network device
+	MTU       int    // of that device; 0: its own
+	Gateway   string // its way to the world over IPv6; empty: it has none yet
 	Balloon   bool   // there is a balloon
 	Emulated  bool   // the processors are emulated in software
 	Doorbell  uint32 // vsock port of the host that gives the token; 0: there is none
@@ -216,6 +218,9 @@ func parseArguments(line string) (s Settings) {
 			s.Transport = value
 		case "bandsox.network":
 			s.Network = true
+			s.MTU, _ = strconv.Atoi(value)
+		case "bandsox.gateway":
+			s.Gateway = value
 		case "bandsox.balloon":
 			s.Balloon = true
 		case "bandsox.doorbell":

@@ -49,6 +49,18 @@ func TestModulesOfDevicesThatAreNotThereAreSpared(t *testing.T) {
 	}
 }
 
+func TestWhatTheNetworkDeviceIsBeforeItIsAnyones(t *testing.T) {
+	for line, want := range map[string]Settings{
+		"":                {},
+		"bandsox.network": {Network: true},
+		"bandsox.network=1400 bandsox.gateway=fe80::1": {Network: true, MTU: 1400, Gateway: "fe80::1"},
+	} {
+		if got := parseArguments(line); got != want {
+			t.Errorf("%q: %+v", line, got)
+		}
+	}
+}
+
 func TestAMountPointThatIsASymlinkIsReplacedAndNotFollowed(t *testing.T) {
 	dir := t.TempDir()
 	elsewhere := filepath.Join(dir, "elsewhere")

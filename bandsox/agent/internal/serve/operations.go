@@ -3,10 +3,12 @@ package serve
 import (
 	"context"
 	"io"
+	"runtime/debug"
 
 	"bandsox.dev/agent/internal/files"
 	"bandsox.dev/agent/internal/machine"
 	"bandsox.dev/agent/internal/metrics"
+	"bandsox.dev/agent/internal/network"
 	"bandsox.dev/agent/internal/wire"
 
 	"golang.org/x/sys/unix"
@@ -110,6 +112,10 @@ func prepare(k *call) (any, error) {
 	if err := s.Waits(); err != nil {
 		return nil, wire.Fail(wire.CodeUnsupported, "%v", err)
 	}
+	if err := network.Settle(); err != nil {
+		return nil, wire.AsFailure(err)
+	}
+	debug.FreeOSMemory() // so that none of those that go on collects what this one has left behind
 	return wire.Done{}, nil
 }
 

@@ -20,12 +20,17 @@ type Listener struct {
 }
 
 // Listen opens the kernel's uevent netlink group.
-func Listen() (*Listener, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+func Listen() (*Listener, error) { return listen(unix.NETLINK_KOBJECT_UEVENT, 1) }
+
+// ListenLinks hears what changes of network devices.
+func ListenLinks() (*Listener, error) { return listen(unix.NETLINK_ROUTE, unix.RTMGRP_LINK) }
+
+func listen(protocol int, groups uint32) (*Listener, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("uevent socket: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("uevent bind: %w", err)
 	}
