@@ -24,7 +24,7 @@ from bench import throughput
 from bench.density import cpu_s
 from bench.figures import Samples, table
 
-ROUNDS = 12
+ROUNDS = 40
 _CLOSED = 9
 """A port of the guest that nobody listens on."""
 

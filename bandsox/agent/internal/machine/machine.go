@@ -154,11 +154,6 @@ func (m *Machine) Setup(request *wire.SetupRequest) error {
 			return err
 		}
 	}
-	if request.Network != nil {
-		if err := network.Configure(request.Network); err != nil {
-			return err
-		}
-	}
 	if err := setNames(request.Hosts, request.Resolv, m.replaceFile); err != nil {
 		return err
 	}
@@ -166,7 +161,11 @@ func (m *Machine) Setup(request *wire.SetupRequest) error {
 		return err
 	}
 	m.SetDefaults(request.Env, request.User, request.Workdir)
-	return nil
+	if request.Network == nil {
+		return nil
+	}
+	// At the end, since the kernel tells others of a new address a moment later, while the host has its answer.
+	return network.Configure(request.Network)
 }
 
 // writer is replaceFile, or renewFile.
