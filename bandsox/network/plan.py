@@ -5,8 +5,9 @@ that a machine may want to reach is hidden by it. IPv6: unique local addresses (
 addresses: the second is the namespace's, the third the guest's. The first such network is that of the links between the host and
 the namespaces.
 
-On the guest's link the namespace is ``fe80::1``, and the guest ``fe80::2``: it has these before it is told any other, in a warm boot. The last
-24 bits of both its IPv6 addresses are the same, and so is the multicast group that comes with them (RFC 4291, 2.7.1), which it joins once.
+On the guest's link the namespace is ``fe80::1``, and the guest ``fe80::2``: it has these before it is told any other, in a warm boot. The
+last 24 bits of both its IPv6 addresses are the same, and so is the multicast group that comes with them (RFC 4291, 2.7.1), which it joins
+once.
 """
 
 from __future__ import annotations
