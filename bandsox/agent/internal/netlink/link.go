@@ -2,6 +2,8 @@ package netlink
 
 import (
 	"encoding/binary"
+	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,6 +85,26 @@ func (c *Conn) Set(index int, s Settings) error {
 		binary.NativeEndian.PutUint32(header[8:], unix.IFF_UP)
 	}
 	return c.change(unix.RTM_NEWLINK, 0, append(header, s.attributes()...))
+}
+
+// SetMAC gives a device its hardware address, and nothing else: of what Set does besides the kernel tells all who may want to know, by code that
+// takes an emulated processor that has never run it 4 ms. The device may be up if it can change its address then.
+func (c *Conn) SetMAC(name string, mac [6]byte) error {
+	var request struct { // struct ifreq
+		name    [unix.IFNAMSIZ]byte
+		address unix.RawSockaddr
+		_       [8]byte
+	}
+	copy(request.name[:unix.IFNAMSIZ-1], name)
+	request.address.Family = unix.ARPHRD_ETHER
+	for i, value := range mac {
+		request.address.Data[i] = int8(value)
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), unix.SIOCSIFHWADDR, uintptr(unsafe.Pointer(&request)))
+	if errno != 0 {
+		return os.NewSyscallError("the hardware address", errno)
+	}
+	return nil
 }
 
 func (s Settings) attributes() (all []byte) {

@@ -82,6 +82,21 @@ func TestADeviceIsWhatItWasMade(t *testing.T) {
 	}
 }
 
+func TestADeviceThatIsUpGetsAnotherHardwareAddress(t *testing.T) {
+	conn := inNamespace(t)
+	link := pair(t, conn)
+	mac := [6]byte{2, 0, 198, 19, 0, 0xfe}
+	if err := conn.SetMAC("left", mac); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := conn.Find("left"); err != nil || !now.Up || !bytes.Equal(now.MAC, mac[:]) || now.Index != link.Index {
+		t.Errorf("%+v %v", now, err)
+	}
+	if err := conn.SetMAC("nobody", mac); !errors.Is(err, unix.ENODEV) {
+		t.Error(err)
+	}
+}
+
 func TestAddressesComeAndGo(t *testing.T) {
 	conn := inNamespace(t)
 	link := pair(t, conn)

@@ -116,23 +116,24 @@ type place struct {
 // take gives the device its place. One that is down is brought up when it has its addresses, which are all told of at once; one that is up has
 // nothing yet but what Begin gives it.
 func (d *device) take(p *place) error {
-	change := netlink.Settings{Up: !d.up}
 	if !bytes.Equal(p.mac, d.mac) {
-		change.MAC = p.mac
-	}
-	if p.mtu != d.mtu {
-		change.MTU = p.mtu
-	}
-	if !d.up {
-		if err := d.addAddresses(append(slices.Clone(p.addresses), linkLocal)); err != nil {
+		if err := d.conn.SetMAC(d.name, [6]byte(p.mac)); err != nil {
 			return err
 		}
 	}
-	if err := d.conn.Set(d.index, change); err != nil {
+	addresses := p.addresses
+	if !d.up {
+		addresses = append(slices.Clone(addresses), linkLocal)
+	}
+	if err := d.addAddresses(addresses); err != nil {
 		return err
 	}
-	if d.up {
-		if err := d.addAddresses(p.addresses); err != nil {
+	change := netlink.Settings{Up: !d.up}
+	if p.mtu != d.mtu {
+		change.MTU = p.mtu
+	}
+	if change.Up || change.MTU != 0 {
+		if err := d.conn.Set(d.index, change); err != nil {
 			return err
 		}
 	}
