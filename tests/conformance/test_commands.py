@@ -77,6 +77,18 @@ def test_a_signal_gives_128_and_its_number(machine: Machine) -> None:
     assert machine.run("kill -TERM $$").exit_code == 128 + 15
 
 
+def test_no_signal_to_the_first_process_harms_the_machine(machine: Machine) -> None:
+    ending = {"INT": 2, "USR1": 10, "USR2": 12, "TERM": 15}  # by these the machine is ended, cleanly
+    harmless = " ".join(str(number) for number in range(1, 65) if number not in ending.values())
+    assert machine.run(f"for number in {harmless}; do kill -$number 1 2>/dev/null; done; sleep 0.2; echo alive").text == "alive\n"
+    assert machine.run("true").exit_code == 0
+
+
+def test_a_program_begins_with_no_signal_blocked_ignored_or_caught(machine: Machine) -> None:
+    status = dict(line.split(":\t") for line in machine.run(["cat", "/proc/self/status"]).text.splitlines())
+    assert {status[mask] for mask in ("SigBlk", "SigIgn", "SigCgt")} == {"0" * 16}
+
+
 def test_a_missing_command_says_so(machine: Machine) -> None:
     try:
         exit_code = machine.run(["no-such-command"]).exit_code

@@ -7,9 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // tuning is what the cost of a switch between threads decides.
@@ -41,7 +38,6 @@ func tuneRuntime(emulated bool) {
 	debug.SetGCPercent(50)
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), t.places))
 	calmMonitor(t.monitorSlack)
-	silenceChildren()
 }
 
 // calmMonitor lets the kernel delay the runtime's monitor thread. Whenever a thread is in a system
@@ -63,11 +59,4 @@ func calmMonitor(slack time.Duration) {
 		}
 	}
 	_ = os.WriteFile("/proc/"+strconv.Itoa(slices.Min(ids))+"/timerslack_ns", []byte(strconv.FormatInt(slack.Nanoseconds(), 10)), 0)
-}
-
-// silenceChildren gives SIGCHLD back to the kernel, which then drops it: Go's handler would run in some
-// thread at the end of each child and do nothing. Children are waited for (process.Table).
-func silenceChildren() {
-	var byDefault [4]uint64 // struct sigaction, with SIG_DFL and nothing else
-	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
 }
