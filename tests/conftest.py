@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -38,6 +39,14 @@ STORAGE = PREPARED if _WORKER is None else PREPARED.with_name(f"{PREPARED.name}-
 def pytest_report_header() -> str:
     """Whether this machine runs the tests on Firecracker too."""
     return f"firecracker: {firecracker.found()}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that no worker is left with one of them when the others are done: the host kernel's, whose one
+    test takes minutes, and then those with the most tests."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.parent.name != "hostkernel", -tests[item.path], str(item.path)))
 
 
 @pytest.fixture(scope="session")
