@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bandsox.errors import BandSoxError, CommandNotFound, CommandTimeout
-from tests.faces import Machine
+from bandsox.settings import DEFAULT_IMAGE
+from tests.faces import Face, Machine
 
 
 def command_lines(machine: Machine) -> str:
@@ -77,11 +78,26 @@ def test_a_signal_gives_128_and_its_number(machine: Machine) -> None:
     assert machine.run("kill -TERM $$").exit_code == 128 + 15
 
 
+_HARMLESS_SIGNALS = [number for number in range(1, 65) if number not in {2, 10, 12, 15}]
+"""All but INT, USR1, USR2 and TERM, by which a machine is ended."""
+
+
 def test_no_signal_to_the_first_process_harms_the_machine(machine: Machine) -> None:
-    ending = {"INT": 2, "USR1": 10, "USR2": 12, "TERM": 15}  # by these the machine is ended, cleanly
-    harmless = " ".join(str(number) for number in range(1, 65) if number not in ending.values())
-    assert machine.run(f"for number in {harmless}; do kill -$number 1 2>/dev/null; done; sleep 0.2; echo alive").text == "alive\n"
+    each = " ".join(map(str, _HARMLESS_SIGNALS))
+    assert machine.run(f"for number in {each}; do kill -$number 1 2>/dev/null; done; sleep 0.2; echo alive").text == "alive\n"
     assert machine.run("true").exit_code == 0
+
+
+def test_no_signal_harms_the_machine_while_another_is_handled(face: Face) -> None:
+    """The second processor sends one while the first handles SEGV, with all signals blocked: to Linux that is another case."""
+    machine = face.create(DEFAULT_IMAGE, mem_mib=160, vcpu=2)
+    try:
+        each = " ".join(map(str, _HARMLESS_SIGNALS))
+        rounds = f"for round in 1 2 3 4 5; do for number in {each}; do kill -SEGV 1; kill -$number 1 2>/dev/null; done; done"
+        assert machine.run(f"{rounds}; sleep 0.2; echo alive").text == "alive\n"
+        assert machine.run("true").exit_code == 0
+    finally:
+        machine.delete()
 
 
 def test_a_program_begins_with_no_signal_blocked_ignored_or_caught(machine: Machine) -> None:

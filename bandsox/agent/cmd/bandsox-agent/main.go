@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -34,10 +35,20 @@ const defaultGrace = 2 * time.Second
 // capabilities are what a host may rely on beyond the protocol's version.
 var capabilities = []string{"exec", "tty", "sessions", "files", "watch", "tar", "metrics", "renew", "streams", "compare"}
 
+// The first thread is main's alone, for boot.TakeSignals.
+func init() { runtime.LockOSThread() }
+
 func main() {
 	if os.Getpid() != 1 {
+		runtime.UnlockOSThread()
 		os.Exit(serveLocally(os.Args[1:]))
 	}
+	go run(boot.TakeSignals())
+	select {}
+}
+
+// run is all that the agent does as PID 1. It does not return.
+func run(signals <-chan os.Signal) {
 	system := boot.Begin()
 	boot.Announce("link")
 	tuneRuntime(system.Settings.Emulated)
@@ -46,10 +57,10 @@ func main() {
 			boot.Warn("network", err)
 		}
 	}
-	boot.Fatal("link", link(system, newServer(system)))
+	boot.Fatal("link", link(system, newServer(system, signals)))
 }
 
-func newServer(system *boot.System) *serve.Server {
+func newServer(system *boot.System, signals <-chan os.Signal) *serve.Server {
 	server := &serve.Server{Version: version, Capabilities: capabilities, Machine: &machine.Machine{}, Waits: system.Waits}
 	var groups *process.Groups
 	if system.Cgroup != "" {
@@ -73,7 +84,7 @@ func newServer(system *boot.System) *serve.Server {
 		}
 		once.Do(func() { system.ShutDown(grace, r.Reboot, server.Processes.AwaitAlone) })
 	}
-	boot.HandleSignals(func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
+	go boot.EndBySignals(signals, func(reboot bool) { server.Shutdown(wire.ShutdownRequest{Reboot: reboot}) })
 	return server
 }
 

@@ -3,12 +3,10 @@ package boot
 import (
 	"encoding/binary"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -91,45 +89,4 @@ func canPowerOff() bool {
 	}
 	register := sleepControlAt + addressAt
 	return len(fadt) >= register+8 && binary.LittleEndian.Uint64(fadt[register:]) != 0
-}
-
-// HandleSignals keeps PID 1 alive whatever is sent to it (Go's own answer to most signals is to
-// end the process, which would end the machine in a panic), and takes the signals with which
-// people end a machine: those of busybox's poweroff, halt and reboot, and the kernel's word
-// that Ctrl-Alt-Del was pressed.
-//
-// Nobody can harm PID 1 by a signal that it has no handler for (Linux, kernel/signal.c, SIGNAL_UNKILLABLE). Each handler is taken away again
-// in every program that is started (Go, runtime.clearSignalHandlers), so there are no more than have to be; that of SIGCHLD would run in some
-// thread at the end of each child and do nothing, since children are waited for (process.Table).
-func HandleSignals(end func(reboot bool)) {
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
-	received := make(chan os.Signal, 8)
-	for number := unix.Signal(1); number <= 64; number++ {
-		switch number {
-		case unix.SIGURG, 32, 33, 34: // the runtime's own
-		case unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM, unix.SIGINT:
-			signal.Notify(received, number)
-		case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGSYS: // the runtime makes panics of its own
-			signal.Notify(received, number)
-		default:
-			signal.Ignore(number) // Go has no handler for it any more
-			byDefault(number)
-		}
-	}
-	go func() {
-		for s := range received {
-			switch s {
-			case unix.SIGUSR1, unix.SIGUSR2:
-				end(false)
-			case unix.SIGTERM, unix.SIGINT:
-				end(true)
-			}
-		}
-	}()
-}
-
-// byDefault leaves a signal to the kernel. Other than one that is ignored, it is so for programs that are started too.
-func byDefault(number unix.Signal) {
-	var action [4]uint64 // struct sigaction, with SIG_DFL and nothing else
-	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(number), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 }
