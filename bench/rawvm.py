@@ -24,6 +24,7 @@ from bandsox.errors import Unsupported
 from bandsox.guest import GuestClient, PortLink, frames
 from bandsox.models import Confinement, VMRecord
 from bandsox.process import ProcessId
+from bandsox.sockets import listen
 from bandsox.vmm import console
 from bandsox.vmm.base import Accelerator, Disk, LaunchSpec, Origin
 from bandsox.vmm.qemu import preload, qmp, saving
@@ -90,8 +91,8 @@ async def raw_vm(
             sparse.copy(origin.directory / "disk.img", directory / "disk.img")
         console.create(console_log(directory))
         ports = START_PORTS if origin is None else origin.shape.ports
-        listeners = [_listen(sockets / "qmp.sock"), *(_listen(port_socket(sockets, number)) for number in range(ports))]
-        raw = _listen(sockets / "raw.sock")
+        listeners = [listen(sockets / "qmp.sock", queue=1), *(listen(port_socket(sockets, number), queue=1) for number in range(ports))]
+        raw = listen(sockets / "raw.sock", queue=1)
         spec = LaunchSpec(
             vm_id="raw",
             directory=directory,
@@ -141,10 +142,3 @@ async def raw_vm(
             os.kill(child.pid, signal.SIGKILL)
             await child.wait()
             shutil.rmtree(sockets)
-
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen(1)
-    return listener

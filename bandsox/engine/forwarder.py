@@ -92,7 +92,7 @@ def start(directory: Path, link: HandedOver) -> None:
     with contextlib.ExitStack() as stack:
         errors = os.open(directory / _ERRORS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         stack.callback(os.close, errors)
-        control = stack.enter_context(_listen_for_commands(directory))
+        control = stack.enter_context(sockets.listen(directory / _SOCKET, queue=_QUEUE, kind=socket.SOCK_SEQPACKET))
         inherited = [link.sock, control.fileno(), *([] if link.lock is None else [link.lock])]
         process = subprocess.Popen(
             [str(program), f"-link={link.sock}", f"-control={control.fileno()}"],
@@ -107,22 +107,6 @@ def start(directory: Path, link: HandedOver) -> None:
     process.returncode = 0  # from here on the process is known by its identity, and reaped by it
     if (identity := ProcessId.of(process.pid)) is not None:
         _started.add(identity)
-
-
-def _listen_for_commands(directory: Path) -> socket.socket:
-    (directory / _SOCKET).unlink(missing_ok=True)
-    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        control.bind(f"/proc/self/fd/{place}/{_SOCKET}")  # whose own path may be too long for a socket
-        (directory / _SOCKET).chmod(0o600)
-        control.listen(_QUEUE)
-    except BaseException:
-        control.close()
-        raise
-    finally:
-        os.close(place)
-    return control
 
 
 def _reap() -> None:

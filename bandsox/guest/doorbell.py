@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from bandsox import sockets
 from bandsox.errors import VMMError
 from bandsox.guest.frames import TOKEN_SIZE
 
@@ -49,18 +50,10 @@ class UnixDoorbell:
 
     def __init__(self, vsock: Path) -> None:
         self._path = vsock.with_name(f"{vsock.name}_{DOORBELL_PORT}")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def __enter__(self) -> UnixDoorbell:
-        try:
-            self._path.unlink(missing_ok=True)
-            self._socket.bind(str(self._path))
-            self._path.chmod(0o600)
-            self._socket.listen(1)
-            self._socket.setblocking(False)
-        except BaseException:
-            self._socket.close()
-            raise
+        self._socket = sockets.listen(self._path, queue=1)
+        self._socket.setblocking(False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from bandsox.errors import HostError, MachineStopped
 from bandsox.locks import Locks
 from bandsox.process import ProcessId
+from bandsox.sockets import listen
 from bandsox.vmm.built import built_program
 
 SOCKET = "console.sock"
@@ -86,7 +87,7 @@ def start_relay(sockets: Path, directory: Path, logs: Logs, *, resume: bool = Fa
         to_guest = _opened(stack, sockets / _TO_GUEST, os.O_WRONLY | os.O_NONBLOCK)
         kept = _opened(stack, logs.console, os.O_WRONLY | os.O_APPEND)
         printed = _opened(stack, logs.errors, os.O_WRONLY | os.O_APPEND)
-        listener = stack.enter_context(_listen(sockets / SOCKET))
+        listener = stack.enter_context(listen(sockets / SOCKET, queue=_QUEUE))
         descriptors = {"listen": listener.fileno(), "from-guest": from_guest, "to-guest": to_guest, "log": kept}
         process = subprocess.Popen(
             [
@@ -142,19 +143,6 @@ def _opened(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
         raise MachineStopped(f"nobody is behind {path}", cause="the machine's hypervisor has ended") from error
     stack.callback(os.close, descriptor)
     return descriptor
-
-
-def _listen(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(_QUEUE)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 def _is_served(path: Path) -> bool:

@@ -52,15 +52,15 @@ def test_another_users_storage_is_refused(user: pwd.struct_passwd, tmp_path: Pat
 def test_storage_and_sockets_are_the_users_alone(user: pwd.struct_passwd) -> None:
     done = script(
         """
-        import os
-        from pathlib import Path
+        import contextlib
         from bandsox import BandSox
         with BandSox() as bandsox, bandsox.create_vm() as vm:
             for root in (bandsox.storage_dir, bandsox.sockets_dir):
                 print(oct(root.stat().st_mode & 0o777))
             for path in (*bandsox.sockets_dir.rglob("*"), *bandsox.metadata_dir.rglob("*")):
-                if path.lstat().st_mode & 0o077:
-                    print(path)
+                with contextlib.suppress(FileNotFoundError):  # a machine is prepared meanwhile, for those after this one
+                    if path.lstat().st_mode & 0o077:
+                        print(path)
         """,
     )
     assert done.stdout.split() == ["0o700", "0o700"], done.stderr

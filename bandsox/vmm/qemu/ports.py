@@ -8,12 +8,12 @@ that the next one completes.
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 from bandsox.errors import MachineStopped
 from bandsox.locks import Locks
+from bandsox.sockets import listen
 from bandsox.vmm.qemu import qmp
 from bandsox.vmm.qemu.command import MAX_PORTS, monitor_socket, most_ports, port_socket
 
@@ -38,20 +38,6 @@ async def add_port(sockets: Path, known: int) -> int:
         raise MachineStopped("the VMM is not running", cause=str(error)) from error
 
 
-def listen(path: Path) -> socket.socket:
-    """A socket that listens at `path`, for its owner only; what stood there before is replaced."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(1)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
 def count_ports(sockets: Path) -> int:
     """How many ports the machine with these sockets has."""
     return next(number for number in range(MAX_PORTS + 1) if not port_socket(sockets, number).exists())
@@ -65,7 +51,7 @@ async def _add(sockets: Path, number: int) -> int:
         if number >= most_ports(memory["base-memory"] >> 20):
             return number
         if not any(chardev["label"] == name for chardev in await monitor.execute("query-chardev")):
-            with listen(unfinished) as listener:
+            with listen(unfinished, queue=1) as listener:
                 await monitor.execute("getfd", fdname=name, descriptor=listener.fileno())
             address = {"type": "fd", "data": {"str": name}}
             backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}

@@ -21,6 +21,7 @@ import anyio
 from bandsox.errors import MachineStopped, MissingTool, Unsupported, VMMError
 from bandsox.models import UNLIMITED, Isolation, Shape, Transport
 from bandsox.process import ProcessId
+from bandsox.sockets import listen
 from bandsox.vmm import console, serial
 from bandsox.vmm.base import Accelerator, Devices, Endpoint, LaunchSpec, NetworkDevice, Transports
 from bandsox.vmm.confinement import Confiner
@@ -37,7 +38,7 @@ from bandsox.vmm.qemu.command import (
     port_socket,
     resident_mib,
 )
-from bandsox.vmm.qemu.ports import add_port, count_ports, listen
+from bandsox.vmm.qemu.ports import add_port, count_ports
 from bandsox.vmm.room import Room
 from bandsox.vmm.tsc import known_khz
 
@@ -195,11 +196,11 @@ class Qemu:
         console.create(console_log(spec.directory), b"" if spec.origin is None else spec.origin.console)
         console.create(_errors_log(spec.directory))
         with contextlib.ExitStack() as stack:
-            monitor = stack.enter_context(listen(monitor_socket(spec.sockets)))
+            monitor = stack.enter_context(listen(monitor_socket(spec.sockets), queue=1))
             wires = stack.enter_context(serial.wires(spec.sockets)) if spec.transport == "console" else None
             vsock = stack.enter_context(vhost.claimed(spec.sockets)) if spec.transport == "vsock" else None
             count = 0 if spec.transport != "virtio-serial" else START_PORTS if spec.origin is None else spec.origin.shape.ports
-            ports = [stack.enter_context(listen(port_socket(spec.sockets, number))).fileno() for number in range(count)]
+            ports = [stack.enter_context(listen(port_socket(spec.sockets, number), queue=1)).fileno() for number in range(count)]
             inherited = [monitor.fileno(), *ports, *([vsock.descriptor] if vsock else [])]
             binary = Path(_binary()).resolve()
             memory = self._private_memory(binary) if spec.origin is not None else _PrivateMemory()
