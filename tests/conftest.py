@@ -23,7 +23,7 @@ from bandsox import BandSox, MicroVM
 from bandsox.settings import DEFAULT_IMAGE, Layout
 from tests import firecracker
 
-PREPARED = Path(os.environ.get("BANDSOX_TEST_STORAGE", "~/.cache/bandsox-tests/storage")).expanduser()
+PREPARED = Path(os.environ.get("BANDSOX_TEST_STORAGE") or "~/.cache/bandsox-tests/storage").expanduser()
 """Where kernel and image are prepared."""
 
 # The machine may be busy, and a change is not to fail for an example that nobody had before: `make soak` looks for those.

@@ -21,6 +21,8 @@ import bandsox
 USER = "bandsox-test"
 TUN = Path("/dev/net/tun")
 CHECKOUT = Path(bandsox.__file__).parent.parent
+_SHOWN = Path("/mnt")
+"""Where the user finds the checkout, which may be in a home directory that is root's alone."""
 
 
 def ordinary_user() -> pwd.struct_passwd:
@@ -57,15 +59,27 @@ def as_user(command: list[str], *, within: Sequence[str] = (), **environment: st
     `within` is a program that root runs it by, such as nsenter(1).
     """
     account = pwd.getpwnam(USER)
+    ids = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}"]
     with _turn():
         return subprocess.run(
-            [*within, "setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", *command],
+            [*within, *_showing_checkout(), "setpriv", *ids, "--clear-groups", *command],
             env={"HOME": account.pw_dir, "USER": USER, "PATH": os.environ["PATH"], **environment},
             cwd=account.pw_dir,
             capture_output=True,
             text=True,
             check=False,
         )
+
+
+def _showing_checkout() -> list[str]:
+    """A program of root's that runs another where the checkout is mounted a second time, for that one and what it starts."""
+    return ["unshare", "--mount", "--propagation=private", "sh", "-ec", f'mount --bind "$0" {_SHOWN}; exec "$@"', str(CHECKOUT)]
+
+
+def _shown(path: str) -> str:
+    """A path as the user knows it."""
+    place = Path(path)
+    return str(_SHOWN / place.relative_to(CHECKOUT)) if place.is_relative_to(CHECKOUT) else path
 
 
 @contextmanager
@@ -77,7 +91,7 @@ def _turn() -> Iterator[None]:
 
 def script(body: str, *, within: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python code as the user, with the packages of this environment; `within` as for `as_user`."""
-    packages = os.pathsep.join([str(CHECKOUT), *(path for path in sys.path if path.endswith("site-packages"))])
+    packages = os.pathsep.join([str(_SHOWN), *(_shown(path) for path in sys.path if path.endswith("site-packages"))])
     command = [interpreter(), "-c", textwrap.dedent(body)]
     return as_user(command, within=within, PYTHONPATH=packages, PYTHONDONTWRITEBYTECODE="1", **environment)
 
@@ -86,7 +100,7 @@ def interpreter() -> str:
     """A Python that every user may execute, of the same version, so that this environment's packages fit it."""
     starts_itself = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    for candidate in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
-        if Path(candidate).exists() and as_user([candidate, "-c", starts_itself]).returncode == 0:
+    for candidate in (_shown(sys.executable), f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
+        if as_user([candidate, "-c", starts_itself]).returncode == 0:
             return candidate
     pytest.fail(f"no Python {version} that an ordinary user may execute")
