@@ -12,7 +12,7 @@ from bench.figures import Samples, table
 
 ROUNDS = 20
 
-_BANDSOX = (sys.executable, "-m", "bandsox.cli")
+_BANDSOX = (sys.executable, "-m", "bandsox")
 
 
 async def measure(bandsox: AsyncBandSox) -> None:

@@ -66,7 +66,7 @@ async def _browser() -> AsyncIterator[Browser]:
 
 @contextlib.asynccontextmanager
 async def _serving(bandsox: AsyncBandSox) -> AsyncIterator[str]:
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(bandsox.storage_dir), "serve", "--port", "0"]
+    command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(bandsox.storage_dir), "serve", "--port", "0"]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     assert process.stdout is not None
     try:

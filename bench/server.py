@@ -174,7 +174,7 @@ async def _lists(record: VMRecord) -> None:
 @contextlib.asynccontextmanager
 async def _serving(storage: Path) -> AsyncIterator[tuple[str, int]]:
     """The URL of a server of a storage directory, and its pid."""
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "serve", "--port", "0"]
+    command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(storage), "serve", "--port", "0"]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None

@@ -242,7 +242,7 @@ class CliFace:
 
     def call(self, *arguments: str, stdin: bytes | None = None, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(
-            [sys.executable, "-m", "bandsox.cli", *arguments],
+            [sys.executable, "-m", "bandsox", *arguments],
             input=stdin if stdin is not None else b"",
             capture_output=True,
             env=self.environment,

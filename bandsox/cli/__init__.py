@@ -1,4 +1,4 @@
-"""The command line: `bandsox`, which is also ``python -m bandsox.cli``.
+"""The command line: `bandsox`, which is also ``python -m bandsox``.
 
 A face over the asynchronous API, and nothing else: no operation is written here. Modules are imported when a command
 needs them, so that help, version and completion cost next to nothing.

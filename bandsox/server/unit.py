@@ -39,6 +39,6 @@ def text(arguments: Sequence[str], *, user: bool) -> str:
     user: for ``systemctl --user``.
     """
     program = Path(sys.argv[0])
-    command = [str(program.resolve())] if program.name == "bandsox" else [sys.executable, "-m", "bandsox.cli"]
+    command = [str(program.resolve())] if program.name == "bandsox" else [sys.executable, "-m", "bandsox"]
     words = [each.replace("%", "%%").replace("$", "$$") for each in (*command, *arguments)]
     return _UNIT.format(command=shlex.join(words), target="default.target" if user else "multi-user.target")

@@ -18,7 +18,7 @@ import pytest
 from bandsox.settings import DEFAULT_IMAGE
 
 REPOSITORY = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "bandsox.cli")
+COMMAND = (sys.executable, "-m", "bandsox")
 
 
 @dataclass(frozen=True)

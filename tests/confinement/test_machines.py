@@ -156,7 +156,7 @@ def test_the_demand_can_come_from_the_environment(storage: Path, monkeypatch: py
 
 def test_the_command_line_asks_for_the_jail(storage: Path, vmm: ProcessId) -> None:
     def bandsox(*words: str) -> dict[str, str]:
-        done = subprocess.run([sys.executable, "-m", "bandsox.cli", "--json", *words], capture_output=True, check=True)
+        done = subprocess.run([sys.executable, "-m", "bandsox", "--json", *words], capture_output=True, check=True)
         return json.loads(done.stdout) if done.stdout else {}
 
     created = bandsox("create", "--jailer", "python:3-alpine")

@@ -112,7 +112,7 @@ def _lead_two_lives(vm: MicroVM) -> None:
 def _guarded() -> Iterator[tuple[Server, str]]:
     """A server with authentication, and its first key."""
     with tempfile.TemporaryDirectory() as storage:
-        command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", storage, "auth", "init", "--password-stdin"]
+        command = [sys.executable, "-m", "bandsox", "--json", "--storage", storage, "auth", "init", "--password-stdin"]
         done = subprocess.run(command, input=_PASSWORD + "\n", text=True, check=True, capture_output=True)
         with serving(Path(storage)) as server:
             yield server, json.loads(done.stdout)["key"]

@@ -22,7 +22,7 @@ PASSWORD = "correct horse battery"
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with authentication, of a storage directory without machines."""
     storage = tmp_path_factory.mktemp("guarded")
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "auth", "init", "--password-stdin"]
+    command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(storage), "auth", "init", "--password-stdin"]
     subprocess.run(command, input=PASSWORD + "\n", text=True, check=True, capture_output=True)
     with serving(storage) as server:
         yield server

@@ -23,7 +23,7 @@ NAME = "<img src=x onerror=document.title='owned'>"
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[tuple[Server, str]]:
     """A server with authentication, of a storage directory without machines, and its first key; it counts logins, so each test has one."""
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(tmp_path), "auth", "init", "--password-stdin"]
+    command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(tmp_path), "auth", "init", "--password-stdin"]
     done = subprocess.run(command, input=PASSWORD + "\n", text=True, check=True, capture_output=True)
     with serving(tmp_path, "--webhook-network", "127.0.0.0/8") as server:
         yield server, json.loads(done.stdout)["key"]

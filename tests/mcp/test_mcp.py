@@ -45,7 +45,7 @@ async def failure(client: Client, tool: str, **arguments: Any) -> str:
 
 def over_stdio(storage: Path, talk: Callable[[Client], Awaitable[None]]) -> None:
     environment = {**os.environ, "BANDSOX_STORAGE": str(storage)}
-    program = StdioServerParameters(command=sys.executable, args=["-m", "bandsox.cli", "mcp"], env=environment)
+    program = StdioServerParameters(command=sys.executable, args=["-m", "bandsox", "mcp"], env=environment)
 
     async def run() -> None:
         async with Client(program) as client:
@@ -96,7 +96,7 @@ def test_what_goes_wrong_is_told_with_its_remedy(tmp_path: Path) -> None:
 def over_http(url: str) -> Iterator[str]:
     """``bandsox mcp --http``, for callers of the server at `url`."""
     port = free_port()
-    command = [sys.executable, "-m", "bandsox.cli", "mcp", "--http", str(port), "--host", url]
+    command = [sys.executable, "-m", "bandsox", "mcp", "--http", str(port), "--host", url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
@@ -130,5 +130,5 @@ def test_over_http_the_keys_of_the_server_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [("--http", "9000"), ("--http", "0")])
 def test_over_http_there_has_to_be_a_server(tmp_path: Path, words: tuple[str, ...]) -> None:
-    command = [sys.executable, "-m", "bandsox.cli", "--storage", str(tmp_path), "mcp", *words]
+    command = [sys.executable, "-m", "bandsox", "--storage", str(tmp_path), "mcp", *words]
     assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode != 0

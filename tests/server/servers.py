@@ -74,7 +74,7 @@ def free_port() -> int:
 @contextmanager
 def serving(storage: Path, *options: str, log: Path | None = None) -> Iterator[Server]:
     """A server of a storage directory, on a free port, for the time of the block. `log`: where what it says goes, to the end of a file."""
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "serve", "--port", "0", *options]
+    command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(storage), "serve", "--port", "0", *options]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with contextlib.ExitStack() as stack:
         stderr = None if log is None else stack.enter_context(log.open("a"))
@@ -89,7 +89,7 @@ def serving(storage: Path, *options: str, log: Path | None = None) -> Iterator[S
 
 def refused(storage: Path, *options: str) -> dict[str, object]:
     """How ``bandsox serve`` fails."""
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "serve", "--port", "0", *options]
+    command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(storage), "serve", "--port", "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     error: dict[str, object] = json.loads(done.stderr)["error"]

@@ -35,7 +35,7 @@ def _guarded() -> Iterator[tuple[Path, dict[str, str]]]:
     """A new storage directory with authentication."""
     with tempfile.TemporaryDirectory() as directory:
         words = ["--json", "--storage", directory, "auth", "init", "--password-stdin"]
-        command = [sys.executable, "-m", "bandsox.cli", *words]
+        command = [sys.executable, "-m", "bandsox", *words]
         done = subprocess.run(command, input=PASSWORD + "\n", capture_output=True, text=True, check=True)
         yield Path(directory), {"key": json.loads(done.stdout)["key"], "password": PASSWORD}
 

@@ -209,7 +209,7 @@ def test_a_webhook_that_cannot_be_is_refused(hooks: Webhooks) -> None:
 def cli(server: Server, key: str, *words: str, stdin: str | None = None, status: int = 0) -> Any:
     environment = {**os.environ, "BANDSOX_URL": server.url, "BANDSOX_API_KEY": key}
     environment.pop("BANDSOX_STORAGE", None)
-    command = [sys.executable, "-m", "bandsox.cli", "--json", *words]
+    command = [sys.executable, "-m", "bandsox", "--json", *words]
     done = subprocess.run(command, capture_output=True, text=True, input=stdin, check=False, env=environment)
     assert done.returncode == status, done.stderr
     said = done.stdout if status == 0 else done.stderr
@@ -240,7 +240,7 @@ def test_the_command_line_administers_the_server_that_is_named(
 
 
 def test_the_command_line_has_the_same_for_a_storage_directory(file: AuthFile, admin: Authentication) -> None:
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(file.path.parent), "auth"]
+    command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(file.path.parent), "auth"]
 
     def said(*words: str) -> Any:
         return json.loads(subprocess.run([*command, *words], capture_output=True, text=True, check=True).stdout)

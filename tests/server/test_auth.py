@@ -46,7 +46,7 @@ RANKS = list(Scope)
 
 
 def cli(storage: Path, *words: str, stdin: str = "") -> Any:
-    command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), *words]
+    command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(storage), *words]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True)
     return json.loads(done.stdout) if done.stdout else None
 

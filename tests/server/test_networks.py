@@ -160,7 +160,7 @@ def test_which_rules_open_a_way_to_what_is_not_the_internets(rule: str, private:
 
 
 def test_only_administrators_open_a_way_to_the_servers_own_network(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "bandsox.cli", "--storage", str(tmp_path), "auth", "init", "--password-stdin"]
+    words = [sys.executable, "-m", "bandsox", "--storage", str(tmp_path), "auth", "init", "--password-stdin"]
     subprocess.run(words, input=b"long enough", check=True)
     ours = json.loads(subprocess.run(["ip", "-j", "-4", "address"], capture_output=True, check=True).stdout)
     local = (ip_address(each["local"]) for device in ours for each in device["addr_info"])

@@ -48,7 +48,7 @@ def test_requests_are_counted_by_their_routes_however_many_addresses_there_are(t
 
 def test_figures_are_for_who_may_look(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "bandsox.cli", "--storage", str(tmp_path), "auth", "init", "--password-stdin"],
+        [sys.executable, "-m", "bandsox", "--storage", str(tmp_path), "auth", "init", "--password-stdin"],
         input=b"long enough",
         check=True,
     )
@@ -95,7 +95,7 @@ def test_the_unit_serves_as_this_command_line_would(tmp_path: Path, kind: str) -
         "--insecure",
     ]
     printed = subprocess.run(
-        [sys.executable, "-m", "bandsox.cli", *words, "--print-unit", kind], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "bandsox", *words, "--print-unit", kind], capture_output=True, text=True, check=True
     ).stdout
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment, method-assign]

@@ -93,7 +93,7 @@ def test_a_compressed_snapshot_is_smaller(remote: BandSox, bandsox: BandSox, sav
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
     """A server of another storage directory, to which a key is needed."""
     storage = tmp_path_factory.mktemp("elsewhere")
-    words = [sys.executable, "-m", "bandsox.cli", "--storage", str(storage), "auth", "init", "--password-stdin"]
+    words = [sys.executable, "-m", "bandsox", "--storage", str(storage), "auth", "init", "--password-stdin"]
     subprocess.run(words, input=b"long enough", check=True)
     with serving(storage) as running:
         yield running, storage
@@ -183,7 +183,7 @@ def test_a_download_that_is_not_waited_for_leaves_nothing(storage: Path, saved: 
         remote = BandSox(own.url)
         with pytest.raises(errors.ServerUnavailable):
             remote.export_snapshot(saved, _Killing(own))
-        subprocess.run([sys.executable, "-m", "bandsox.cli", "--storage", str(storage), "cleanup"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "bandsox", "--storage", str(storage), "cleanup"], check=True, capture_output=True)
         assert work_files(storage) == before
 
 

@@ -37,7 +37,7 @@ bounded = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, datab
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
     """A server of an empty storage directory that makes no machines, and a key that may do everything."""
     storage = tmp_path_factory.mktemp("schema")
-    command = [sys.executable, "-m", "bandsox.cli", "--storage", str(storage), "auth", "init", "--password-stdin"]
+    command = [sys.executable, "-m", "bandsox", "--storage", str(storage), "auth", "init", "--password-stdin"]
     subprocess.run(command, input=b"long enough", check=True)
     with serving(storage, "--reserve", str(1 << 40)) as server:
         yield server, keys.create(AuthFile(storage), "schema").key

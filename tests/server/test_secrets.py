@@ -226,7 +226,7 @@ def test_no_place_has_a_value_but_the_machines_own_file(watched: Server, listene
 
 
 def test_scopes_of_secrets_and_of_networks_of_the_host(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "bandsox.cli", "--storage", str(tmp_path), "auth", "init", "--password-stdin"]
+    words = [sys.executable, "-m", "bandsox", "--storage", str(tmp_path), "auth", "init", "--password-stdin"]
     subprocess.run(words, input=b"long enough", check=True, stdout=subprocess.DEVNULL)
     file = AuthFile(tmp_path)
     reader, runner = (keys.create(file, scope, [scope]).key for scope in ("read", "exec"))

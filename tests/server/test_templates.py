@@ -129,7 +129,7 @@ def guarded(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another storage directory, to whose servers keys are needed."""
     own = tmp_path_factory.mktemp("guarded")
     share(storage, own)
-    words = [sys.executable, "-m", "bandsox.cli", "--storage", str(own), "auth", "init", "--password-stdin"]
+    words = [sys.executable, "-m", "bandsox", "--storage", str(own), "auth", "init", "--password-stdin"]
     subprocess.run(words, input=b"long enough", check=True)
     return own
 

@@ -321,7 +321,7 @@ def test_one_can_be_tried(client: httpx.Client, receiver: Receiver) -> None:
 
 def test_the_command_line_sets_them_for_a_server_that_runs(server: Server, storage: Path, receiver: Receiver) -> None:
     def cli(*words: str) -> Any:
-        command = [sys.executable, "-m", "bandsox.cli", "--json", "--storage", str(storage), "webhook", *words]
+        command = [sys.executable, "-m", "bandsox", "--json", "--storage", str(storage), "webhook", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return json.loads(done.stdout) if done.stdout else None
 

@@ -204,7 +204,7 @@ describe("a connection that is lost", () => {
 
 /** A further server of the same storage directory. */
 async function serve(port: number): Promise<{ url: string; process: ChildProcess }> {
-  const words = ["-m", "bandsox.cli", "--json", "--storage", server.storage, "serve", "--port", String(port)];
+  const words = ["-m", "bandsox", "--json", "--storage", server.storage, "serve", "--port", String(port)];
   const process = spawn(server.python, words, { stdio: ["ignore", "pipe", "inherit"] });
   const [line] = (await once(createInterface(process.stdout), "line")) as [string];
   return { url: (JSON.parse(line) as { url: string }).url, process };

@@ -1,4 +1,4 @@
-"""``python -m bandsox.cli``."""
+"""``python -m bandsox``."""
 
 from bandsox.cli import main
 
