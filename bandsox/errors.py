@@ -347,7 +347,7 @@ class BootFailed(MachineError):
     """A machine did not reach a working agent.
 
     ``stage`` is the last stage it entered (``spawn``, ``kernel``, ``modules``, ``root``, ``overlay``, ``switch``,
-    ``link``, ``setup``); ``console`` the tail of what it printed.
+    ``link``, ``setup``; ``resume`` for one that was to go on from a snapshot); ``console`` the tail of what it printed.
     """
 
     code = "boot_failed"

@@ -109,15 +109,19 @@ async def first_answer(
         if asking.done():
             try:
                 return asking.result()
-            except (MachineStopped, OutcomeUnknown, Timeout):
+            except (MachineStopped, OutcomeUnknown, Timeout) as error:
                 await asyncio.wait({ending}, timeout=1.0)  # its VMM may be about to end
+                if not isinstance(error, Timeout):
+                    summary, noticed = "the machine's agent was not there", f"{error.message}: {error.cause}"
             except BandSoxError as error:
                 summary, noticed = "the machine came up with an agent that cannot be used", error.message
         if ending.done():
             if is_full(spec.directory):
                 raise storage_full(spec.directory)
             summary, noticed = "the machine stopped while it came up", "the guest ended it, by power-off or reset, without saying why"
-        raise boot_failure(summary, noticed, lambda: vmm.console(spec.directory), vmm.errors(spec.directory))
+        raise boot_failure(
+            summary, noticed, lambda: vmm.console(spec.directory), vmm.errors(spec.directory), resumed=spec.origin is not None
+        )
     finally:
         await _cancelled(asking)
         await _cancelled(ending)

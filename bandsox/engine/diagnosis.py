@@ -67,17 +67,19 @@ _PATTERNS = (
 )
 
 
-def boot_failure(summary: str, noticed: str, console: Callable[[], bytes], vmm_errors: str) -> BootFailed:
+def boot_failure(summary: str, noticed: str, console: Callable[[], bytes], vmm_errors: str, *, resumed: bool = False) -> BootFailed:
     """The error for a machine that did not come up.
 
     Parameters
     ----------
     summary: what happened, in a few words.
     noticed: what the host saw of it: the cause where nothing printed explains more.
+    resumed: it was to go on from where it or another was saved, and need not print anything.
     """
     text, vmm_errors = _readable(console().decode(errors="replace")), _readable(vmm_errors)
     stages = _STAGE.findall(text)
-    stage = stages[-1] if stages else ("kernel" if text.strip() else "spawn")
+    silent = "resume" if resumed else "spawn"
+    stage = stages[-1] if stages else ("kernel" if text.strip() else silent)
     cause, remedy = _explain(text, vmm_errors)
     if fatal := _FATAL.findall(text):
         stage = fatal[-1][0]

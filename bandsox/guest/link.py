@@ -37,6 +37,9 @@ paused for longer; but one that has ended meanwhile says nothing, and only the n
 has noticed that its address is another one now is dropped by the host's kernel (Linux, drivers/vhost/vsock.c,
 ``vhost_vsock_handle_tx_kick``)."""
 
+_MOST_CONFUSED = 3
+"""How many requests a guest may answer with something else; one that has learned its address does so no more."""
+
 _CONNECT_TIMEOUT = 6
 """``SO_VM_SOCKETS_CONNECT_TIMEOUT`` (Linux, include/uapi/linux/vm_sockets.h)."""
 
@@ -146,14 +149,28 @@ class HostVsockLink:
     async def open(self, lane: Lane, deadline: float | None) -> Channel:
         """See `Link.open`; every lane has as many connections as it likes."""
         loop = asyncio.get_running_loop()
-        patience_s = _FIRST_CONNECT_S
+        patience_s, confused = _FIRST_CONNECT_S, 0
         while True:
             try:
                 return Channel(await _connect_vsock(self._cid(), self._port, deadline, patience_s))
             except DeadlinePassed as error:
                 if deadline is not None and loop.time() >= deadline:
                     raise Timeout("the guest did not accept a connection over vsock") from error
-            patience_s = min(2 * patience_s, _MOST_CONNECT_S)
+                patience_s = min(2 * patience_s, _MOST_CONNECT_S)
+            except _Confused as error:
+                confused += 1
+                if confused == _MOST_CONFUSED:
+                    raise MachineStopped(
+                        f"the guest at vsock address {self._cid()} answers no request for a connection", cause=str(error)
+                    ) from error
+
+
+class _Confused(Exception):
+    """A guest has answered a request for a connection with something else.
+
+    So does a copy that learns its address (docs/under-the-hood.md, "The link to the guest") after the request has come and before it is
+    answered: the answer with the old address is dropped by the host, and what follows it is not.
+    """
 
 
 async def _connect_vsock(cid: int, port: int, deadline: float | None, patience_s: float) -> socket.socket:
@@ -162,7 +179,7 @@ async def _connect_vsock(cid: int, port: int, deadline: float | None, patience_s
     Raises
     ------
     MachineStopped: there is no such machine, or its agent does not listen.
-    DeadlinePassed: it said nothing until the deadline, or for `patience_s` seconds.
+    DeadlinePassed: it said nothing until the deadline, or for `patience_s` seconds. _Confused: it said something else.
     """
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as caller, contextlib.ExitStack() as undo:
         # Python lets nobody set an option of a vsock socket that is not 64 bits wide; under another family's name it does.
@@ -177,6 +194,8 @@ async def _connect_vsock(cid: int, port: int, deadline: float | None, patience_s
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code == errno.ETIMEDOUT:
             raise DeadlinePassed
+        if code == errno.EPROTO:
+            raise _Confused(os.strerror(code))
         if code != 0:
             raise MachineStopped(f"nobody accepts connections at vsock address {cid}", cause=os.strerror(code))
         undo.pop_all()

@@ -42,5 +42,13 @@ def test_the_agents_reason_is_the_cause_where_no_known_message_is() -> None:
     assert (error.stage, error.cause) == ("root", "no /dev/vda: timed out")
 
 
+def test_one_that_goes_on_need_not_print_anything() -> None:
+    error = boot_failure("its agent was not there", "nobody accepts connections", lambda: b"", "", resumed=True)
+    assert (error.stage, error.cause) == ("resume", "nobody accepts connections")
+    error = boot_failure("its agent was not there", "nobody accepts connections", lambda: b"", "")
+    assert error.stage == "spawn"
+    assert "did not run its kernel" in str(error.cause)
+
+
 def test_what_the_host_noticed_is_the_cause_where_nothing_else_is() -> None:
     assert boot_failure("it came up", "nonsense", lambda: b"bandsox-agent: stage: ready\n", "").cause == "nonsense"
