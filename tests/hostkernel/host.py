@@ -43,17 +43,13 @@ def run(program: Sequence[str], work: Path, *, environment: dict[str, str], time
 
     Parameters
     ----------
-    work: an empty directory for the program, its output, and what the kernel has to keep.
+    work: a directory for the program, its output, and what the kernel has to keep. It is empty but for a storage directory (``storage``).
     """
     settings = {"PATH": _PATH, "HOME": str(work), **environment}
     (work / "program").write_text(json.dumps({"arguments": program, "environment": settings, "directory": str(Path.cwd())}))
     processor = random.choice(sorted(os.sched_getaffinity(0)))
     arguments = [
-        *(
-            "taskset",
-            "--cpu-list",
-            str(processor),
-        ),  # its processes wait for each other, which is faster on one
+        *("taskset", "--cpu-list", str(processor)),  # its processes wait for each other, which is faster on one
         *("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"),  # its processes end with this one
         *(str(kernel()), f"mem={_MEMORY_MIB}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "quiet"),
         *("con=null", "con0=null,fd:1", f"init={_HERE / 'init'}", "--", str(work)),

@@ -19,11 +19,10 @@ _COUNT = re.compile(r"\b(\d+) (passed|skipped)\b")
 pytestmark = pytest.mark.skipif(vhost.unavailable() is None, reason="this host has vhost-vsock itself")
 
 
-def _passed(place: Path, tests: str, **settings: str) -> tuple[int, int]:
+def _passed(work: Path, tests: str, **settings: str) -> tuple[int, int]:
     """Run tests there, with `settings` in their environment, of which none may fail; how many passed, and how many were skipped."""
-    storage, work = place / "storage", place / "work"
+    storage = work / "storage"
     storage.mkdir(mode=0o700)
-    work.mkdir()
     share(PREPARED, storage)
     ended = host.run(
         host.pytest_run(str(_ROOT / tests), "--rootdir", str(_ROOT)),
