@@ -19,15 +19,15 @@ _COUNT = re.compile(r"\b(\d+) (passed|skipped)\b")
 pytestmark = pytest.mark.skipif(vhost.unavailable() is None, reason="this host has vhost-vsock itself")
 
 
-def _passed(work: Path, tests: str, **settings: str) -> tuple[int, int]:
-    """Run tests there, with `settings` in their environment, of which none may fail; how many passed, and how many were skipped."""
+def _passed(work: Path, tests: str) -> tuple[int, int]:
+    """Run tests there, of which none may fail; how many passed, and how many were skipped."""
     storage = work / "storage"
     storage.mkdir(mode=0o700)
     share(PREPARED, storage)
     ended = host.run(
         host.pytest_run(str(_ROOT / tests), "--rootdir", str(_ROOT)),
         work,
-        environment={"BANDSOX_TEST_STORAGE": str(storage), "PYTHONPATH": str(_ROOT), **settings},
+        environment={"BANDSOX_TEST_STORAGE": str(storage), "PYTHONPATH": str(_ROOT)},
         timeout_s=_DEADLINE_S,
     )
     assert ended.exit_code == 0, ended.output[-8000:]
@@ -36,8 +36,7 @@ def _passed(work: Path, tests: str, **settings: str) -> tuple[int, int]:
 
 
 def test_machines_are_reached_over_vsock(storage: Path, tmp_path: Path) -> None:
-    # Without warm boots it takes a third of the time: that kernel maps files of this machine's, such as a machine's memory, slowly.
-    passed, skipped = _passed(tmp_path, "tests/vsock", BANDSOX_WARM_BOOT="0")
+    passed, skipped = _passed(tmp_path, "tests/vsock")
     assert passed and not skipped
 
 
