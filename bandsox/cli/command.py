@@ -151,6 +151,25 @@ class _Group(_Documented, click.Group):
             ctx.exit()
         return super().parse_args(ctx, args)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names; where it names none, the nearest is suggested: of this group, else of any."""
+        name = args[0]
+        if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            root = ctx.find_root().command
+            meant = _nearest(name, {each: [f"{ctx.command_path} {each}"] for each in self.list_commands(ctx)})
+            if not meant and isinstance(root, LazyGroup):
+                meant = _nearest(name, root.paths(ctx.find_root().command_path))
+            suggestion = ", ".join(f"`{path}`" for path in meant)
+            raise click.UsageError(f"No such command {name!r}." + (f" Did you mean {suggestion}?" if suggestion else ""), ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _nearest(word: str, known: Mapping[str, list[str]]) -> list[str]:
+    """What is known by the word that is nearest to one, if any is near."""
+    from difflib import get_close_matches
+
+    return [path for near in get_close_matches(word, known, n=1, cutoff=0.7) for path in known[near]]
+
 
 class CommandGroup(_Group):
     """A group whose commands are in the same module.
@@ -232,18 +251,10 @@ class LazyGroup(_Group):
             with formatter.section(title):
                 formatter.write_dl([(name, entry.help) for name, entry in entries.items()], col_max=14)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the first word names; the nearest one is suggested for a word that names none."""
-        name = args[0]
-        if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(f"No such command {name!r}.{self._suggestion(name)}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def _suggestion(self, name: str) -> str:
-        from difflib import get_close_matches
-
-        known = {(name, name) for name in self.entries}
-        known |= {(inner, f"{outer} {inner}") for outer, entry in self.entries.items() for inner in entry.commands}
-        near = get_close_matches(name, sorted({word for word, _ in known}), n=1, cutoff=0.7)
-        meant = sorted((f"`bandsox {path}`" for word, path in known if word in near), reverse=True)
-        return f" Did you mean {' or '.join(meant)}?" if meant else ""
+    def paths(self, program: str) -> dict[str, list[str]]:
+        """For each name of a command, of this group or one within: how it is called."""
+        known = {name: [f"{program} {name}"] for name in self.entries}
+        for outer, entry in self.entries.items():
+            for inner in entry.commands:
+                known.setdefault(inner, []).append(f"{program} {outer} {inner}")
+        return known

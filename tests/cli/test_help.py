@@ -124,12 +124,25 @@ def test_the_table_of_commands_says_what_they_say_themselves(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "suggested"), [("exce", "bandsox exec"), ("ls", "bandsox vm ls"), ("stop", "bandsox vm stop"), ("pull", "bandsox image pull")]
+    ("typed", "suggested"),
+    [
+        ("exce", "bandsox exec"),
+        ("ls", "bandsox vm ls"),
+        ("stop", "bandsox vm stop"),
+        ("pull", "bandsox image pull"),
+        ("vm lst", "bandsox vm list"),
+        ("vm create", "bandsox create"),
+        ("vm pull", "bandsox image pull"),
+    ],
 )
 def test_a_command_that_does_not_exist_suggests_one_that_does(empty: Cli, typed: str, suggested: str) -> None:
-    done = empty(typed, "x")
+    done = empty(*typed.split(), "x")
     assert done.status == 2
-    assert f"`{suggested}`" in done.errors
+    assert f"Did you mean `{suggested}`" in done.errors
+
+
+def test_nothing_is_suggested_for_what_is_near_to_nothing(empty: Cli) -> None:
+    assert "Did you mean" not in empty("vm", "zzz").errors
 
 
 def test_global_options_stand_before_and_behind_the_command(empty: Cli) -> None:
